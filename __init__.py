@@ -1,0 +1,1 @@
+"""Telic: multimodal-goal transformer diffusion policies, from demonstrations to the robot."""
