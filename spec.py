@@ -99,8 +99,10 @@ class ArraySpec:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> ArraySpec:
         """Return the spec that `to_json` wrote."""
-        fields = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
-        return cls(**fields)
+        tuples: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in data.items()
+        }
+        return cls(**tuples)
 
 
 def _first(wrong: Array) -> str:
@@ -136,7 +138,9 @@ class Interface:
         for camera, spec in self.images.items():
             if camera not in other.images:
                 offered = ", ".join(other.images) or "none"
-                raise ValueError(f"{theirs}: no camera {camera!r} (it has {offered}), {mine} needs it")
+                raise ValueError(
+                    f"{theirs}: no camera {camera!r} (it has {offered}), {mine} needs it"
+                )
             if other.images[camera].shape != spec.shape:
                 raise ValueError(
                     f"{theirs}: camera {camera!r} gives {other.images[camera].shape}, "

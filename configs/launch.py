@@ -1,0 +1,119 @@
+"""From a command line to a plain config object, and from an error to one line.
+
+Each command has a folder here: `configs/<command>/config.yaml` is its root, the folders in it are
+its groups: `train-policy experiment=debug` reads `configs/train/experiment/debug.yaml`.
+Hydra is known in this file alone: what runs gets a dataclass instance.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import sys
+import types
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, TypeVar, cast, get_type_hints
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from telic.spec import near_misses
+
+Config = TypeVar("Config")
+USER_ERRORS = (ValueError, FileNotFoundError, HydraException, OmegaConfBaseException)
+CONFIGS = Path(__file__).resolve().parent
+
+
+def launch(schema: type[Config], body: Callable[[Config], object], name: str) -> None:
+    """Run `body` with the config that the command line and `configs/<name>/` compose.
+
+    Ends the process with status 0; 2 after one line on stderr when the input is at fault
+    (ValueError, a bad config key or value, a missing file); 130 after Ctrl-C, 143 after SIGTERM.
+    HYDRA_FULL_ERROR=1 shows the traceback instead of the line.
+    """
+    full_error = os.environ.get("HYDRA_FULL_ERROR", "0") == "1"
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    _register(schema, name)
+
+    @contextmanager
+    def one_line_errors() -> Iterator[None]:
+        try:
+            yield
+        except KeyboardInterrupt as stop:
+            code = signal.SIGINT if not stop.args else int(stop.args[0])
+            print(f"{name}: stopped by {signal.Signals(code).name}", file=sys.stderr)
+            sys.exit(128 + code)
+        except USER_ERRORS as error:
+            if full_error:
+                raise
+            print(f"{name}: {one_line(error, schema)}", file=sys.stderr)
+            sys.exit(2)
+
+    def compose_and_run(cfg: DictConfig) -> None:
+        with one_line_errors():  # inside the job too: Hydra adds lines of its own to what escapes
+            body(_to_object(cfg, schema))
+
+    with one_line_errors():
+        hydra.main(version_base="1.3", config_path=str(CONFIGS / name), config_name="config")(
+            compose_and_run
+        )()
+
+
+def compose(schema: type[Config], name: str, overrides: Sequence[str] = ()) -> Config:
+    """Return the config object of command `name` with `overrides`, as its command line would."""
+    _register(schema, name)
+    GlobalHydra.instance().clear()
+    with hydra.initialize_config_dir(str(CONFIGS / name), version_base="1.3"):
+        return _to_object(hydra.compose("config", overrides=list(overrides)), schema)
+
+
+def _to_object(cfg: DictConfig, schema: type[Config]) -> Config:
+    try:
+        return cast(Config, OmegaConf.to_object(cfg))
+    except AttributeError as error:  # a key that `+key=value` added to a slotted dataclass
+        unknown = near_misses(error.name or "", _keys(schema))
+        raise ValueError(f"{error.name} is not a config key{unknown}") from error
+
+
+def _register(schema: type[object], name: str) -> None:
+    ConfigStore.instance().store(name=f"{name}_schema", node=schema)
+
+
+def one_line(error: Exception, schema: type[Any]) -> str:
+    """Return what `error` tells the user as one line; an unknown key gets its near misses."""
+    text = str(error)
+    if isinstance(error, HydraException) and error.__cause__ is not None:
+        text = f"{text} {error.__cause__}"
+    unknown = re.search(r"Key '([^']+)' (?:is not in struct|not in '[^']+')", text)
+    if unknown:
+        key = re.search(r"full_key: (\S+)", text)
+        full_key = key.group(1) if key else unknown.group(1)
+        return f"{full_key} is not a config key{near_misses(full_key, _keys(schema))}"
+    parts = [
+        part.strip()
+        for part in text.splitlines()
+        if part.strip() and not re.match(r"\s*(object_type=|reference_type=|full_key:)", part)
+    ]
+    return re.sub(r" Config search path:.*| See https://hydra.*", "", " ".join(parts))
+
+
+def _keys(schema: type[Any], prefix: str = "") -> list[str]:
+    """Return the dotted names of all config keys below `schema`."""
+    keys = []
+    hints = get_type_hints(schema)
+    for entry in fields(cast(Any, schema)):
+        keys.append(prefix + entry.name)
+        inner = hints[entry.name]
+        options = inner.__args__ if isinstance(inner, types.UnionType) else (inner,)
+        for option in options:
+            if is_dataclass(option) and isinstance(option, type):
+                keys += _keys(option, f"{prefix}{entry.name}.")
+    return keys
