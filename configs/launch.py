@@ -79,8 +79,8 @@ def _to_object(cfg: DictConfig, schema: type[Config]) -> Config:
     try:
         return cast(Config, OmegaConf.to_object(cfg))
     except AttributeError as error:  # a key that `+key=value` added to a slotted dataclass
-        unknown = near_misses(error.name or "", _keys(schema))
-        raise ValueError(f"{error.name} is not a config key{unknown}") from error
+        key = str(error).rsplit("'", 2)[-2] if "no attribute" in str(error) else str(error)
+        raise ValueError(f"{key} is not a config key{near_misses(key, _keys(schema))}") from error
 
 
 def _register(schema: type[object], name: str) -> None:

@@ -1,0 +1,26 @@
+# make install   .venv with everything          make test   lint, types, tests (no GPU, < 10 min)
+# make demo      collect, train, evaluate, run   make slow   training and control runs of minutes
+PYTEST = .venv/bin/pytest
+.PHONY: install demo test slow lint format
+
+install: .venv/installed
+.venv/installed: pyproject.toml constraints.txt tools/install.sh
+	sh tools/install.sh
+
+demo: install
+	.venv/bin/run-recipe experiment=metaworld_mt10 out=runs/demo
+
+lint: install
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	MYPYPATH=.venv/typing .venv/bin/mypy --namespace-packages --explicit-package-bases -p telic
+
+test: lint
+	$(PYTEST) -m "not slow"
+
+slow: install
+	$(PYTEST) -m slow
+
+format: install
+	.venv/bin/ruff check --fix .
+	.venv/bin/ruff format .
