@@ -28,7 +28,7 @@ from omegaconf.errors import OmegaConfBaseException
 from telic.spec import near_misses
 
 Config = TypeVar("Config")
-USER_ERRORS = (ValueError, FileNotFoundError, HydraException, OmegaConfBaseException)
+USER_ERRORS = (ValueError, OSError, HydraException, OmegaConfBaseException)
 CONFIGS = Path(__file__).resolve().parent
 
 

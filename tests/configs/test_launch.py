@@ -1,0 +1,97 @@
+"""A command line becomes a dataclass, and whatever is wrong with it one line and exit code 2."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROGRAM = """
+import signal
+from dataclasses import dataclass, field
+from enum import Enum
+
+from telic.configs.launch import launch
+
+
+class Colour(Enum):
+    red = "red"
+
+
+@dataclass(kw_only=True, slots=True)
+class Inner:
+    rate: float = 1.0
+    tasks: list[str] = field(default_factory=lambda: ["mt10"])
+
+
+@dataclass(kw_only=True, slots=True)
+class RecipeConfig:
+    out: str = "runs"
+    colour: Colour = Colour.red
+    inner: Inner = field(default_factory=Inner)
+
+    def __post_init__(self):
+        if self.out == "bad":
+            raise ValueError("out=bad: choose another folder")
+
+
+def run(config):
+    if config.out == "full":
+        raise OSError(28, "No space left on device", "demos.zarr")
+    if config.out == "bug":
+        raise KeyError("ours")
+    if config.out == "stop":
+        raise KeyboardInterrupt(int(signal.SIGTERM))
+    print(config)
+
+
+launch(RecipeConfig, run, "recipe")
+"""
+
+
+def launched(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Return how the command above ended, run from another folder."""
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM)
+    return subprocess.run(
+        [sys.executable, str(program), *arguments], cwd=tmp_path, capture_output=True, text=True
+    )
+
+
+def test_overrides_reach_the_dataclass(tmp_path: Path) -> None:
+    done = launched(tmp_path, "inner.rate=3", "inner.tasks=[a,b]")
+    assert done.returncode == 0, done.stderr
+    assert "rate=3.0, tasks=['a', 'b']" in done.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["program.py"]
+
+
+@pytest.mark.parametrize(
+    ("argument", "says"),
+    [
+        ("outt=3", "outt is not a config key; did you mean out"),
+        ("inner.rat=3", "inner.rat is not a config key; did you mean inner.rate"),
+        ("+inner.x=3", "x is not a config key"),
+        ("+x=3", "x is not a config key"),
+        ("inner.rate=abc", "'abc'"),
+        ("colour=blue", "blue"),
+        ("inner.tasks=[", "'['"),
+        ("out=bad", "out=bad: choose another folder"),
+        ("out=full", "No space left on device"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(tmp_path: Path, argument: str, says: str) -> None:
+    done = launched(tmp_path, argument)
+    assert done.returncode == 2, done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert says in done.stderr
+
+
+def test_our_own_bugs_keep_their_traceback(tmp_path: Path) -> None:
+    done = launched(tmp_path, "out=bug")
+    assert done.returncode == 1
+    assert "KeyError" in done.stderr
+
+
+def test_a_stop_signal_is_the_exit_code(tmp_path: Path) -> None:
+    done = launched(tmp_path, "out=stop")
+    assert (done.returncode, done.stderr) == (143, "recipe: stopped by SIGTERM\n")
