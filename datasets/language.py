@@ -1,0 +1,175 @@
+"""The language of a store: which sentence describes which steps, and the sentences' vectors.
+
+All of it is appended before the episode is committed. A segment of an uncommitted episode ends
+beyond the last committed step, and sentences are numbered in order of first use, so what belongs
+to the committed episodes can always be told from the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+import numpy as np
+import zarr
+
+from telic.datasets.arrays import RowArray, create_rows
+from telic.spec import Array, near_misses
+
+SEGMENT_COLUMNS = ("start", "end", "instruction_id", "task_id")  # steps count over all episodes
+EMBEDDINGS = "meta/embeddings"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Segment:
+    """Steps [start, end) of an episode, counted from its first, and what is done in them.
+
+    `episode` is set on the segments a store returns.
+    """
+
+    start: int
+    end: int
+    instruction: str
+    task: str = ""
+    episode: int | None = None
+
+
+class Language:
+    """Segments, instructions and tasks of the first `num_steps` steps of a store."""
+
+    def __init__(self, root: Path, num_steps: int) -> None:
+        self._root = root
+        self._rows = RowArray(root / "meta/segments")
+        rows = self._rows.read(0, len(self._rows))
+        beyond = np.flatnonzero(rows[:, 1] > num_steps)
+        self.table = rows[: beyond[0]] if len(beyond) else rows
+        self.instructions = self._committed_strings("instructions", self.table[:, 2])
+        self.tasks = self._committed_strings("tasks", self.table[:, 3])
+
+    @staticmethod
+    def create(root: Path) -> None:
+        """Make the empty tables in a new store."""
+        create_rows(root, "meta/segments", (len(SEGMENT_COLUMNS),), "int64", 4096)
+        for name in ("instructions", "tasks"):
+            zarr.create_array(root, name=f"meta/{name}", shape=(0,), chunks=(1024,), dtype=str)
+        zarr.open_group(root).create_group(EMBEDDINGS)
+
+    def append(self, first_step: int, segments: Sequence[Segment]) -> None:
+        """Write the segments of the episode that begins at `first_step`."""
+        if not segments:
+            return
+        instructions = self._number("instructions", [s.instruction for s in segments])
+        tasks = self._number("tasks", [s.task for s in segments])
+        rows = np.array(
+            [
+                (first_step + s.start, first_step + s.end, instruction, task)
+                for s, instruction, task in zip(segments, instructions, tasks, strict=True)
+            ],
+            np.int64,
+        )
+        self._rows.write(len(self.table), rows)
+        self._rows.resize(len(self.table) + len(rows))
+        self.table = np.concatenate([self.table, rows])
+
+    def cut(self) -> None:
+        """Drop from the disk what lies beyond the committed tables."""
+        self._rows.resize(len(self.table))
+        self._rows.drop_files_beyond_end()
+        for name, known in (("instructions", self.instructions), ("tasks", self.tasks)):
+            array = self._strings(name)
+            if array.shape[0] > len(known):
+                array.resize((len(known),))
+
+    def segments(self, episode_ends: Array) -> list[Segment]:
+        """Return all segments, with their episode and steps counted from its first."""
+        starts = np.concatenate([[0], episode_ends[:-1]])
+        episodes = np.searchsorted(episode_ends, self.table[:, 0], side="right")
+        return [
+            Segment(
+                start=start - int(starts[episode]),
+                end=end - int(starts[episode]),
+                instruction=self.instructions[instruction],
+                task=self.tasks[task],
+                episode=episode,
+            )
+            for (start, end, instruction, task), episode in zip(
+                self.table.tolist(), episodes.tolist(), strict=True
+            )
+        ]
+
+    def _number(self, name: str, sentences: Sequence[str]) -> list[int]:
+        """Return the number of each sentence; new ones are written first."""
+        known = self.instructions if name == "instructions" else self.tasks
+        number = {sentence: i for i, sentence in enumerate(known)}
+        new = list(dict.fromkeys(s for s in sentences if s not in number))
+        if new:
+            array = self._strings(name)
+            array.resize((len(known) + len(new),))
+            array[len(known) :] = np.array(new, dtype=object)
+            number |= {sentence: len(known) + i for i, sentence in enumerate(new)}
+            known.extend(new)
+        return [number[sentence] for sentence in sentences]
+
+    def _strings(self, name: str) -> zarr.Array:
+        return zarr.open_array(self._root, path=f"meta/{name}", mode="r+")
+
+    def _committed_strings(self, name: str, used: Array) -> list[str]:
+        array = zarr.open_array(self._root, path=f"meta/{name}", mode="r")
+        known = min(int(used.max(initial=-1)) + 1, array.shape[0])
+        return [str(sentence) for sentence in np.asarray(array[:known])]
+
+
+def write_embeddings(root: Path, encoder: str, sentences: Sequence[str], vectors: Array) -> None:
+    """Add the vectors [I D] of the sentences; one that is there with the same vector is left."""
+    vectors = np.asarray(vectors, np.float32)
+    if vectors.ndim != 2 or len(vectors) != len(sentences):
+        raise ValueError(
+            f"{root}: embeddings of {encoder} have shape {vectors.shape}, "
+            f"expected ({len(sentences)}, D), one for each instruction"
+        )
+    if not np.isfinite(vectors).all():
+        raise ValueError(f"{root}: embeddings of {encoder} hold values that are not finite")
+    name = f"{EMBEDDINGS}/{quote(encoder, safe='')}"
+    if (root / name / "zarr.json").exists():
+        array = RowArray(root / name)
+    else:
+        array = create_rows(root, name, vectors.shape[1:], "float32", 256)
+    if array.row_shape != vectors.shape[1:]:
+        raise ValueError(
+            f"{root}: {encoder} has vectors of {array.row_shape[0]} entries here, "
+            f"got {vectors.shape[1]}; name the encoder by its version"
+        )
+    known = _vectors(array)
+    new = [
+        i
+        for i, sentence in enumerate(sentences)
+        if sentence not in known or not np.array_equal(known[sentence], vectors[i])
+    ]
+    if new:
+        listed = [*array.attributes.get("sentences", []), *(sentences[i] for i in new)]
+        array.write(len(array), vectors[new])
+        array.resize(len(array) + len(new), {"encoder": encoder, "sentences": listed})
+
+
+def read_embeddings(root: Path, encoder: str) -> dict[str, Array]:
+    """Return sentence -> vector f32 [D]; ValueError naming near misses for an unknown encoder."""
+    if encoder not in (known := encoders(root)):
+        raise ValueError(
+            f"{root}: no embeddings of {encoder!r}, only of {', '.join(known) or 'none'}"
+            f"{near_misses(encoder, known)}"
+        )
+    return _vectors(RowArray(root / EMBEDDINGS / quote(encoder, safe="")))
+
+
+def encoders(root: Path) -> list[str]:
+    """Return the names of the encoders whose vectors the store holds."""
+    folders = sorted((root / EMBEDDINGS).glob("*/zarr.json"))
+    arrays = [RowArray(path.parent) for path in folders]
+    return [str(a.attributes["encoder"]) for a in arrays if "encoder" in a.attributes]
+
+
+def _vectors(array: RowArray) -> dict[str, Array]:
+    """Return sentence -> vector; where a sentence was written twice, the later counts."""
+    return dict(zip(array.attributes.get("sentences", []), array.read(0, len(array)), strict=True))

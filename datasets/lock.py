@@ -1,0 +1,36 @@
+"""One writer at a time: a lock on the store's folder, which ends with the process."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import weakref
+from pathlib import Path
+
+_held: weakref.WeakSet[WriterLock] = weakref.WeakSet()
+
+
+class WriterLock:
+    """Holds the folder against other writers until released, collected, or the process ends."""
+
+    def __init__(self, folder: Path) -> None:
+        """Raise ValueError if another store object, here or in another process, writes there."""
+        self._file = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(self._file)
+            raise ValueError(
+                f"{folder}: another writer has this store open; close it first or write elsewhere"
+            ) from None
+        self.release = weakref.finalize(self, os.close, self._file)
+        _held.add(self)
+
+
+def _drop_in_child() -> None:
+    """Forked workers must not keep the lock of a parent that died."""
+    for lock in list(_held):
+        lock.release()
+
+
+os.register_at_fork(after_in_child=_drop_in_child)
