@@ -1,0 +1,162 @@
+"""Every simulated task by name, and the one way to make it.
+
+A task id reads "family/task" ("metaworld/reach-v3"). Tags name several tasks at once ("mt10").
+Tasks of another package come in by "package.module:family/task": the module is imported first and
+registers them; worker processes then find them too.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import gymnasium
+
+from telic.envs.metaworld import MetaWorldTask, catalogue
+from telic.envs.task import TaskEnv
+from telic.spec import near_misses
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TaskEntry:
+    """What is known of a task before an environment is made. `make(**kwargs)` makes one."""
+
+    task_id: str
+    make: Callable[..., TaskEnv]
+    instructions: tuple[str, ...]
+    tags: frozenset[str] = field(default_factory=frozenset)
+
+
+_ENTRIES: dict[str, TaskEntry] = {}
+
+
+def register(entry: TaskEntry) -> None:
+    """Add a task; ValueError for an id that is taken or without "family/"."""
+    if "/" not in entry.task_id or ":" in entry.task_id:
+        raise ValueError(f"task id {entry.task_id!r}: expected family/task")
+    if entry.task_id in _ENTRIES:
+        raise ValueError(f"task {entry.task_id!r} is registered already")
+    _ENTRIES[entry.task_id] = entry
+
+
+def task_ids() -> list[str]:
+    """Return the ids of all registered tasks, in order of registration."""
+    return list(_ENTRIES)
+
+
+def tags() -> dict[str, list[str]]:
+    """Return tag -> ids of its tasks."""
+    found: dict[str, list[str]] = {}
+    for entry in _ENTRIES.values():
+        for tag in entry.tags:
+            found.setdefault(tag, []).append(entry.task_id)
+    return dict(sorted(found.items()))
+
+
+def entry(task: str) -> TaskEntry:
+    """Return the entry of a task id, of a task's name alone, or of "module:family/task".
+
+    Raises ValueError with the nearest names for a task nobody registered.
+    """
+    name = _import_module(task)
+    if name in _ENTRIES:
+        return _ENTRIES[name]
+    by_name = [e for e in _ENTRIES.values() if e.task_id.split("/", 1)[1] == name]
+    if len(by_name) == 1:
+        return by_name[0]
+    if by_name:
+        raise ValueError(f"task {name!r} is ambiguous: {', '.join(e.task_id for e in by_name)}")
+    raise ValueError(_unknown(name, "task", _names()))
+
+
+def expand(names: Sequence[str]) -> list[str]:
+    """Return the task ids that `names` (tags, task names, task ids) stand for, each once, in order.
+
+    An id of another module keeps its "module:" so that another process can make it.
+    """
+    chosen: dict[str, None] = {}
+    by_tag = tags()
+    for name in names:
+        if name in by_tag:
+            chosen |= dict.fromkeys(by_tag[name])
+        elif name in _ENTRIES or _import_module(name) in _names():
+            module = name.rpartition(":")[0]
+            found = entry(name).task_id
+            chosen[f"{module}:{found}" if module else found] = None
+        else:
+            raise ValueError(_unknown(name, "task or tag", [*by_tag, *_names()]))
+    if not chosen:
+        raise ValueError(f"no tasks named; expected task names or tags ({', '.join(by_tag)})")
+    return list(chosen)
+
+
+def make(
+    task: str,
+    *,
+    cameras: Sequence[str] = (),
+    image_size: tuple[int, int] = (96, 96),
+    max_steps: int | None = None,
+    **kwargs: Any,
+) -> TaskEnv:
+    """Return a new environment of `task`; `max_steps=None` leaves the task's own limit.
+
+    `kwargs` go to the family's constructor (Meta-World: `state="robot"` hides the objects).
+    """
+    if max_steps is not None:
+        kwargs["max_steps"] = max_steps
+    size = (int(image_size[0]), int(image_size[1]))
+    return entry(task).make(cameras=tuple(cameras), image_size=size, **kwargs)
+
+
+def _import_module(task: str) -> str:
+    """Import the module before the colon, if there is one, and return what follows it."""
+    module, _, name = task.rpartition(":")
+    if module:
+        try:
+            importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            raise ValueError(f"task {task!r}: no module {error.name!r} to import") from error
+    return name
+
+
+def _names() -> list[str]:
+    return [*_ENTRIES, *(task_id.split("/", 1)[1] for task_id in _ENTRIES)]
+
+
+def _unknown(name: str, kind: str, known: Iterable[str]) -> str:
+    listed = ", ".join(tags())
+    hint = near_misses(name, known)
+    return f"unknown {kind} {name!r}{hint or f'; tags: {listed}; {len(_ENTRIES)} tasks known'}"
+
+
+def _metaworld_factory(name: str) -> Callable[..., TaskEnv]:
+    def factory(**kwargs: Any) -> TaskEnv:
+        return MetaWorldTask(name, **kwargs)
+
+    return factory
+
+
+def _register_metaworld() -> None:
+    """Register the Meta-World tasks here and as Gymnasium's `telic/MetaWorld-<task>`.
+
+    Gymnasium allows one slash in an id, hence the hyphen.
+    """
+    for name, facts in catalogue().items():
+        register(
+            TaskEntry(
+                task_id=f"metaworld/{name}",
+                make=_metaworld_factory(name),
+                instructions=tuple(facts["instructions"]),
+                tags=frozenset([facts["group"], *facts["suites"]]),
+            )
+        )
+        gymnasium.register(
+            f"telic/MetaWorld-{name}",
+            entry_point="telic.envs.metaworld:MetaWorldTask",
+            kwargs={"name": name},
+        )
+
+
+_register_metaworld()

@@ -1,0 +1,85 @@
+"""What every simulated task offers, whatever simulator stands behind it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from enum import Enum
+from typing import Any, Protocol, cast
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+from telic.spec import Array, ArraySpec, Interface
+
+DictObs = dict[str, Array]
+
+
+class StateChoice(Enum):
+    """What the field `state` holds: all that the simulator knows, or what a robot can feel."""
+
+    full = "full"
+    robot = "robot"
+
+
+class Expert(Protocol):
+    """A scripted solution of one task, for one episode."""
+
+    def act(self, obs: DictObs) -> Array:
+        """Return the next action, f32 [A], inside the action spec's bounds."""
+        ...
+
+
+class TaskEnv(gymnasium.Env[DictObs, Array], ABC):
+    """One task as a Gymnasium environment.
+
+    `reset(seed=)` returns {"state": f32 [P], "image/<camera>": u8 [h w 3]} and
+    {"instruction": str}; the same seed gives the same episode to the last bit. `step(action)`
+    returns obs, reward, terminated, truncated and an info with "success": bool. An episode is not
+    terminated by success, only truncated at `max_steps`; stepping on after that is harmless.
+    """
+
+    task_id: str
+    interface: Interface
+    instructions: list[str]  # >= 4 phrasings; [0] is the canonical one
+    max_steps: int
+
+    @abstractmethod
+    def expert(self) -> Expert:
+        """Return the scripted expert for the episode that the last reset began."""
+
+    @abstractmethod
+    def picture(self, camera: str, size: tuple[int, int]) -> Array:
+        """Return what `camera` sees now, u8 [h w 3], upright, size = (h, w).
+
+        Raises ValueError for a camera that the task has not, or where nothing can be drawn.
+        """
+
+
+def observation_space(interface: Interface) -> spaces.Space[DictObs]:
+    """Return the Gymnasium space of the observations that `interface` describes."""
+    fields: dict[str, spaces.Space[Any]] = {"state": box(interface.state)}
+    for camera, spec in interface.images.items():
+        fields[f"image/{camera}"] = box(spec)
+    return cast("spaces.Space[DictObs]", spaces.Dict(fields))
+
+
+def box(spec: ArraySpec) -> spaces.Box:
+    """Return the Gymnasium space of one array; a missing bound is infinite (or the dtype's)."""
+    shape = tuple(1 if n is None else n for n in spec.shape)
+    if np.dtype(spec.dtype).kind in "ui":
+        limits = np.iinfo(spec.dtype)
+        return spaces.Box(limits.min, limits.max, shape, dtype=np.dtype(spec.dtype).type)
+    low = np.broadcast_to(-np.inf if spec.minimum is None else spec.minimum, shape)
+    high = np.broadcast_to(np.inf if spec.maximum is None else spec.maximum, shape)
+    kind = np.dtype(spec.dtype).type
+    return spaces.Box(low.astype(kind), high.astype(kind), shape, dtype=kind)
+
+
+def image_specs(cameras: Sequence[str], size: tuple[int, int]) -> dict[str, ArraySpec]:
+    """Return camera -> the spec of its pictures, size = (h, w)."""
+    return {
+        camera: ArraySpec(shape=(size[0], size[1], 3), dtype="uint8", unit="RGB")
+        for camera in cameras
+    }
