@@ -151,6 +151,10 @@ class EpisodeStore:
             self._lock.release()
         self.mode = "r"
 
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy in another process reads the episodes this object knows; it does not write."""
+        return {**self.__dict__, "_lock": None, "mode": "r"}
+
     def __enter__(self) -> EpisodeStore:
         return self
 

@@ -1,5 +1,6 @@
 """The episode store: what goes in comes out, and what must be refused is."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -7,33 +8,17 @@ import pytest
 import zarr
 
 from telic.datasets.store import EpisodeStore, Segment
-from telic.spec import ArraySpec
 
-FIELDS = {
-    "state": ArraySpec(shape=(3,)),
-    "action": ArraySpec(shape=(2,), minimum=(-1.0,), maximum=(1.0,)),
-    "timestamp_ns": ArraySpec(shape=(), dtype="int64", unit="ns"),
-    "image/front": ArraySpec(shape=(4, 5, 3), dtype="uint8"),
-}
-
-
-def episode(steps: int, seed: int = 0) -> dict[str, np.ndarray]:
-    rng = np.random.default_rng(seed)
-    return {
-        "state": rng.normal(size=(steps, 3)).astype(np.float32),
-        "action": rng.uniform(-1, 1, (steps, 2)).astype(np.float32),
-        "timestamp_ns": np.arange(steps) * 50_000_000,
-        "image/front": rng.integers(0, 256, (steps, 4, 5, 3)).astype(np.uint8),
-    }
+Make = Callable[..., dict[str, np.ndarray]]
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> EpisodeStore:
-    return EpisodeStore.create(tmp_path / "demos.zarr", FIELDS, rate_hz=20, robot="arm")
+def store(make_store: Callable[..., EpisodeStore]) -> EpisodeStore:
+    return make_store([])
 
 
-def test_episodes_come_back_and_zarr_reads_them_too(store: EpisodeStore) -> None:
-    episodes = [episode(n, n) for n in (7, 1, 30)]
+def test_what_goes_in_comes_out_of_zarr_too(store: EpisodeStore, make_episode: Make) -> None:
+    episodes = [make_episode(n, n) for n in (7, 1, 30)]
     for i, data in enumerate(episodes):
         segment = Segment(start=0, end=1, instruction=f"push {i % 2}", task="push")
         assert store.append(data, [segment]) == i
@@ -44,16 +29,16 @@ def test_episodes_come_back_and_zarr_reads_them_too(store: EpisodeStore) -> None
     assert again.interface.images["front"].shape == (4, 5, 3)
     plain = zarr.open_group(store.path, mode="r")
     assert plain["meta/episode_ends"][:].tolist() == [7, 8, 38]
-    for name in FIELDS:
+    for name in store.fields:
         joined = np.concatenate([data[name] for data in episodes])
         np.testing.assert_array_equal(plain[f"data/{name}"][:], joined)
         np.testing.assert_array_equal(again.read(name, 0, 38), joined)
         np.testing.assert_array_equal(again.episode(-1)[name], episodes[2][name])
 
 
-def test_stats_are_those_of_all_steps(store: EpisodeStore) -> None:
-    episodes = [episode(n, n) for n in (7, 1, 30)]
-    for data in [*episodes, episode(9, 99)]:
+def test_stats_are_those_of_all_steps(store: EpisodeStore, make_episode: Make) -> None:
+    episodes = [make_episode(n, n) for n in (7, 1, 30)]
+    for data in [*episodes, make_episode(9, 99)]:
         store.append(data)
     store.truncate(3)
     for name in ("state", "action", "timestamp_ns"):
@@ -74,12 +59,12 @@ def test_stats_are_those_of_all_steps(store: EpisodeStore) -> None:
     np.testing.assert_allclose(got.q99, np.quantile(pixels, 0.99, 0, method="lower"))
 
 
-def test_embeddings_belong_to_sentences_not_to_numbers(store: EpisodeStore) -> None:
+def test_embeddings_belong_to_sentences(store: EpisodeStore, make_episode: Make) -> None:
     for i, sentence in enumerate(("open", "close")):
-        store.append(episode(3, i), [Segment(start=0, end=3, instruction=sentence)])
+        store.append(make_episode(3, i), [Segment(start=0, end=3, instruction=sentence)])
     store.write_embeddings("org/model", np.array([[1.0, 2], [3, 4]]))
     store.truncate(1)
-    store.append(episode(3), [Segment(start=0, end=3, instruction="push")])
+    store.append(make_episode(3), [Segment(start=0, end=3, instruction="push")])
     assert store.read_embeddings("org/model")["close"].tolist() == [3, 4]
     store.write_embeddings("org/model", np.array([[1.0, 2], [5, 6]]))
     assert store.encoders == ["org/model"]
@@ -102,30 +87,32 @@ def test_embeddings_belong_to_sentences_not_to_numbers(store: EpisodeStore) -> N
     ],
 )
 def test_a_bad_episode_is_refused_and_leaves_nothing(
-    store: EpisodeStore, change: dict[str, np.ndarray], message: str
+    store: EpisodeStore, make_episode: Make, change: dict[str, np.ndarray], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        store.append({**episode(5), **change})
+        store.append({**make_episode(5), **change})
     assert store.num_episodes == 0
-    store.append(episode(5))
-    np.testing.assert_array_equal(store.read("state", 0, 5), episode(5)["state"])
+    store.append(make_episode(5))
+    np.testing.assert_array_equal(store.read("state", 0, 5), make_episode(5)["state"])
 
 
-def test_there_is_one_writer(store: EpisodeStore) -> None:
+def test_there_is_one_writer(store: EpisodeStore, make_episode: Make) -> None:
     with pytest.raises(ValueError, match="another writer"):
         EpisodeStore.open(store.path, "a")
     assert EpisodeStore.open(store.path).num_episodes == 0
     store.close()
     with EpisodeStore.open(store.path, "a") as second:
-        second.append(episode(2))
+        second.append(make_episode(2))
 
 
-def test_what_is_no_store_ends_in_one_line(store: EpisodeStore, tmp_path: Path) -> None:
+def test_what_is_no_store_ends_in_one_line(
+    store: EpisodeStore, tmp_path: Path, make_episode: Make
+) -> None:
     with pytest.raises(ValueError, match=r"no episode store here; did you mean demos.zarr\?"):
         EpisodeStore.open(tmp_path / "demo.zarr")
     with pytest.raises(ValueError, match="already there"):
-        EpisodeStore.create(store.path, FIELDS, 20)
-    store.append(episode(5))
+        EpisodeStore.create(store.path, store.fields, 20)
+    store.append(make_episode(5))
     meta = store.path / "zarr.json"
     text = meta.read_text()
     for old, new, message in (

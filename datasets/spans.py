@@ -1,0 +1,56 @@
+"""Which steps of a store are windows: spans of steps covered by the same segments."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from telic.datasets.store import EpisodeStore
+from telic.spec import Array
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Spans:
+    """S spans, in order, none of them across an episode's end. Steps count over the whole store.
+
+    start, stop: i64 [S]; episode: i64 [S]; first_label i64 [S + 1]: the instruction ids of span i
+    are labels[first_label[i] : first_label[i + 1]], one for each segment that covers it.
+    """
+
+    start: Array
+    stop: Array
+    episode: Array
+    first_label: Array
+    labels: Array
+
+    @property
+    def lengths(self) -> Array:
+        """Steps of each span, i64 [S]."""
+        return self.stop - self.start
+
+
+def find_spans(store: EpisodeStore, episodes: Array | None, labelled_only: bool) -> Spans:
+    """Return the spans of the given episodes (None: all); `labelled_only` drops bare ones."""
+    ends, table = store.episode_ends, store.segment_table
+    bounds = np.unique(np.concatenate([[0], ends, table[:, 0], table[:, 1]]))
+    start, stop = bounds[:-1], bounds[1:]
+    episode = np.searchsorted(ends, start, side="right")
+    first = np.searchsorted(bounds, table[:, 0])  # segment s covers spans first[s] : last[s]
+    covered = np.searchsorted(bounds, table[:, 1]) - first
+    segment = np.repeat(np.arange(len(table)), covered)
+    span = np.arange(covered.sum()) - np.repeat(covered.cumsum() - covered, covered)
+    span += first[segment]
+    order = np.argsort(span, kind="stable")
+    count = np.bincount(span, minlength=len(start))
+    keep = np.ones(len(start), bool) if episodes is None else np.isin(episode, episodes)
+    if labelled_only:
+        keep &= count > 0
+    kept_labels = np.repeat(keep, count)
+    return Spans(
+        start=start[keep],
+        stop=stop[keep],
+        episode=episode[keep],
+        first_label=np.concatenate([[0], count[keep].cumsum()]),
+        labels=table[segment[order], 2][kept_labels],
+    )

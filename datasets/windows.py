@@ -1,0 +1,227 @@
+"""Windows: what a policy learns from at one step of a demonstration. numpy only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from telic.datasets.goals import GoalConfig, Hindsight, TextGoal, steps_ahead, uniforms
+from telic.datasets.rows import HeldRows
+from telic.datasets.spans import find_spans
+from telic.datasets.store import EpisodeStore
+from telic.spec import Array, near_misses
+
+
+@dataclass(kw_only=True, slots=True)
+class WindowConfig:
+    """The shape of a window."""
+
+    obs_horizon: int = 1  # O, steps
+    action_horizon: int = 8  # H, steps
+    goal: GoalConfig = field(default_factory=GoalConfig)
+    cameras: list[str] | None = None  # None: all of the store's
+    memory_mb: int = 256  # small fields are held in memory up to this much, in each process
+
+    def __post_init__(self) -> None:
+        for name in ("obs_horizon", "action_horizon"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"windows.{name}={getattr(self, name)} must be >= 1")
+
+
+class Windows:
+    """All windows of one or more stores: one for each step, or each labelled step.
+
+    `seed` decides the draws (goals, the sentence where several segments cover a step). Index i of
+    epoch e is written e * len + i, which is what `BatchSampler` yields, so a draw depends on
+    (seed, epoch, index) alone, in whatever process it is made. Picklable; a worker process opens
+    the files itself. Works as a torch map-style dataset: `DataLoader(windows, batch_size=None,
+    sampler=BatchSampler(...))` gives batches of tensors.
+    """
+
+    def __init__(
+        self,
+        stores: Sequence[EpisodeStore] | EpisodeStore,
+        config: WindowConfig,
+        episodes: Sequence[Array | Sequence[int] | int | None] | Array | None = None,
+        seed: int = 0,
+    ) -> None:
+        """`episodes` picks a subset: indices for one store, one such list (or None) for each of
+        several stores. ValueError where stores do not agree or no window is left."""
+        self.stores = [stores] if isinstance(stores, EpisodeStore) else list(stores)
+        self.config = config
+        self.seed = seed
+        self.cameras = _common_cameras(self.stores, config.cameras)
+        chosen = _episode_lists(self.stores, episodes)
+        labelled_only = config.goal.text is TextGoal.required
+        self._spans = [
+            find_spans(store, subset, labelled_only)
+            for store, subset in zip(self.stores, chosen, strict=True)
+        ]
+        budget = config.memory_mb * 2**20 // len(self.stores)
+        self._rows = [HeldRows(store, budget) for store in self.stores]
+        self._sentences = [store.instructions for store in self.stores]
+        lengths = np.concatenate([[0], *(spans.lengths for spans in self._spans)])
+        self._first_index = lengths.cumsum()  # of each span, over all stores, and the total
+        self._first_span = np.cumsum([0, *(len(spans.start) for spans in self._spans)])
+        if not len(self):
+            names = ", ".join(str(store.path) for store in self.stores)
+            why = "empty"
+            if labelled_only and any(store.num_steps for store in self.stores):
+                why = "no labelled step: label them or set goal.text=optional"
+            raise ValueError(f"{names}: no window to learn from ({why})")
+
+    def __len__(self) -> int:
+        return int(self._first_index[-1])
+
+    def __getitem__(self, index: int | Array) -> dict[str, Any]:
+        """Return one window without a batch axis, or the batch of an array of indices."""
+        if np.ndim(index):
+            return self.batch(np.asarray(index))
+        return {name: values[0] for name, values in self.batch(np.array([index])).items()}
+
+    def __getitems__(self, indices: Sequence[int]) -> dict[str, Any]:
+        """Return the batch of the indices: what torch's DataLoader hands to `collate_fn`."""
+        return self.batch(np.asarray(indices))
+
+    def batch(self, indices: Array) -> dict[str, Any]:
+        """Return the windows at `indices` [B], each field stacked.
+
+        "state" f32 [B O P], "image/<camera>" u8 [B O h w 3]: the last O observations, the first of
+        an episode repeated before it; "action" f32 [B H A] from the window's step on, the last
+        repeated after the episode, where "action_mask" bool [B H] is False; "text" list[str] ("":
+        none); with hindsight "goal_state" f32 [B P], "goal_image/<camera>" u8 [B h w 3] and
+        "goal_ahead" i64 [B], how many steps ahead; "store", "episode", "step" i64 [B]: where.
+        """
+        indices = np.asarray(indices, np.int64)
+        epoch, index = np.divmod(indices, len(self))
+        draws = [uniforms(self.seed, epoch, index, stream) for stream in (0, 1)]
+        span = np.searchsorted(self._first_index, index, side="right") - 1
+        store = np.searchsorted(self._first_span, span, side="right") - 1
+        parts = []
+        places = []
+        for number in np.unique(store):
+            chosen = np.flatnonzero(store == number)
+            local = span[chosen] - self._first_span[number]
+            offset = index[chosen] - self._first_index[span[chosen]]
+            parts.append(self._of_store(int(number), local, offset, [d[chosen] for d in draws]))
+            places.append(chosen)
+        return parts[0] if len(parts) == 1 else _interleave(parts, np.concatenate(places))
+
+    def _of_store(
+        self, number: int, span: Array, offset: Array, draws: Sequence[Array]
+    ) -> dict[str, Any]:
+        """Return the batch of windows `offset` steps into the spans of one store."""
+        spans, rows = self._spans[number], self._rows[number]
+        ends = self.stores[number].episode_ends
+        episode = spans.episode[span]
+        step = spans.start[span] + offset
+        first = np.where(episode > 0, ends[episode - 1], 0)
+        last = ends[episode] - 1
+        observed = step[:, None] + np.arange(1 - self.config.obs_horizon, 1)
+        observed = np.maximum(observed, first[:, None])
+        acted = step[:, None] + np.arange(self.config.action_horizon)
+        batch: dict[str, Any] = {
+            "state": rows.gather("state", observed),
+            "action": rows.gather("action", np.minimum(acted, last[:, None])),
+            "action_mask": acted <= last[:, None],
+            "text": self._texts(number, span, draws[0]),
+            "store": np.full(len(span), number),
+            "episode": episode,
+            "step": step - first,
+        }
+        for camera in self.cameras:
+            batch[f"image/{camera}"] = rows.gather(f"image/{camera}", observed)
+        goal = self.config.goal
+        if goal.hindsight is not Hindsight.none:
+            ahead = steps_ahead(goal, last - step, draws[1])
+            batch["goal_ahead"] = ahead
+            if goal.state:
+                batch["goal_state"] = rows.gather("state", step + ahead)
+            for camera in self.cameras if goal.images else ():
+                batch[f"goal_image/{camera}"] = rows.gather(f"image/{camera}", step + ahead)
+        return batch
+
+    def _texts(self, number: int, span: Array, draw: Array) -> list[str]:
+        """Return a sentence of each span, drawn where several segments cover it."""
+        spans, sentences = self._spans[number], self._sentences[number]
+        if self.config.goal.text is TextGoal.none or not len(spans.labels):
+            return [""] * len(span)
+        first = spans.first_label[span]
+        count = spans.first_label[span + 1] - first
+        pick = np.minimum(first + (draw * count).astype(np.int64), len(spans.labels) - 1)
+        return [
+            sentences[label] if any_label else ""
+            for label, any_label in zip(spans.labels[pick].tolist(), count > 0, strict=True)
+        ]
+
+
+def split_episodes(store: EpisodeStore, fraction: float, seed: int) -> tuple[Array, Array]:
+    """Return the episodes (to train on, held out), i64 sorted; `fraction` of them is held out.
+
+    At least one is, if fraction > 0 and there are two; at least one is left to train on.
+    """
+    if not 0 <= fraction < 1:
+        raise ValueError(f"the held-out fraction is {fraction}, expected 0 <= fraction < 1")
+    count = store.num_episodes
+    held_out = min(max(round(fraction * count), int(fraction > 0)), max(count - 1, 0))
+    order = np.random.default_rng(seed).permutation(count)
+    return np.sort(order[held_out:]), np.sort(order[:held_out])
+
+
+def _interleave(parts: Sequence[dict[str, Any]], places: Array) -> dict[str, Any]:
+    """Return one batch of several, whose samples belong at `places`."""
+    order = np.argsort(places)
+    merged: dict[str, Any] = {}
+    for name in parts[0]:
+        if isinstance(parts[0][name], list):
+            joined = [value for part in parts for value in part[name]]
+            merged[name] = [joined[i] for i in order]
+        else:
+            merged[name] = np.concatenate([part[name] for part in parts])[order]
+    return merged
+
+
+def _common_cameras(stores: Sequence[EpisodeStore], asked: Sequence[str] | None) -> list[str]:
+    """Return the cameras windows carry; ValueError where the stores do not agree."""
+    if not stores:
+        raise ValueError("windows need at least one episode store")
+    first = stores[0]
+    offered = first.interface.images
+    for camera in asked or ():
+        if camera not in offered:
+            raise ValueError(
+                f"{first.path}: no camera {camera!r}, only {', '.join(offered) or 'none'}"
+                f"{near_misses(camera, offered)}"
+            )
+    cameras = list(offered if asked is None else asked)
+    needed = replace(first.interface, images={camera: offered[camera] for camera in cameras})
+    for other in stores[1:]:
+        needed.require(other.interface, f"store {first.path}", f"store {other.path}")
+    return cameras
+
+
+def _episode_lists(
+    stores: Sequence[EpisodeStore],
+    episodes: Sequence[Array | Sequence[int] | int | None] | Array | None,
+) -> list[Array | None]:
+    """Return for each store the chosen episodes, or None for all of them."""
+    if episodes is None:
+        return [None] * len(stores)
+    flat = len(stores) == 1 and (
+        isinstance(episodes, np.ndarray) or all(isinstance(e, int | np.integer) for e in episodes)
+    )
+    listed: list[Any] = [episodes] if flat else list(episodes)
+    if len(listed) != len(stores):
+        raise ValueError(f"episodes are chosen for {len(listed)} stores, there are {len(stores)}")
+    chosen: list[Array | None] = []
+    for store, subset in zip(stores, listed, strict=True):
+        numbers = None if subset is None else np.asarray(subset, np.int64).reshape(-1)
+        if numbers is not None and ((numbers < 0) | (numbers >= store.num_episodes)).any():
+            raise ValueError(
+                f"{store.path}: episodes up to {numbers.max()} chosen, it has {store.num_episodes}"
+            )
+        chosen.append(numbers)
+    return chosen

@@ -1,0 +1,186 @@
+"""Windows stay in their episode, and every draw is a function of (seed, epoch, index)."""
+
+import copy
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch.utils.data import DataLoader
+
+from telic.datasets.goals import GoalConfig, Hindsight, TextGoal, steps_ahead
+from telic.datasets.sampler import BatchSampler
+from telic.datasets.store import EpisodeStore, Segment
+from telic.datasets.windows import WindowConfig, Windows, split_episodes
+
+MakeStore = Callable[..., EpisodeStore]
+ANY_STEP = GoalConfig(text=TextGoal.optional)
+
+
+@settings(
+    max_examples=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(
+    lengths=st.lists(st.integers(1, 12), min_size=1, max_size=5),
+    obs_horizon=st.integers(1, 4),
+    action_horizon=st.integers(1, 9),
+    hindsight=st.sampled_from([Hindsight.uniform, Hindsight.geometric]),
+    min_ahead=st.integers(0, 6),
+    more=st.none() | st.integers(0, 8),
+    memory_mb=st.sampled_from([0, 64]),
+)
+def test_a_window_never_leaves_its_episode(
+    make_store: MakeStore,
+    lengths: list[int],
+    obs_horizon: int,
+    action_horizon: int,
+    hindsight: Hindsight,
+    min_ahead: int,
+    more: int | None,
+    memory_mb: int,
+) -> None:
+    with make_store(lengths) as store:
+        goal = GoalConfig(
+            text=TextGoal.none,
+            hindsight=hindsight,
+            min_ahead=min_ahead,
+            max_ahead=None if more is None else min_ahead + more,
+        )
+        config = WindowConfig(
+            obs_horizon=obs_horizon,
+            action_horizon=action_horizon,
+            goal=goal,
+            memory_mb=memory_mb,
+        )
+        windows = Windows(store, config)
+        assert len(windows) == sum(lengths)
+        batch = windows.batch(np.arange(2 * len(windows)))
+        for b, (number, step) in enumerate(zip(batch["episode"], batch["step"], strict=True)):
+            episode = store.episode(int(number)).data
+            last = len(episode["state"]) - 1
+            seen = [max(step - back, 0) for back in reversed(range(obs_horizon))]
+            done = [min(step + ahead, last) for ahead in range(action_horizon)]
+            np.testing.assert_array_equal(batch["state"][b], episode["state"][seen])
+            np.testing.assert_array_equal(batch["image/front"][b], episode["image/front"][seen])
+            np.testing.assert_array_equal(batch["action"][b], episode["action"][done])
+            assert batch["action_mask"][b].tolist() == [
+                step + i <= last for i in range(action_horizon)
+            ]
+            ahead = batch["goal_ahead"][b]
+            assert min(min_ahead, last - step) <= ahead <= last - step
+            assert more is None or ahead <= min_ahead + more
+            np.testing.assert_array_equal(batch["goal_state"][b], episode["state"][step + ahead])
+            image = episode["image/front"][step + ahead]
+            np.testing.assert_array_equal(batch["goal_image/front"][b], image)
+
+
+def test_the_instruction_is_of_a_segment_that_covers_the_step(make_store: MakeStore) -> None:
+    store = make_store(
+        [10, 6],
+        [
+            [
+                Segment(start=0, end=4, instruction="open"),
+                Segment(start=2, end=7, instruction="close"),
+            ],
+            [Segment(start=3, end=6, instruction="push")],
+        ],
+    )
+    windows = Windows(store, WindowConfig(action_horizon=2))
+    where = [(0, step) for step in range(7)] + [(1, step) for step in range(3, 6)]
+    epochs = [windows.batch(np.arange(10) + 10 * epoch) for epoch in range(30)]
+    texts = [{batch["text"][i] for batch in epochs} for i in range(10)]
+    assert list(zip(epochs[0]["episode"], epochs[0]["step"], strict=True)) == where
+    assert texts[:2] == [{"open"}] * 2 and texts[2:4] == [{"open", "close"}] * 2
+    assert texts[4:7] == [{"close"}] * 3 and texts[7:] == [{"push"}] * 3
+    every = Windows(store, WindowConfig(goal=ANY_STEP))
+    assert len(every) == 16
+    assert every.batch(np.arange(7, 14))["text"] == ["", "", "", "", "", "", "push"]
+    assert len(Windows(store, WindowConfig(), episodes=[1])) == 3
+    bare = make_store([4], name="bare.zarr")
+    with pytest.raises(ValueError, match="no labelled step: label them or set"):
+        Windows(bare, WindowConfig())
+
+
+def test_a_draw_depends_on_seed_epoch_and_index_alone(make_store: MakeStore) -> None:
+    goal = GoalConfig(text=TextGoal.none, hindsight=Hindsight.uniform)
+    store = make_store([300])
+    windows = Windows(store, WindowConfig(goal=goal), seed=3)
+    whole = windows.batch(np.arange(600))["goal_ahead"]
+    alone = [windows[i]["goal_ahead"] for i in (5, 305, 599)]
+    assert alone == whole[[5, 305, 599]].tolist()
+    other_process = copy.deepcopy(windows)
+    np.testing.assert_array_equal(other_process.batch(np.arange(600))["goal_ahead"], whole)
+    assert (whole[:300] != whole[300:]).mean() > 0.9  # epochs differ
+    other_seed = Windows(store, WindowConfig(goal=goal), seed=4)
+    assert (other_seed.batch(np.arange(600))["goal_ahead"] != whole).mean() > 0.9
+
+
+def test_hindsight_follows_its_law() -> None:
+    draw = (np.arange(200_000) + 0.5) / 200_000
+    remaining = np.full(len(draw), 500)
+    mdt = GoalConfig(hindsight=Hindsight.geometric, min_ahead=31, max_ahead=60, p=0.1)
+    counts = np.bincount(steps_ahead(mdt, remaining, draw), minlength=61)[31:]
+    law = 0.1 * 0.9 ** np.arange(30)
+    np.testing.assert_allclose(counts / len(draw), law / law.sum(), atol=1e-4)
+    uniform = GoalConfig(hindsight=Hindsight.uniform, min_ahead=5, max_ahead=9)
+    counts = np.bincount(steps_ahead(uniform, remaining, draw))
+    np.testing.assert_allclose(counts[5:] / len(draw), 0.2, atol=1e-4)
+
+
+def test_stores_are_joined_in_order(make_store: MakeStore) -> None:
+    stores = [make_store([5, 3], name="a.zarr"), make_store([4], name="b.zarr")]
+    windows = Windows(stores, WindowConfig(goal=ANY_STEP))
+    order = np.random.default_rng(0).permutation(len(windows))
+    batch = windows.batch(order)
+    for b, index in enumerate(order):
+        where = (index >= 8, int(index >= 5 and index < 8), index % 8 % 5)
+        assert (batch["store"][b], batch["episode"][b], batch["step"][b]) == where
+        episode = stores[int(where[0])].episode(where[1])
+        np.testing.assert_array_equal(batch["state"][b, 0], episode["state"][where[2]])
+    held_out = Windows(stores, WindowConfig(goal=ANY_STEP), episodes=[[1], None])
+    assert len(held_out) == 7
+
+
+def test_bad_choices_are_one_line(make_store: MakeStore) -> None:
+    store = make_store([5])
+    with pytest.raises(ValueError, match="no camera 'frnt', only front; did you mean front"):
+        Windows(store, WindowConfig(goal=ANY_STEP, cameras=["frnt"]))
+    with pytest.raises(ValueError, match="episodes up to 1 chosen, it has 1"):
+        Windows(store, WindowConfig(goal=ANY_STEP), episodes=[1])
+    with pytest.raises(ValueError, match=r"no window to learn from \(empty\)"):
+        Windows(make_store([], name="empty.zarr"), WindowConfig())
+    with pytest.raises(ValueError, match=r"goal.max_ahead=2 must be >= goal.min_ahead=5"):
+        GoalConfig(min_ahead=5, max_ahead=2)
+
+
+@pytest.mark.parametrize("start_method", ["fork", "spawn"])
+def test_loader_workers_read_what_this_process_reads(
+    make_store: MakeStore, start_method: str
+) -> None:
+    store = make_store([30, 20], [[Segment(start=0, end=n, instruction="go")] for n in (30, 20)])
+    windows = Windows(store, WindowConfig(obs_horizon=2))
+    sampler = BatchSampler(len(windows), 16, seed=1)
+    loader = DataLoader(
+        windows,
+        batch_size=None,
+        sampler=sampler,
+        num_workers=2,
+        multiprocessing_context=start_method,
+    )
+    for position, batch in zip(range(6), loader, strict=False):
+        expected = windows.batch(BatchSampler(len(windows), 16, seed=1).at(position))
+        assert batch["text"] == expected["text"]
+        for name in ("state", "action", "image/front", "action_mask"):
+            np.testing.assert_array_equal(batch[name].numpy(), expected[name])
+
+
+def test_held_out_episodes_are_apart(make_store: MakeStore) -> None:
+    store = make_store([2] * 10)
+    train, held_out = split_episodes(store, 0.25, seed=0)
+    assert sorted([*train, *held_out]) == list(range(10)) and len(held_out) == 2
+    again = split_episodes(store, 0.25, seed=0)
+    np.testing.assert_array_equal(again[1], held_out)
+    assert len(split_episodes(store, 0.0, seed=0)[1]) == 0
