@@ -105,15 +105,11 @@ class RowArray:
             self.drop_files_beyond_end()
 
     def drop_files_beyond_end(self) -> None:
-        """Delete the chunk files in which no row is left and the remains of broken writes."""
+        """Delete the chunk files in which no row is left."""
         self._files.clear()
         for path in self.path.rglob("*"):
-            key = path.relative_to(self.path).as_posix().replace("/", ".")
-            if path.name.endswith(".partial") or (
-                key.startswith("c.")
-                and path.is_file()
-                and int(key.split(".")[1]) * self.chunk_rows >= len(self)
-            ):
+            key = path.relative_to(self.path).as_posix().replace("/", ".").split(".")
+            if key[0] == "c" and path.is_file() and int(key[1]) * self.chunk_rows >= len(self):
                 path.unlink(missing_ok=True)
 
     def _chunk_path(self, chunk: int) -> Path:

@@ -82,21 +82,18 @@ class Language:
             if array.shape[0] > len(known):
                 array.resize((len(known),))
 
-    def segments(self, episode_ends: Array) -> list[Segment]:
-        """Return all segments, with their episode and steps counted from its first."""
-        starts = np.concatenate([[0], episode_ends[:-1]])
-        episodes = np.searchsorted(episode_ends, self.table[:, 0], side="right")
+    def segments(self, episode: int, start: int, stop: int) -> list[Segment]:
+        """Return the segments of the episode of steps [start, stop), counted from its first."""
+        first, last = np.searchsorted(self.table[:, 0], (start, stop))
         return [
             Segment(
-                start=start - int(starts[episode]),
-                end=end - int(starts[episode]),
+                start=low - start,
+                end=high - start,
                 instruction=self.instructions[instruction],
                 task=self.tasks[task],
                 episode=episode,
             )
-            for (start, end, instruction, task), episode in zip(
-                self.table.tolist(), episodes.tolist(), strict=True
-            )
+            for low, high, instruction, task in self.table[first:last].tolist()
         ]
 
     def _number(self, name: str, sentences: Sequence[str]) -> list[int]:

@@ -1,39 +1,27 @@
 """Episodes of a robot on disk: arrays of all steps end to end, and where each episode ends.
 
-    data/<field>               [T, ...] all episodes end to end
-    meta/episode_ends          i64 [N]; its length is changed last: that is the commit
-    meta/segments              i64 [S, 4] start, end, instruction_id, task_id
-    meta/instructions, tasks   strings
-    meta/embeddings/<encoder>  f32 [I, D], its attributes list the sentences
-    meta/stats/<field>         [N, ...] one summary an episode, see `statistics`
-
-An append writes everything beyond the ends of the arrays and then lengthens `episode_ends` in one
-atomic step. Killed before that step, the episode is not there; reading ignores what lies beyond
-the last end, and the next writer cuts it off. (Power loss is another matter: nothing is fsynced.)
+An append writes everything beyond the ends of the arrays and then lengthens `meta/episode_ends`
+in one atomic step. Killed before that step, the episode is not there: reading ignores what lies
+beyond the last end, and the next writer cuts it off. (Power loss is another matter: nothing is
+fsynced.) `layout` says where what lies.
 """
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import zarr
 
-from telic.datasets import language, statistics
-from telic.datasets.arrays import RowArray, create_rows, read_meta
+from telic.datasets import language, layout, statistics
+from telic.datasets.arrays import RowArray
 from telic.datasets.checks import check_episode, check_fields
 from telic.datasets.language import Language, Segment
 from telic.datasets.lock import WriterLock
 from telic.spec import Array, ArraySpec, FieldStats, Interface, near_misses
-
-FORMAT, VERSION = "telic-episodes", 1
-IMAGE_CHUNK_BYTES = 8 << 20
-VECTOR_CHUNK_BYTES = 256 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +47,7 @@ class Episode:
     @property
     def segments(self) -> list[Segment]:
         """The language of this episode."""
-        return [s for s in self.store.segments if s.episode == self.index]
+        return self.store.segments_of(self.index)
 
 
 class EpisodeStore:
@@ -82,6 +70,7 @@ class EpisodeStore:
         self.mode = mode
         self._lock = WriterLock(path) if mode == "a" else None
         self._load()
+        self._torn = False  # whether rows beyond the last committed episode may be on the disk
         if mode == "a":
             self._cut()
 
@@ -99,36 +88,27 @@ class EpisodeStore:
     ) -> EpisodeStore:
         """Return a new, empty store at `path`, open for appending.
 
-        It is built beside `path` and renamed, so a half-made one never stands there.
+        `overwrite` replaces a store that is there, but nothing else.
         """
         path = Path(path)
-        if path.exists() and not overwrite:
-            raise ValueError(f"{path}: is already there; pass overwrite or choose another path")
+        if path.exists():
+            if not overwrite:
+                raise ValueError(f"{path}: is already there; pass overwrite or another path")
+            layout.require_replaceable(path)
         check_fields(path, fields, rate_hz)
         attributes = {
-            "format": FORMAT,
-            "version": VERSION,
-            "fields": {name: spec.to_json() for name, spec in fields.items()},
             "rate_hz": float(rate_hz),
             "robot": robot,
             "task_family": task_family,
             "licence": licence,
             "source": source,
         }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        building = path.with_name(f"{path.name}.{os.getpid()}.partial")
-        shutil.rmtree(building, ignore_errors=True)
-        zarr.create_group(building, attributes=attributes)
-        for name, spec in fields.items():
-            shape = _row_shape(spec)
-            create_rows(building, f"data/{name}", shape, spec.dtype, _chunk_rows(spec))
-            shape, dtype = statistics.summary_shape(spec)
-            create_rows(building, f"meta/stats/{name}", shape, dtype, 64)
-        Language.create(building)
-        create_rows(building, "meta/episode_ends", (), "int64", 4096)
-        if path.exists():
-            shutil.rmtree(path)
-        building.rename(path)
+        try:
+            layout.build(path, fields, attributes)
+        except OSError as error:
+            raise ValueError(
+                f"{path}: {error.strerror or error} while creating the store"
+            ) from error
         return cls(path, "a")
 
     @classmethod
@@ -202,7 +182,12 @@ class EpisodeStore:
     @property
     def segments(self) -> list[Segment]:
         """The language of all episodes."""
-        return self._language.segments(self.episode_ends)
+        return [s for index in range(self.num_episodes) for s in self.segments_of(index)]
+
+    def segments_of(self, episode: int) -> list[Segment]:
+        """The language of one episode, in the order it was appended."""
+        start = int(self.episode_ends[episode - 1]) if episode else 0
+        return self._language.segments(episode, start, int(self.episode_ends[episode]))
 
     @property
     def stats(self) -> dict[str, FieldStats]:
@@ -266,14 +251,20 @@ class EpisodeStore:
             self._language.append(first, segments)
             self._ends.write(index, np.array([stop]))
             self._ends.resize(index + 1)
+            self.episode_ends = np.append(self.episode_ends, stop)
+            self._torn = False
         except OSError as error:
-            raise self._refused(error, index) from error
-        self.episode_ends = np.append(self.episode_ends, stop)
-        self._torn = False
+            raise self._refused(error, f"writing episode {index}") from error
+        finally:
+            if self._torn:
+                self._recover()
         return index
 
     def truncate(self, num_episodes: int) -> None:
-        """Keep the first `num_episodes` episodes and drop the others."""
+        """Keep the first `num_episodes` episodes and drop the others.
+
+        A reader that has the store open must not use it any more.
+        """
         self._require_writable()
         if not 0 <= num_episodes <= self.num_episodes:
             raise ValueError(
@@ -285,7 +276,8 @@ class EpisodeStore:
             self._load()
             self._cut()
         except OSError as error:
-            raise ValueError(f"{self.path}: {error.strerror} while truncating") from error
+            self._recover()
+            raise self._refused(error, "truncating") from error
 
     def write_embeddings(self, encoder: str, vectors: Array) -> None:
         """Keep an encoder's vectors [I D], one for each of `instructions`."""
@@ -293,7 +285,9 @@ class EpisodeStore:
         try:
             language.write_embeddings(self.path, encoder, self.instructions, vectors)
         except OSError as error:
-            raise ValueError(f"{self.path}: {error.strerror} while writing embeddings") from error
+            raise ValueError(
+                f"{self.path}: {error.strerror or error} while writing embeddings"
+            ) from error
 
     def read_embeddings(self, encoder: str) -> dict[str, Array]:
         """Return sentence -> vector f32 [D]."""
@@ -306,15 +300,7 @@ class EpisodeStore:
 
     def _load(self) -> None:
         """Read from disk what is committed."""
-        meta = read_meta(self.path)
-        self.attrs = meta.get("attributes", {})
-        if self.attrs.get("format") != FORMAT:
-            raise ValueError(f"{self.path}: format is {self.attrs.get('format')!r}, not {FORMAT}")
-        if self.attrs.get("version") != VERSION:
-            raise ValueError(
-                f"{self.path}: version {self.attrs.get('version')} of the format, this program "
-                f"reads {VERSION}; install the telic that wrote it"
-            )
+        self.attrs = layout.read_attributes(self.path)
         self.fields = {k: ArraySpec.from_json(v) for k, v in self.attrs["fields"].items()}
         self.rate_hz = float(self.attrs["rate_hz"])
         self._ends = RowArray(self.path / "meta/episode_ends")
@@ -322,28 +308,9 @@ class EpisodeStore:
         self._data = {name: RowArray(self.path / "data" / name) for name in self.fields}
         self._summaries = {name: RowArray(self.path / "meta/stats" / name) for name in self.fields}
         self._language = Language(self.path, self.num_steps)
-        self._require_whole()
-        self._torn = False
-
-    def _require_whole(self) -> None:
-        """Raise ValueError if the arrays do not hold what `episode_ends` promises."""
-        for name, spec in self.fields.items():
-            array = self._data[name]
-            got = (array.row_shape, array.dtype)
-            if got != (_row_shape(spec), np.dtype(spec.dtype)):
-                raise ValueError(
-                    f"{array.path}: rows are {got[1]} {got[0]}, the store's attributes say "
-                    f"{spec.dtype} {spec.shape}"
-                )
-            for held, needed in (
-                (array, self.num_steps),
-                (self._summaries[name], self.num_episodes),
-            ):
-                if len(held) < needed:
-                    raise ValueError(
-                        f"{held.path}: has {len(held)} rows, meta/episode_ends needs {needed}; "
-                        "the store is damaged"
-                    )
+        layout.require_whole(
+            self.fields, self._data, self._summaries, self.num_steps, self.num_episodes
+        )
 
     def _cut(self) -> None:
         """Drop from the disk what lies beyond the last committed episode."""
@@ -352,19 +319,29 @@ class EpisodeStore:
                 array.resize(rows)
                 array.drop_files_beyond_end()
         self._language.cut()
+        for remains in self.path.rglob("*.partial"):  # of a file that was being replaced
+            remains.unlink(missing_ok=True)
         self._ends.drop_files_beyond_end()
+        self._torn = False
 
-    def _refused(self, error: OSError, index: int) -> ValueError:
-        """Return what to tell the user when the disk refused episode `index`."""
+    def _recover(self) -> None:
+        """After a write that failed: know what is committed, drop the rest if the disk lets us."""
+        self._torn = True
+        self._load()
+        with suppress(OSError):
+            self._cut()
+
+    def _refused(self, error: OSError, doing: str) -> ValueError:
+        """Return what to tell the user whose disk did not take a write."""
         return ValueError(
-            f"{self.path}: {error.strerror} while writing episode {index}; the {index} episodes "
-            f"({self.num_steps} steps) before it are kept; make room and append again"
+            f"{self.path}: {error.strerror or error} while {doing}; {self.num_episodes} episodes "
+            f"({self.num_steps} steps) are kept; make room and try again"
         )
 
     def _require_writable(self) -> None:
         if self.mode != "a":
             raise ValueError(f"{self.path}: open for reading; open it with mode 'a' to write")
-        if self._torn:  # an append failed or was interrupted in this process
+        if self._torn:
             self._load()
             self._cut()
 
@@ -374,15 +351,3 @@ class EpisodeStore:
                 f"{self.path}: no field {name!r}, only {', '.join(self.fields)}"
                 f"{near_misses(name, self.fields)}"
             )
-
-
-def _row_shape(spec: ArraySpec) -> tuple[int, ...]:
-    return tuple(int(n or 0) for n in spec.shape)
-
-
-def _chunk_rows(spec: ArraySpec) -> int:
-    """Return how many steps share a file: of no weight to our reader, which fetches single rows,
-    but what other zarr readers load at once."""
-    row = max(int(np.prod(_row_shape(spec))) * np.dtype(spec.dtype).itemsize, 1)
-    target = IMAGE_CHUNK_BYTES if statistics.is_image(spec) else VECTOR_CHUNK_BYTES
-    return int(np.clip(target // row, 1, 8192))

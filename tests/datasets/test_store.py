@@ -116,7 +116,7 @@ def test_what_is_no_store_ends_in_one_line(
     meta = store.path / "zarr.json"
     text = meta.read_text()
     for old, new, message in (
-        ("telic-episodes", "other", "format is 'other', not telic-episodes"),
+        ("telic-episodes", "other", "format is 'other', expected telic-ep"),
         ('"version": 1', '"version": 9', "version 9 of the format"),
         ("{", "", "not readable as JSON"),
     ):
