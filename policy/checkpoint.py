@@ -1,0 +1,225 @@
+"""Checkpoints: a directory of plain files, replaced as a whole.
+
+model.safetensors       averaged weights        config.yaml   kind, policy, how it was trained
+stats.safetensors       statistics it scales by spec.json     observations, actions, units
+embeddings.safetensors  vectors of the sentences it knows
+train_state/            raw weights, average, optimizer, progress (train_state.py)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import Enum
+from functools import cache
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from yaml import YAMLError
+
+from telic.policy.atomic import existing_directory, replacing_directory
+from telic.policy.device import pick_device
+from telic.policy.kinds import KINDS, require_kind
+from telic.policy.policy import Policy, PolicyConfig
+from telic.policy.tensors import load_exactly
+from telic.policy.train_state import load_tree, save_tree
+from telic.spec import Array, ChunkPolicy, FieldStats, Interface
+
+FORMAT = 1
+# Kinds that are no `Policy`: kind -> module with `load(folder, device) -> ChunkPolicy`.
+OTHER_KINDS: dict[str, str] = {}
+
+
+@dataclass(kw_only=True, slots=True)
+class TrainState:
+    """What training goes on from: state dicts, and the trainer's own record of progress."""
+
+    weights: dict[str, Any]
+    ema: dict[str, Any]
+    optimizer: dict[str, Any]
+    progress: dict[str, Any]
+
+
+def save_checkpoint(
+    path: str | Path,
+    policy: Policy,
+    train_state: Mapping[str, Any] | None = None,
+    extra: Mapping[str, Any] | None = None,
+) -> None:
+    """Write the checkpoint directory `path`, replacing the one there only when all is on disk.
+
+    policy: with the weights to run, that is the averaged ones. train_state: the fields of
+    TrainState. extra: anything to keep in config.yaml. ValueError if it cannot be written.
+    """
+    config = {
+        "format": FORMAT,
+        "kind": policy.config.kind,
+        "git_commit": git_commit(),
+        "policy": _plain(policy.config),
+        **_plain(extra or {}),
+    }
+    spec = {
+        "interface": policy.interface.to_json(),
+        "obs_horizon": policy.obs_horizon,
+        "action_horizon": policy.action_horizon,
+    }
+    weights = {k: v.detach().cpu().contiguous() for k, v in policy.state_dict().items()}
+    with replacing_directory(Path(path)) as folder:
+        save_file(weights, folder / "model.safetensors")
+        (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(config)))
+        (folder / "spec.json").write_text(json.dumps(spec, indent=1))
+        save_file(_stats_to_tensors(policy.stats), folder / "stats.safetensors")
+        _save_embeddings(folder / "embeddings.safetensors", policy.known_embeddings)
+        if train_state is not None:
+            state = TrainState(**train_state)
+            tree = {f.name: getattr(state, f.name) for f in dataclasses.fields(state)}
+            save_tree(folder / "train_state", tree)
+
+
+def load_policy(path: str | Path, device: str | torch.device = "cpu") -> ChunkPolicy:
+    """Return the policy in checkpoint directory `path`, ready to act.
+
+    ValueError names what is missing or does not fit: a file, a kind, a tensor, a shape.
+    """
+    folder = _checkpoint(path)
+    config = _read_config(folder)
+    kind = str(config.get("kind"))
+    require_kind(kind, [*KINDS, *OTHER_KINDS], str(folder / "config.yaml"))
+    place = pick_device(str(device))
+    if kind in OTHER_KINDS:
+        module = importlib.import_module(OTHER_KINDS[kind])
+        return cast(ChunkPolicy, module.load(folder, place))
+    return _load_diffusion(folder, config, place)
+
+
+def load_train_state(path: str | Path) -> TrainState:
+    """Return what `save_checkpoint` was given, tensors on the CPU."""
+    folder = _checkpoint(path)
+    if not (folder / "train_state").is_dir():
+        raise ValueError(f"{folder}: holds no train_state, so training cannot go on from it")
+    with _readable(folder):
+        return TrainState(**load_tree(folder / "train_state"))
+
+
+@cache
+def git_commit() -> str:
+    """Return the commit of this code, with "+" if files were changed; "" outside a repository."""
+    where = Path(__file__).resolve().parent
+    git = ["git", "-C", str(where)]
+    try:
+        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True)
+        status = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True)
+    except FileNotFoundError:
+        return ""
+    return head.stdout.strip() + ("+" if status.stdout.strip() else "")
+
+
+def _load_diffusion(folder: Path, config: Mapping[str, Any], device: torch.device) -> Policy:
+    with _readable(folder):
+        spec = json.loads((folder / "spec.json").read_text())
+        stats = _stats_from_tensors(load_file(folder / "stats.safetensors"))
+        weights = load_file(folder / "model.safetensors")
+        embeddings = _load_embeddings(folder / "embeddings.safetensors")
+    interface = Interface.from_json(spec["interface"])
+    policy = policy_config(config["policy"], str(folder / "config.yaml")).build(interface, stats)
+    load_exactly(policy, weights, str(folder / "model.safetensors"))
+    policy.set_embeddings(embeddings)
+    return policy.to(device).eval()
+
+
+def policy_config(plain: Mapping[str, Any], where: str) -> PolicyConfig:
+    """Return the config that `plain` data (of a YAML file) describe; ValueError if they do not."""
+    kind = (plain.get("denoiser") or {}).get("kind", "")
+    require_kind(kind, list(KINDS), where)
+    try:
+        schema = OmegaConf.structured(PolicyConfig(denoiser=KINDS[kind]()))
+        return cast(PolicyConfig, OmegaConf.to_object(OmegaConf.merge(schema, dict(plain))))
+    except OmegaConfBaseException as error:
+        raise ValueError(f"{where}: {str(error).splitlines()[0]}") from error
+
+
+def _checkpoint(path: str | Path) -> Path:
+    folder = existing_directory(Path(path))
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: no checkpoint directory there; train-policy writes one")
+    return folder
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    with _readable(folder):
+        config = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
+    if not isinstance(config, dict) or config.get("format") != FORMAT:
+        found = config.get("format") if isinstance(config, dict) else None
+        raise ValueError(
+            f"{folder / 'config.yaml'}: format {found}, expected {FORMAT}; "
+            "the checkpoint was written by another version"
+        )
+    return cast(dict[str, Any], config)
+
+
+@contextmanager
+def _readable(folder: Path) -> Iterator[None]:
+    """Turn what reading a damaged or incomplete checkpoint raises into one line."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        name = Path(error.filename or "").name or str(error)
+        raise ValueError(f"{folder}: {name} is missing; the checkpoint is incomplete") from error
+    except (OSError, SafetensorError, json.JSONDecodeError, YAMLError) as error:
+        line = str(error).splitlines()[0]
+        raise ValueError(f"{folder}: damaged checkpoint ({line})") from error
+
+
+def _plain(value: Any) -> Any:
+    """Return `value` as YAML data: dataclasses to dict, enums to their names, paths to str."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if isinstance(value, Enum):
+        return value.name
+    return str(value) if isinstance(value, Path) else value
+
+
+def _stats_to_tensors(stats: Mapping[str, FieldStats]) -> dict[str, Tensor]:
+    """Return {"state/mean": ...}; field names may hold slashes themselves."""
+    return {
+        f"{name}/{part.name}": torch.from_numpy(np.array(getattr(entry, part.name)))
+        for name, entry in stats.items()
+        for part in dataclasses.fields(entry)
+    }
+
+
+def _stats_from_tensors(tensors: Mapping[str, Tensor]) -> dict[str, FieldStats]:
+    parts: dict[str, dict[str, Any]] = {}
+    for key, tensor in tensors.items():
+        name, _, part = key.rpartition("/")
+        parts.setdefault(name, {})[part] = int(tensor) if part == "count" else tensor.numpy()
+    return {name: FieldStats(**entry) for name, entry in parts.items()}
+
+
+def _save_embeddings(path: Path, vectors: Mapping[str, Array]) -> None:
+    """Write vectors by sentence; a sentence may hold any character, so it is no tensor name."""
+    table = np.stack(list(vectors.values())) if vectors else np.zeros((0, 0), np.float32)
+    sentences = {"sentences": json.dumps(list(vectors))}
+    save_file({"vectors": torch.from_numpy(table)}, path, metadata=sentences)
+
+
+def _load_embeddings(path: Path) -> dict[str, Array]:
+    with safe_open(path, "np") as file:
+        sentences = json.loads((file.metadata() or {}).get("sentences", "[]"))
+        return dict(zip(sentences, file.get_tensor("vectors"), strict=True))

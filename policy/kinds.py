@@ -1,0 +1,19 @@
+"""The kinds of denoiser by name. A kind is one file and one entry here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from telic.policy.denoiser import DenoiserConfig
+from telic.policy.mode import ModeConfig
+from telic.spec import near_misses
+
+KINDS: dict[str, type[DenoiserConfig]] = {"mode": ModeConfig}
+
+
+def require_kind(kind: str, known: Iterable[str], where: str) -> None:
+    """Raise ValueError, which begins with `where`, unless `kind` is known."""
+    if kind not in (names := list(known)):
+        raise ValueError(
+            f"{where}: kind {kind!r} is not one of {', '.join(names)}{near_misses(kind, names)}"
+        )

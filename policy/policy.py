@@ -1,0 +1,262 @@
+"""The policy: observation and goal in, a chunk of actions out; a batch of windows in, a loss out.
+
+B batch, O observation horizon, P state size, H action horizon, A action size, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from telic.policy.denoiser import Context, DenoiserConfig, Sizes
+from telic.policy.formulation import EdmConfig, squared_error
+from telic.policy.goal_encoder import GoalConfig
+from telic.policy.mode import ModeConfig
+from telic.policy.normalizer import NormalizerConfig, Scaling
+from telic.policy.requests import stack_requests, unit_noise
+from telic.policy.samplers import Denoise
+from telic.policy.sampling import SamplingConfig
+from telic.policy.state_encoder import StateEncoder
+from telic.spec import (
+    ActionChunk,
+    ActRequest,
+    Array,
+    FieldStats,
+    Goal,
+    Interface,
+    Observation,
+)
+
+
+@dataclass(kw_only=True, slots=True)
+class PolicyConfig:
+    """A policy; the defaults train in minutes on two CPU cores."""
+
+    denoiser: DenoiserConfig | None = None  # None: MoDE with 0.9 M parameters
+    obs_horizon: int = 1  # O, observations that go in
+    action_horizon: int = 8  # H, actions that come out
+    goal: GoalConfig = field(default_factory=GoalConfig)
+    state: NormalizerConfig = field(
+        default_factory=lambda: NormalizerConfig(scaling=Scaling.mean_std, clamp=5.0)
+    )
+    action: NormalizerConfig = field(default_factory=NormalizerConfig)
+    formulation: EdmConfig = field(default_factory=EdmConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("obs_horizon", "action_horizon"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"policy.{name}={getattr(self, name)} must be at least 1")
+        if self.denoiser is None:
+            self.denoiser = ModeConfig()
+
+    @property
+    def kind(self) -> str:
+        """Return the name of the denoiser's kind."""
+        assert self.denoiser is not None
+        return self.denoiser.kind
+
+    def build(self, interface: Interface, stats: Mapping[str, FieldStats]) -> Policy:
+        """Return an untrained policy for `interface`, which scales by `stats`."""
+        return Policy(self, interface, stats)
+
+
+@dataclass(kw_only=True, slots=True)
+class LossTerms:
+    """total: what to minimise; parts: its terms by name, not weighted; both scalar tensors.
+
+    per_sample: the diffusion loss of each sample [B]; sigma: the noise level of each [B].
+    """
+
+    total: Tensor
+    parts: dict[str, Tensor]
+    per_sample: Tensor
+    sigma: Tensor
+
+    @property
+    def diffusion(self) -> Tensor:
+        """Return the diffusion loss."""
+        return self.parts["diffusion"]
+
+
+class Policy(nn.Module):
+    """Normalizers, encoders, denoiser and formulation. A `telic.spec.ChunkPolicy`.
+
+    `sampling` may be replaced at any time. Everything random in training is drawn from the
+    generator given to `loss` (dropout alone from torch's own).
+    """
+
+    def __init__(
+        self, config: PolicyConfig, interface: Interface, stats: Mapping[str, FieldStats]
+    ) -> None:
+        super().__init__()
+        assert config.denoiser is not None
+        self.config, self.interface, self.stats = config, interface, dict(stats)
+        self.obs_horizon, self.action_horizon = config.obs_horizon, config.action_horizon
+        self.sampling = config.sampling
+        self.formulation = config.formulation.build()
+        width = config.denoiser.width
+        self.state_normalizer = config.state.build("state", interface.state, stats.get("state"))
+        self.action_normalizer = config.action.build(
+            "action", interface.action, stats.get("action")
+        )
+        self.state_dim, self.action_dim = (
+            int(self.state_normalizer.center.numel()),
+            int(self.action_normalizer.center.numel()),
+        )
+        self.state_encoder = StateEncoder(self.state_dim, width)
+        self.goal_encoder = config.goal.build(self.state_dim, width)
+        sizes = Sizes(
+            num_goals=self.goal_encoder.num_tokens,
+            num_images=0,
+            num_states=config.obs_horizon,
+            action_horizon=config.action_horizon,
+            action_dim=self.action_dim,
+        )
+        self.denoiser = config.denoiser.build(sizes)
+
+    def forward(self, batch: Mapping[str, Any], generator: torch.Generator) -> LossTerms:
+        """Return `loss`; the name by which wrappers such as DDP call it."""
+        return self.loss(batch, generator)
+
+    def loss(self, batch: Mapping[str, Any], generator: torch.Generator) -> LossTerms:
+        """Return the training loss of a batch of windows.
+
+        batch: `state` [B O P], `action` [B H A] in physical units, `action_mask` bool [B H],
+        `text` list of B str, and what the goal encoder reads.
+        """
+        assert self.config.denoiser is not None
+        clean = self.action_normalizer.normalize(batch["action"].float())
+        device = clean.device
+        sigma = self.formulation.draw_sigma(len(clean), generator, device)
+        noise = torch.randn(clean.shape, generator=generator, device=device)
+        pair = self.formulation.training_pair(clean, noise, sigma)
+        context = self.encode(batch, generator)
+        prediction = self.denoiser(pair.network_input, sigma, context, generator)
+        per_sample = squared_error(prediction.actions, pair.target, batch.get("action_mask"))
+        parts = {"diffusion": per_sample.mean(), **prediction.losses}
+        weights = self.config.denoiser.loss_weights()
+        own = [weights[name] * loss for name, loss in prediction.losses.items()]
+        return LossTerms(
+            total=sum(own, parts["diffusion"]), parts=parts, per_sample=per_sample, sigma=sigma
+        )
+
+    def encode(self, batch: Mapping[str, Any], generator: torch.Generator | None = None) -> Context:
+        """Return what a batch of windows, or of observations and goals, conditions the chunk on."""
+        state = self.state_normalizer.normalize(batch["state"])
+        goals = dict(batch)
+        if "goal_state" in goals:
+            goals["goal_state"] = self.state_normalizer.normalize(goals["goal_state"])
+        tokens = self.state_encoder(state)
+        return Context(goal=self.goal_encoder(goals, generator), images=tokens[:, :0], state=tokens)
+
+    @torch.no_grad()
+    def predict(
+        self, batch: Mapping[str, Any], generator: torch.Generator
+    ) -> Float[Tensor, "b h a"]:
+        """Return sampled actions for a batch of windows, in physical units, within bounds."""
+        shape = (len(batch["state"]), self.action_horizon, self.action_dim)
+        noise = torch.randn(shape, generator=generator, device=self.device)
+        return self._sample(batch, noise)
+
+    def act(
+        self, observation: Observation, goal: Goal, seed: int = 0, step: int = 0
+    ) -> ActionChunk:
+        """Return a chunk for one observation; the noise is a function of (seed, step)."""
+        request = ActRequest(observation=observation, goal=goal, seed=seed, step=step)
+        return self.act_batch([request])[0]
+
+    @torch.inference_mode()
+    def act_batch(self, requests: list[ActRequest]) -> list[ActionChunk]:
+        """Return one chunk per request, in order.
+
+        A chunk does not depend on the other requests (up to rounding): its noise is a function of
+        its own (seed, step). ValueError for an observation or goal that does not fit.
+        """
+        batch = stack_requests(requests, self.interface, self.obs_horizon)
+        batch = {k: v.to(self.device) if torch.is_tensor(v) else v for k, v in batch.items()}
+        noise = unit_noise(requests, (self.action_horizon, self.action_dim))
+        actions = self._sample(batch, noise.to(self.device)).cpu().numpy()
+        dt_ns = round(1e9 / self.interface.rate_hz)
+        return [
+            ActionChunk(
+                actions=self.interface.action.clip(chunk),
+                t_obs_ns=request.observation.t_obs_ns,
+                dt_ns=dt_ns,
+            )
+            for request, chunk in zip(requests, actions, strict=True)
+        ]
+
+    @property
+    def device(self) -> torch.device:
+        """Return where the policy computes."""
+        return self.action_normalizer.center.device
+
+    @property
+    def language_name(self) -> str | None:
+        """Return the name of the text encoder, or None where goals have no text."""
+        language = self.goal_encoder.language
+        return None if language is None else language.name
+
+    @property
+    def known_embeddings(self) -> dict[str, Array]:
+        """Return the sentence vectors that need no text encoder."""
+        language = self.goal_encoder.language
+        return {} if language is None else language.known
+
+    def embed(self, sentences: Sequence[str]) -> dict[str, Array]:
+        """Return the text encoder's vectors; loads the encoder if it does not know them all."""
+        language = self.goal_encoder.language
+        return {} if language is None else language.embed(sentences)
+
+    def set_embeddings(self, vectors: Mapping[str, Array]) -> None:
+        """Give the text encoder vectors of sentences, so that it need not be loaded for them."""
+        if self.goal_encoder.language is not None:
+            self.goal_encoder.language.set_embeddings(vectors)
+
+    def _sample(self, batch: Mapping[str, Any], noise: Tensor) -> Tensor:
+        """Return actions in physical units; float32 whatever autocast says, dropout off."""
+        training = self.training
+        if training:
+            self.eval()
+        with torch.autocast(noise.device.type, enabled=False):
+            context = self.encode(batch)
+
+            def network(x: Tensor, sigma: Tensor) -> Tensor:
+                actions: Tensor = self.denoiser(x, sigma, context).actions
+                return actions
+
+            def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+                return self.formulation.denoise(network, x, sigma)
+
+            sampled = self.sampling.sample(denoise, noise)
+            if not bool(torch.isfinite(sampled).all()):
+                raise ValueError(_first_non_finite(self.sampling, denoise, noise))
+        if training:
+            self.train()
+        return self.action_normalizer.unnormalize(sampled)
+
+
+def _first_non_finite(sampling: SamplingConfig, denoise: Denoise, noise: Tensor) -> str:
+    """Return where sampling first leaves the finite numbers; samples once more to find out."""
+    calls: list[str] = []
+    bad: list[str] = []
+
+    def watch(x: Tensor, sigma: Tensor) -> Tensor:
+        out = denoise(x, sigma)
+        calls.append(f"denoiser call {len(calls)} at sigma {float(sigma):.4g}")
+        if not torch.isfinite(out).all():
+            bad.append(calls[-1])
+        return out
+
+    sampling.sample(watch, noise)
+    where = bad[0] if bad else "no single call: the sampler itself overflowed"
+    return (
+        f"actions are not finite, first at {where}; the observation or goal is far outside the "
+        "training data, or the weights are damaged"
+    )

@@ -1,0 +1,147 @@
+"""The published MoDE denoiser: its names, its sizes, its answers."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from telic.policy.denoiser import Context, Sizes
+from telic.policy.formulation import EdmConfig, squared_error
+from telic.policy.mode import Mode, ModeConfig
+from telic.policy.sampling import Sampler, SamplingConfig, Schedule
+from telic.policy.tensors import load_exactly
+from telic.spec import near_misses
+
+NUM_CAMERAS = 2  # static, gripper
+DEAD = "gripper_embed.weight"  # in the published files, used by nothing
+
+
+class PublishedMode(nn.Module):
+    """Our Mode behind the published projections of goal vectors and image features."""
+
+    def __init__(self, config: ModeConfig, sizes: Sizes, goal_dim: int, image_dim: int) -> None:
+        super().__init__()
+        self.goal_in = nn.Linear(goal_dim, config.width, bias=False)
+        self.image_in = nn.Linear(image_dim, config.width, bias=False)
+        self.denoiser = Mode(config, sizes)
+
+    def forward(self, x: Tensor, sigma: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Return the network's answer [B H A]; inputs: goal [B G .], state_images [B V .]."""
+        images = self.image_in(inputs["state_images"])
+        context = Context(goal=self.goal_in(inputs["goal"]), images=images, state=images[:, :0])
+        actions: Tensor = self.denoiser(x, sigma, context).actions
+        return actions
+
+
+def build(config: Mapping[str, Any], state_dict: dict[str, Tensor]) -> PublishedMode:
+    """Return the network of a published `config` with the weights of `state_dict`."""
+    sizes = Sizes(
+        num_goals=config["goal_seq_len"],
+        num_images=NUM_CAMERAS * config["obs_seq_len"],
+        num_states=0,
+        action_horizon=config["action_seq_len"],
+        action_dim=config["action_dim"],
+    )
+    ours = dataclasses.replace(
+        ModeConfig.published(),
+        width=config["embed_dim"],
+        num_layers=config["n_layers"],
+        num_heads=config["n_heads"],
+        num_experts=config["num_experts"],
+        top_k=config["top_k"],
+        expert_hidden=4 * config["embed_dim"],
+        normalize_gates=config["router_normalize"],
+    )
+    network = PublishedMode(ours, sizes, config["goal_dim"], config["obs_dim"])
+    load_exactly(network, _translate(ours, state_dict), "published MoDE weights")
+    return network
+
+
+def answers(
+    network: PublishedMode, config: Mapping[str, Any], inputs: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    """Return inner, denoised, loss and sample for the inputs of a golden file."""
+    edm = EdmConfig(sigma_data=config["sigma_data"]).build()
+    sampling = SamplingConfig(
+        sampler=Sampler[config["sampler"]],
+        schedule=Schedule[config["schedule"]],
+        steps=config["num_steps"],
+        sigma_min=config["sigma_min"],
+        sigma_max=config["sigma_max"],
+    )
+    action, noise, sigma = inputs["action"], inputs["noise"], inputs["sigma"]
+
+    def answer(x: Tensor, sigma: Tensor) -> Tensor:
+        return network(x, sigma, inputs)
+
+    pair = edm.training_pair(action, noise, sigma)
+    return {
+        "inner": answer(action, sigma),
+        "denoised": edm.denoise(answer, action, sigma),
+        "loss": squared_error(answer(pair.network_input, sigma), pair.target).mean(),
+        "sample": sampling.sample(
+            lambda x, sigma: edm.denoise(answer, x, sigma), inputs["x_T_unit"]
+        ),
+    }
+
+
+def _translate(config: ModeConfig, published: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return `published` under our names; ValueError for a name that is absent or unknown."""
+    names = dict(_published_names(config))
+    used = {name for group in names.values() for name in group}
+    for name in sorted(used - published.keys()):
+        raise ValueError(f"published MoDE weights: no tensor {name}{near_misses(name, published)}")
+    for name in sorted(published.keys() - used - {DEAD}):
+        raise ValueError(
+            f"published MoDE weights: unknown tensor {name} {tuple(published[name].shape)}"
+            f"{near_misses(name, used)}"
+        )
+    ours = {key: _join(key, [published[n] for n in group]) for key, group in names.items()}
+    ours["denoiser.positions"] = ours["denoiser.positions"].squeeze(0)
+    return ours
+
+
+def _join(key: str, tensors: list[Tensor]) -> Tensor:
+    """Return as one tensor what the published code keeps apart."""
+    if key.endswith(("routers.weight", "weight_in", "qk_gain")):
+        return torch.stack(tensors)
+    if key.endswith("weight_out"):
+        return torch.stack([tensor.T for tensor in tensors])
+    return torch.cat(tensors)
+
+
+def _published_names(config: ModeConfig) -> Iterator[tuple[str, list[str]]]:
+    """Yield each of our names with the published names of what it is made of."""
+    yield "goal_in.weight", ["goal_emb.weight"]
+    yield "image_in.weight", ["tok_emb.weight"]
+    yield "denoiser.positions", ["pos_emb"]
+    yield "denoiser.action_in.weight", ["action_emb.weight"]
+    yield "denoiser.sigma_embedding.expand.weight", ["sigma_emb.weight"]
+    yield "denoiser.sigma_embedding.expand.bias", ["sigma_emb.bias"]
+    yield "denoiser.sigma_embedding.mix.weight", ["sigma_linear.weight"]
+    yield "denoiser.norm.gain", ["ln.g"]
+    yield "denoiser.action_out.weight", ["out.weight"]
+    yield "denoiser.action_out.bias", ["out.bias"]
+    layers = range(config.num_layers)
+    routers = [f"blocks.{layer}.router.router.mlp" for layer in layers]
+    yield "denoiser.routers.hidden.weight", [f"{router}.0.weight" for router in routers]
+    yield "denoiser.routers.hidden.bias", [f"{router}.0.bias" for router in routers]
+    yield "denoiser.routers.weight", [f"{router}.3.weight" for router in routers]
+    yield "denoiser.routers.bias", [f"{router}.3.bias" for router in routers]
+    for layer in layers:
+        ours, theirs = f"denoiser.blocks.{layer}", f"blocks.{layer}"
+        experts = [f"{theirs}.experts.expert_{n}.mlp" for n in range(config.num_experts)]
+        yield f"{ours}.attention_norm.gain", [f"{theirs}.ln_1.g"]
+        yield f"{ours}.expert_norm.gain", [f"{theirs}.ln_2.g"]
+        for part in ("weight", "bias"):
+            qkv = [f"{theirs}.attn.{name}.{part}" for name in ("query", "key", "value")]
+            yield f"{ours}.attention.to_qkv.{part}", qkv
+        yield f"{ours}.attention.to_out.weight", [f"{theirs}.attn.c_proj.weight"]
+        yield f"{ours}.attention.qk_gain", [f"{theirs}.attn.{n}_norm.g" for n in "qk"]
+        yield f"{ours}.experts.weight_in", [f"{e}.0.project.weight" for e in experts]
+        yield f"{ours}.experts.bias_in", [f"{e}.0.project.bias" for e in experts]
+        yield f"{ours}.experts.weight_out", [f"{e}.2.weight" for e in experts]

@@ -1,0 +1,74 @@
+"""Samplers: plain functions that follow `denoise(x, sigma) -> x0` down a list of sigmas.
+
+`x` is [B ...] noise of std `sigmas[0]`; `sigmas` is f32 [n + 1] and ends in 0 (schedules.py);
+`denoise` gets sigma as f32 [1], shared by the batch. Each returns x at the last sigma.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+from jaxtyping import Float
+from torch import Tensor
+
+Denoise = Callable[[Tensor, Tensor], Tensor]
+
+
+def euler(
+    denoise: Denoise, x: Float[Tensor, "b ..."], sigmas: Float[Tensor, " levels"]
+) -> Float[Tensor, "b ..."]:
+    """Euler's method on the probability flow ODE in sigma.
+
+    The same thing as DDIM and as DPM-Solver++(1): x <- s x + (1 - s) D(x), s = sigma'/sigma.
+    """
+    for level, sigma, following in _steps(sigmas, x):
+        ratio = following / level
+        x = ratio * x + (1 - ratio) * denoise(x, sigma)
+    return x
+
+
+def heun(
+    denoise: Denoise, x: Float[Tensor, "b ..."], sigmas: Float[Tensor, " levels"]
+) -> Float[Tensor, "b ..."]:
+    """Heun's second-order method (Karras et al. 2022, algorithm 1): two calls a step, one in the
+    last."""
+    on_device = sigmas.to(x.device)
+    for index, (level, sigma, following) in enumerate(_steps(sigmas, x)):
+        slope = (x - denoise(x, sigma)) / level
+        ahead = x + (following - level) * slope
+        if following > 0:
+            slope_ahead = (ahead - denoise(ahead, on_device[index + 1 : index + 2])) / following
+            ahead = x + (following - level) * (slope + slope_ahead) / 2
+        x = ahead
+    return x
+
+
+def dpmpp_2m(
+    denoise: Denoise, x: Float[Tensor, "b ..."], sigmas: Float[Tensor, " levels"]
+) -> Float[Tensor, "b ..."]:
+    """DPM-Solver++(2M) (Lu et al. 2022, algorithm 2): second order at one call a step.
+
+    The first step and the one to sigma 0 are of first order.
+    """
+    previous: Tensor | None = None
+    h_previous = 0.0
+    for level, sigma, following in _steps(sigmas, x):
+        denoised = denoise(x, sigma)
+        if following == 0:
+            return denoised
+        h = math.log(level / following)
+        slope = denoised
+        if previous is not None:
+            weight = h / (2 * h_previous)
+            slope = (1 + weight) * denoised - weight * previous
+        x = (following / level) * x + (1 - following / level) * slope
+        previous, h_previous = denoised, h
+    return x
+
+
+def _steps(sigmas: Tensor, x: Tensor) -> Iterator[tuple[float, Tensor, float]]:
+    """Yield (sigma, the same as f32 [1] on x's device, the following sigma) for each step."""
+    levels, on_device = sigmas.tolist(), sigmas.to(x.device)
+    for index in range(len(levels) - 1):
+        yield levels[index], on_device[index : index + 1], levels[index + 1]
