@@ -1,0 +1,109 @@
+"""`control-daemon`: a checkpoint and a robot in, a closed loop in real time out.
+
+    control-daemon checkpoint=runs/demo/checkpoints/best robot=metaworld task=drawer-open-v3
+
+Ends after `duration_s`, or on Ctrl-C or SIGTERM with the robot in its safe state. Exit status: 0
+when the time was up, 130 / 143 after a signal, 1 after a fault, 2 when the input is at fault.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from telic.configs.launch import launch
+from telic.real_robot.control_process import LoopConfig
+from telic.real_robot.daemon import DaemonConfig, supervise
+from telic.real_robot.policy_worker import WorkerConfig, open_checkpoint
+from telic.real_robot.robot import robot_config
+from telic.real_robot.safety import SafetyConfig
+from telic.real_robot.summary import render
+
+STDERR = Console(stderr=True, soft_wrap=True)
+
+
+@dataclass(kw_only=True, slots=True)
+class ControlConfig:
+    """Which policy on which robot, for how long."""
+
+    checkpoint: str = ""
+    robot: str = "metaworld"
+    task: str | None = None  # of a robot that has tasks
+    robot_options: dict[str, Any] = field(default_factory=dict)  # more of the robot's own
+    goal: str | None = None  # the sentence; None: the robot's own
+    duration_s: float | None = 10.0  # None: until stopped
+    sampling: str | None = None  # denoising steps: "1", "2", "5", "10"; None: the checkpoint's
+    # steps after which a new chunk is asked for; 1: as soon as the policy is free
+    execute_horizon: int = 1
+    seed: int = 300_000  # of the scene's starts and of the policy's noise
+    device: str = "auto"
+    threads: int = 1  # CPU threads of the policy
+    loop: LoopConfig = field(default_factory=LoopConfig)
+    safety: SafetyConfig = field(default_factory=SafetyConfig)
+    out: str | None = "runs/control.json"  # where the summary goes; None: nowhere
+
+    def __post_init__(self) -> None:
+        if not self.checkpoint:
+            raise ValueError(
+                "checkpoint is missing; give one: checkpoint=runs/demo/checkpoints/best"
+            )
+        if self.duration_s is not None and not self.duration_s > 0:
+            raise ValueError(f"duration_s={self.duration_s} must be more than 0")
+
+
+def run(config: ControlConfig) -> dict[str, Any]:
+    """Control the robot as `config` says; return the summary, which is also in `out`."""
+    options = config.robot_options | ({} if config.task is None else {"task": config.task})
+    summary = supervise(
+        robot_config(config.robot, options, defaults={"seed": config.seed}),
+        partial(
+            open_checkpoint,
+            config.checkpoint,
+            device=config.device,
+            sampling=config.sampling,
+            threads=config.threads,
+        ),
+        DaemonConfig(
+            loop=config.loop,
+            safety=config.safety,
+            worker=WorkerConfig(execute_horizon=config.execute_horizon, seed=config.seed),
+            duration_s=config.duration_s,
+        ),
+        names=(f"checkpoint {config.checkpoint}", f"robot {config.robot}"),
+        goal=config.goal,
+        report=STDERR.print,
+    )
+    summary["config"] = asdict(config)
+    if config.out is not None:
+        out = Path(config.out)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(summary, indent=1))
+    return summary
+
+
+def run_and_show(config: ControlConfig) -> None:
+    """Run, print the summary, and end with the status that it deserves."""
+    summary = run(config)
+    Console().print(render(summary))
+    if config.out is not None:
+        STDERR.print(f"summary: {config.out}")
+    if summary["ended"]["failed"]:
+        sys.exit(1)
+    if summary["ended"]["signal"] is not None:
+        raise KeyboardInterrupt(signal.Signals[summary["ended"]["signal"]])
+
+
+def main() -> None:
+    """Run the command line."""
+    launch(ControlConfig, run_and_show, "control")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,242 @@
+"""The process that owns the robot: one tick after the other, never waiting for anyone."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+from telic.real_robot.channel import Channel
+from telic.real_robot.child import reporting
+from telic.real_robot.clock import NS, Clock, MonotonicClock, Pacer
+from telic.real_robot.loop import Inputs, LoopRules, LoopState, NumberedChunk, Phase, step
+from telic.real_robot.robot import Reading, Robot, RobotConfig
+from telic.real_robot.safety import SafetyConfig
+from telic.real_robot.summary import Tally
+from telic.real_robot.timeline import TimelineRules
+from telic.real_robot.wires import Order, Wires, decode_text, encode_text
+from telic.spec import ActionChunk, Array, Interface
+
+
+@dataclass(kw_only=True, slots=True)
+class LoopConfig:
+    """How the control loop runs."""
+
+    seam_steps: int = 1  # how many steps of a chunk still carry something of the one before
+    stop_hold_s: float = 0.25  # to come to rest before the robot is let go of
+    spin_us: float = 300.0  # of every wait, spun through; more: less lag, more load
+    priority: int = 0  # SCHED_FIFO priority 1-99 (needs the right to it); 0: as any process
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.priority <= 99:
+            raise ValueError(f"loop.priority={self.priority} must be 0 or lie within 1..99")
+        for name in ("stop_hold_s", "seam_steps", "spin_us"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"loop.{name}={getattr(self, name)} must not be negative")
+
+    def build(self, robot: Robot, safety: SafetyConfig, duration_s: float | None) -> LoopRules:
+        """Return the rules of a run on `robot`."""
+        return LoopRules(
+            timeline=TimelineRules(
+                motion=robot.motion,
+                dt_ns=round(NS / robot.interface.rate_hz),
+                seam_steps=self.seam_steps,
+                switched=robot.switched,
+            ),
+            envelope=safety.build(robot.interface.action),
+            stop_hold_ns=round(self.stop_hold_s * NS),
+            duration_ns=None if duration_s is None else round(duration_s * NS),
+        )
+
+
+def control_main(
+    channel: Channel,
+    robot_config: RobotConfig,
+    loop: LoopConfig,
+    safety: SafetyConfig,
+    duration_s: float | None,
+) -> None:
+    """Be the control process of the daemon at the other end of `channel`."""
+    daemon_pid = os.getppid()
+    orders: list[str] = []
+    signal.signal(signal.SIGTERM, lambda *_: orders.append("SIGTERM to the control process"))
+    with reporting(channel, starting=True):
+        needs = Interface.from_json(channel.receive()[0]["needs"])
+        clock = MonotonicClock(spin_ns=round(loop.spin_us * 1000))
+        robot = robot_config.build(needs, clock)
+        rules = loop.build(robot, safety, duration_s)
+        channel.send(
+            {
+                "interface": robot.interface.to_json(),
+                "control_hz": robot.control_hz,
+                "instruction": robot.instruction,
+            }
+        )
+        wires = Wires.attach(channel.receive()[1])
+        _make_prompt(loop.priority)
+        robot.connect()
+
+    def watch() -> tuple[str | None, str | None]:
+        if os.getppid() != daemon_pid:
+            return "the daemon is gone", None
+        return None, orders[0] if orders else None
+
+    with reporting(channel, starting=False):
+        with releasing(robot):
+            summary = drive(robot, clock, wires, rules, watch)
+        channel.send({"summary": summary | {"robot": robot.report()}})
+
+
+@contextmanager
+def releasing(robot: Robot) -> Iterator[None]:
+    """At the end of the block, however it comes, hold the robot and stop it."""
+    try:
+        yield
+    finally:
+        try:
+            robot.hold()
+        finally:
+            robot.stop()
+
+
+def drive(
+    robot: Robot,
+    clock: Clock,
+    wires: Wires,
+    rules: LoopRules,
+    watch: Callable[[], tuple[str | None, str | None]] = lambda: (None, None),
+) -> dict[str, Any]:
+    """Run the connected robot until STOP; return the summary.
+
+    `watch()` gives what ends the run from outside: (a fault, an order), each a text or None.
+    """
+    held = robot.hold()
+    state = LoopState.begin(clock.now_ns(), held)
+    tally = Tally(robot.control_hz, rules.timeline.dt_ns)
+    pacer = Pacer(clock, robot.control_hz)
+    soundness = _Soundness(robot.interface)
+    next_chunk, changes, newest_ns = wires.chunks.written, 0, -1
+    text = encode_text(str(state.reason))
+    while state.phase is not Phase.STOP:
+        tick = pacer.wait()
+        began_ns = clock.now_ns()
+        reading = robot.read()
+        if reading.episode != state.episode:  # the robot took its time for a new start
+            pacer.forgive()
+            began_ns = clock.now_ns()
+            tally.reset()
+        problem = soundness.problem(reading)
+        if problem is None and reading.t_obs_ns != newest_ns:
+            newest_ns = reading.t_obs_ns
+            wires.observations.write(_record(reading))
+        chunks, next_chunk = _take_chunks(wires, next_chunk, tally)
+        fault, order = _outside(wires, watch)
+        inputs = Inputs(
+            t_obs_ns=reading.t_obs_ns,
+            held=held,
+            episode=reading.episode,
+            problem=problem,
+            chunks=chunks,
+            fault=reading.fault or fault,
+            order=order,
+        )
+        before, (state, command) = state, step(state, inputs, tick.due_ns, rules)
+        if command.action is None:
+            held = robot.hold()
+        else:
+            robot.command(command.action)
+        if (before.phase, before.reason.cause) != (state.phase, state.reason.cause):
+            changes += 1
+            text = encode_text(str(state.reason))
+            tally.event(tick.due_ns, state)
+        wires.status.write(_status(clock.now_ns(), state, changes, text))
+        tally.tick(tick, state, command, clock.now_ns() - began_ns)
+    return tally.summary(state)
+
+
+class _Soundness:
+    """Tells whether a reading is what the interface says, leaving bounds aside."""
+
+    def __init__(self, interface: Interface):
+        self._specs = {"state": replace(interface.state, minimum=None, maximum=None)}
+        self._specs |= {f"image/{camera}": spec for camera, spec in interface.images.items()}
+
+    def problem(self, reading: Reading) -> str | None:
+        """Return what is wrong ("state entry (2,) is not finite"), or None."""
+        for name, spec in self._specs.items():
+            camera = name.removeprefix("image/")
+            value = reading.state if name == "state" else reading.images.get(camera)
+            if value is None:
+                return f"camera {camera!r} gave no image"
+            if (problem := spec.problem(value)) is not None:
+                return f"{name} {problem}"
+        return None
+
+
+def _record(reading: Reading) -> dict[str, Array | int]:
+    return {
+        "state": reading.state,
+        "t_obs_ns": reading.t_obs_ns,
+        "episode": reading.episode,
+        **{f"image/{camera}": image for camera, image in reading.images.items()},
+    }
+
+
+def _status(now_ns: int, state: LoopState, changes: int, text: Array) -> dict[str, Array | int]:
+    return {
+        "t_ns": now_ns,
+        "phase": int(state.phase),
+        "changes": changes,
+        "text": text,
+    }
+
+
+def _take_chunks(
+    wires: Wires, next_chunk: int, tally: Tally
+) -> tuple[tuple[NumberedChunk, ...], int]:
+    """Return the chunks that came since number `next_chunk`, and the number to ask for next."""
+    written = wires.chunks.written
+    taken = []
+    for number in range(next_chunk, written):
+        record = wires.chunks.read(number)
+        if record is None:  # overwritten while this process was away for many chunks
+            continue
+        tally.chunk(int(record["t_obs_ns"]), int(record["started_ns"]), int(record["finished_ns"]))
+        chunk = ActionChunk(
+            actions=record["actions"],
+            t_obs_ns=int(record["t_obs_ns"]),
+            dt_ns=int(record["dt_ns"]),
+        )
+        taken.append(NumberedChunk(number=number, episode=int(record["episode"]), chunk=chunk))
+    return tuple(taken), written
+
+
+def _outside(
+    wires: Wires, watch: Callable[[], tuple[str | None, str | None]]
+) -> tuple[str | None, str | None]:
+    fault, order = watch()
+    if wires.orders.written and (newest := wires.orders.newest()) is not None:
+        text = decode_text(newest[1]["text"])
+        if newest[1]["kind"] == Order.FAULT:
+            fault = fault or text
+        else:
+            order = order or text
+    return fault, order
+
+
+def _make_prompt(priority: int) -> None:
+    """Keep the garbage collector away from what is loaded; ask for real-time scheduling."""
+    gc.collect()
+    gc.freeze()
+    if priority:
+        try:
+            os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(priority))
+        except PermissionError as error:
+            raise ValueError(
+                f"loop.priority={priority} needs the right to real-time scheduling "
+                "(ulimit -r, or CAP_SYS_NICE); use loop.priority=0 without it"
+            ) from error

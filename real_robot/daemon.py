@@ -1,0 +1,225 @@
+"""Supervision of a run: starts control process and policy worker, watches them, ends them.
+
+start    both load; the robot must offer what the policy needs; the policy warms up
+run      beats are watched; Ctrl-C, SIGTERM and every death become an order to the control
+         process, which holds the robot, lets go of it and says what the run was like
+end      no process is left, and the shared memory is gone with the last of them
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from telic.real_robot.child import Child, ChildDiedError
+from telic.real_robot.clock import NS
+from telic.real_robot.control_process import LoopConfig, control_main
+from telic.real_robot.loop import Cause, Phase
+from telic.real_robot.policy_worker import WorkerConfig, worker_main
+from telic.real_robot.ring import SharedRing
+from telic.real_robot.robot import RobotConfig
+from telic.real_robot.safety import SafetyConfig
+from telic.real_robot.wires import Order, Wires, decode_text, encode_text
+from telic.spec import ChunkPolicy, Interface
+
+_WATCH_S = 0.02
+_SPARE_OBSERVATIONS = 16
+
+
+@dataclass(kw_only=True, slots=True)
+class DaemonConfig:
+    """A run on a robot: which parts, and how patient the daemon is with them."""
+
+    loop: LoopConfig = field(default_factory=LoopConfig)
+    safety: SafetyConfig = field(default_factory=SafetyConfig)
+    worker: WorkerConfig = field(default_factory=WorkerConfig)
+    duration_s: float | None = 10.0  # None: until stopped
+    start_s: float = 120.0  # to load, to connect, to warm up: each
+    control_silence_s: float = 1.0  # without a tick: the control process hangs
+    worker_silence_s: float = 5.0  # without a sign of life: the policy worker hangs
+    grace_s: float = 3.0  # to end when told to
+
+
+def supervise(
+    robot: RobotConfig,
+    open_policy: Callable[[], ChunkPolicy],
+    config: DaemonConfig,
+    names: tuple[str, str] = ("the policy", "the robot"),
+    goal: str | None = None,
+    report: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
+    """Run `robot` by the policy that `open_policy()` gives in its own process; return the summary.
+
+    `goal` is the sentence that conditions the policy, by default the robot's own. `names` say in
+    error messages what policy and robot are. `report` gets a line for every change of phase.
+    Raises ValueError if an input is at fault. What goes wrong later is in the summary under
+    "ended": {"failed", "cause", "reason", "signal"}.
+    """
+    with _signals() as caught:
+        control = Child(
+            "the control process",
+            control_main,
+            robot,
+            config.loop,
+            config.safety,
+            config.duration_s,
+        )
+        worker = Child("the policy worker", worker_main, open_policy, config.worker)
+        run = _Run(control=control, worker=worker, config=config, caught=caught, report=report)
+        try:
+            run.start(names, goal)
+            summary = run.watch() if run.wires is not None and not caught else None
+        except ChildDiedError as death:
+            summary = _without_a_run(Cause.FAULT.value, str(death), failed=True)
+        finally:
+            run.end()
+        if summary is None:
+            summary = _without_a_run(Cause.ORDERED.value, "before the run began", failed=False)
+        summary["ended"]["signal"] = caught[0].name if caught else None
+        return summary
+
+
+@dataclass(slots=True)
+class _Run:
+    """One run: its processes, and its rings once they are known."""
+
+    control: Child
+    worker: Child
+    config: DaemonConfig
+    caught: list[signal.Signals]
+    report: Callable[[str], None]
+    wires: Wires | None = None
+    began_ns: int = 0
+    told: bool = False  # that the run is to end
+    changes: int = 0  # of phase, reported so far
+
+    def start(self, names: tuple[str, str], goal: str | None) -> None:
+        """Bring both processes up to the first tick; comes back early on a signal."""
+        policy_says = self._expect(self.worker)
+        if policy_says is None:
+            return
+        needs = Interface.from_json(policy_says["interface"])
+        self.control.channel.send({"needs": policy_says["interface"]})
+        robot_says = self._expect(self.control)
+        if robot_says is None:
+            return
+        offers = Interface.from_json(robot_says["interface"])
+        needs.require(offers, names[0], names[1])
+        if (text := goal or robot_says["instruction"]) is None:
+            raise ValueError(f"{names[1]} has no instruction of its own; give one: goal='...'")
+        stride = max(1.0, robot_says["control_hz"] / needs.rate_hz)
+        wires = Wires.create(
+            offers,
+            policy_says["action_horizon"],
+            2 * math.ceil(policy_says["obs_horizon"] * stride) + _SPARE_OBSERVATIONS,
+        )
+        self.worker.channel.send({"goal": text}, wires.descriptors())
+        ready = self._expect(self.worker)
+        if ready is None:
+            return
+        self.report(f"policy ready, {ready['ready']:.1f} ms a chunk; goal: {text}")
+        self.control.channel.send({}, wires.descriptors())
+        self.wires, self.began_ns = wires, time.monotonic_ns()
+
+    def _expect(self, child: Child) -> dict[str, Any] | None:
+        return child.expect(self.config.start_s, lambda: bool(self.caught))
+
+    def watch(self) -> dict[str, Any] | None:
+        """Watch over the run until the control process sends its summary; return it.
+
+        Raises ValueError if the robot cannot be connected, ChildDiedError if the control process
+        dies or hangs.
+        """
+        assert self.wires is not None
+        while True:
+            message = self.control.message(_WATCH_S)
+            self._report_changes()
+            if message is not None:
+                return message["summary"]
+            self._require_ticks()
+            if self.told:
+                continue
+            if self.caught:
+                self._tell(Order.STOP, self.caught[0].name)
+            elif not self.worker.alive:
+                self._tell(Order.FAULT, self._why_dead())
+            elif self._silence_s(self.wires.beats) > self.config.worker_silence_s:
+                silence_s = self.config.worker_silence_s
+                self._tell(Order.FAULT, f"{self.worker.name} gave no sign for {silence_s:g} s")
+
+    def _why_dead(self) -> str:
+        try:
+            self.worker.message(0.0)
+        except ChildDiedError as death:
+            return str(death)
+        return self.worker.death()
+
+    def _require_ticks(self) -> None:
+        assert self.wires is not None
+        status = self.wires.status.newest()
+        patience_s = self.config.control_silence_s
+        if status is None:
+            patience_s = self.config.start_s
+        elif status[1]["phase"] == Phase.STOP:
+            patience_s = self.config.grace_s
+        if self._silence_s(self.wires.status) > patience_s:
+            raise ChildDiedError(f"{self.control.name} had no tick for {patience_s:g} s")
+
+    def _silence_s(self, ring: SharedRing) -> float:
+        """Return how long ago the newest record was written, or the run began without one."""
+        newest = ring.newest()
+        last_ns = self.began_ns if newest is None else int(newest[1]["t_ns"])
+        return (time.monotonic_ns() - last_ns) / NS
+
+    def _tell(self, order: Order, text: str) -> None:
+        assert self.wires is not None
+        self.told = True
+        self.wires.orders.write({"kind": int(order), "text": encode_text(text)})
+
+    def _report_changes(self) -> None:
+        assert self.wires is not None
+        newest = self.wires.status.newest()
+        if newest is not None and int(newest[1]["changes"]) != self.changes:
+            self.changes = int(newest[1]["changes"])
+            phase = Phase(int(newest[1]["phase"]))
+            self.report(f"{phase.name}: {decode_text(newest[1]['text'])}")
+
+    def end(self) -> None:
+        """End both processes, whatever they are doing, and free the rings."""
+        if self.wires is not None and not self.told:
+            self._tell(Order.STOP, "the daemon ends")
+        self.control.end(self.config.grace_s)
+        self.worker.end(self.config.grace_s)
+        if self.wires is not None:
+            self.wires.close()
+
+
+@contextmanager
+def _signals() -> Iterator[list[signal.Signals]]:
+    """Collect SIGINT and SIGTERM in the list that is returned, while the block runs."""
+    caught: list[signal.Signals] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield caught  # only the main thread gets signals
+        return
+
+    def note(number: int, frame: object) -> None:
+        caught.append(signal.Signals(number))
+
+    before = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield caught
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _without_a_run(cause: str, reason: str, failed: bool) -> dict[str, Any]:
+    """Return the summary of a run that left none."""
+    ended = {"failed": failed, "cause": cause, "reason": f"{cause}: {reason}"}
+    return {"ended": ended, "duration_s": 0.0, "ticks": 0, "events": []}
