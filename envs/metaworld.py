@@ -124,12 +124,11 @@ class MetaWorldTask(TaskEnv):
         self.render_mode = render_mode
         self._render_view = (render_camera, (int(render_size[0]), int(render_size[1])))
         self._state_choice = StateChoice(state)
-        self._image_size = (int(image_size[0]), int(image_size[1]))
         self.interface = Interface(
             state=STATE_SPECS[self._state_choice],
             action=ACTION_SPEC,
             rate_hz=RATE_HZ,
-            images=image_specs(cameras, self._image_size),
+            images=image_specs(cameras, image_size),
         )
         self.observation_space = observation_space(self.interface)
         self.action_space = box(ACTION_SPEC)
@@ -193,8 +192,8 @@ class MetaWorldTask(TaskEnv):
     def _observation(self) -> DictObs:
         entries = self.interface.state.shape[0]
         obs: DictObs = {"state": self._raw[:entries].astype(np.float32)}
-        for camera in self.interface.images:
-            obs[f"image/{camera}"] = self.picture(camera, self._image_size)
+        if self.draw_images:
+            obs |= self.images()
         return obs
 
 

@@ -44,10 +44,20 @@ class TaskEnv(gymnasium.Env[DictObs, Array], ABC):
     interface: Interface
     instructions: list[str]  # >= 4 phrasings; [0] is the canonical one
     max_steps: int
+    draw_images: bool = True  # False leaves the pictures out of observations, for who draws few
 
     @abstractmethod
     def expert(self) -> Expert:
         """Return the scripted expert for the episode that the last reset began."""
+
+    def images(self) -> DictObs:
+        """Return {"image/<camera>": u8 [h w 3]} of the interface's cameras, drawn now."""
+        drawn: DictObs = {}
+        for camera, spec in self.interface.images.items():
+            height, width = spec.shape[:2]
+            assert height and width, "an environment knows the size of its pictures"
+            drawn[f"image/{camera}"] = self.picture(camera, (height, width))
+        return drawn
 
     @abstractmethod
     def picture(self, camera: str, size: tuple[int, int]) -> Array:

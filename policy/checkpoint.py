@@ -65,7 +65,7 @@ def save_checkpoint(
     """
     config = {
         "format": FORMAT,
-        "kind": policy.config.kind,
+        "kind": policy.denoiser_config.kind,
         "git_commit": git_commit(),
         "policy": _plain(policy.config),
         **_plain(extra or {}),

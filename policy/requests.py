@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,27 +12,45 @@ import torch
 from telic.spec import ActRequest, Array, ArraySpec, Interface
 
 
-def stack_requests(
-    requests: Sequence[ActRequest], interface: Interface, obs_horizon: int
-) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Needs:
+    """What a request must and may hold: arrays of the last O steps, and goals."""
+
+    interface: Interface
+    obs_horizon: int
+    cameras: Sequence[str]  # of the observation
+    goal_text: bool
+    goal_cameras: Sequence[str]  # empty: the policy knows no goal images
+    goal_state: bool
+
+
+def stack_requests(requests: Sequence[ActRequest], needs: Needs) -> dict[str, Any]:
     """Return `requests` in the form of a batch of windows, on the CPU.
 
-    Goals that a request lacks are zero and marked in `goal_state_given` (bool [B]). ValueError
-    names the request and what does not fit.
+    A goal that a request lacks is blank, and False in `goal_state_given`, `goal_images_given`
+    (bool [B]). ValueError names the request and what is missing or does not fit.
     """
-    state_spec = _with_horizon(interface.state, obs_horizon)
     for index, request in enumerate(requests):
-        where = f"request {index} (episode {request.episode}, step {request.step})"
-        state_spec.validate(request.observation.state, f"{where}: observation.state")
-        if request.goal.state is not None:
-            interface.state.validate(request.goal.state, f"{where}: goal.state")
+        _check(request, needs, f"request {index} (episode {request.episode}, step {request.step})")
+    observations = [request.observation for request in requests]
     goals = [request.goal for request in requests]
-    return {
-        "state": torch.from_numpy(np.stack([r.observation.state for r in requests])),
+    batch: dict[str, Any] = {
+        "state": torch.from_numpy(np.stack([o.state for o in observations])),
         "text": [goal.text or "" for goal in goals],
-        "goal_state": _fill([goal.state for goal in goals], interface.state),
-        "goal_state_given": torch.tensor([goal.state is not None for goal in goals]),
     }
+    for camera in needs.cameras:
+        frames = np.stack([o.images[camera] for o in observations])
+        batch[f"image/{camera}"] = torch.from_numpy(frames)
+    if needs.goal_state:
+        states = [goal.state for goal in goals]
+        batch["goal_state"] = _fill(states, needs.interface.state)
+        batch["goal_state_given"] = torch.tensor([state is not None for state in states])
+    if needs.goal_cameras:
+        for camera in needs.goal_cameras:
+            pictures = [goal.images.get(camera) for goal in goals]
+            batch[f"goal_image/{camera}"] = _fill(pictures, needs.interface.images[camera])
+        batch["goal_images_given"] = torch.tensor([bool(goal.images) for goal in goals])
+    return batch
 
 
 def unit_noise(requests: Sequence[ActRequest], shape: tuple[int, int]) -> torch.Tensor:
@@ -44,9 +62,38 @@ def unit_noise(requests: Sequence[ActRequest], shape: tuple[int, int]) -> torch.
     return torch.from_numpy(np.stack(rows))
 
 
-def _with_horizon(spec: ArraySpec, obs_horizon: int) -> ArraySpec:
-    """Return the spec of `obs_horizon` stacked arrays; bounds are the sender's concern."""
-    return replace(spec, shape=(obs_horizon, *spec.shape), names=(), minimum=None, maximum=None)
+def _check(request: ActRequest, needs: Needs, where: str) -> None:
+    """Raise ValueError unless the request holds what it must and nothing of the wrong form."""
+    observation, goal = request.observation, request.goal
+    horizon, specs = needs.obs_horizon, needs.interface
+    _stacked(specs.state, horizon).validate(observation.state, f"{where}: observation.state")
+    for camera in needs.cameras:
+        if camera not in observation.images:
+            raise ValueError(f"{where}: the observation has no image of camera {camera!r}")
+        spec = _stacked(specs.images[camera], horizon)
+        spec.validate(observation.images[camera], f"{where}: image of {camera}")
+    if goal.state is not None and needs.goal_state:
+        specs.state.validate(goal.state, f"{where}: goal.state")
+    for camera in needs.goal_cameras if goal.images else ():
+        if camera not in goal.images:
+            raise ValueError(f"{where}: the goal has no image of camera {camera!r}")
+        specs.images[camera].validate(goal.images[camera], f"{where}: goal image of {camera}")
+    usable = (
+        (needs.goal_text and goal.text)
+        or (needs.goal_state and goal.state is not None)
+        or (needs.goal_cameras and goal.images)
+    )
+    if not usable:
+        names = {"text": needs.goal_text, "images": needs.goal_cameras, "state": needs.goal_state}
+        known = ", ".join(name for name, understood in names.items() if understood)
+        raise ValueError(
+            f"{where}: no goal that this policy understands; it was trained on {known}"
+        )
+
+
+def _stacked(spec: ArraySpec, horizon: int) -> ArraySpec:
+    """Return the spec of `horizon` arrays; bounds are the sender's concern."""
+    return replace(spec, shape=(horizon, *spec.shape), names=(), minimum=None, maximum=None)
 
 
 def _fill(arrays: Sequence[Array | None], spec: ArraySpec) -> torch.Tensor:

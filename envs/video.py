@@ -1,0 +1,82 @@
+"""Films of episodes: H.264 in mp4, written by the ffmpeg that imageio-ffmpeg brings along."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import imageio_ffmpeg
+
+from telic.envs.task import TaskEnv
+from telic.spec import Array
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Film:
+    """What to film and where to: every `every`-th step from one camera; size = (h, w), even."""
+
+    path: Path
+    camera: str
+    size: tuple[int, int]
+    every: int
+    fps: float
+
+
+class VideoWriter:
+    """An mp4 in the making: `part_path(path)` until it is closed, then `path`.
+
+    Raises ValueError for odd sizes, which the pixel format cannot hold.
+    """
+
+    def __init__(self, path: Path, size: tuple[int, int], fps: float) -> None:
+        if size[0] % 2 or size[1] % 2:
+            raise ValueError(f"{path}: video size {size[0]}x{size[1]} must be even in both")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._path = path
+        self._part = part_path(path)
+        self._frames = imageio_ffmpeg.write_frames(
+            str(self._part), (size[1], size[0]), fps=fps, macro_block_size=2, quality=7
+        )
+        self._frames.send(None)
+
+    def add(self, frame: Array) -> None:
+        """Append a frame, u8 [h w 3]."""
+        self._frames.send(frame)
+
+    def close(self) -> None:
+        """Finish the file and put it in its place."""
+        self._frames.close()
+        self._part.replace(self._path)
+
+    def abandon(self) -> None:
+        """Leave no file."""
+        self._frames.close()
+        self._part.unlink(missing_ok=True)
+
+
+def part_path(path: Path) -> Path:
+    """Return where a film lies that is not finished."""
+    return path.with_name(f"{path.stem}.part.mp4")
+
+
+class Camera:
+    """Films an episode of `env` as it goes: call `step` after the reset and after every step."""
+
+    def __init__(self, film: Film, env: TaskEnv) -> None:
+        self._film, self._env = film, env
+        self._writer = VideoWriter(film.path, film.size, film.fps)
+        self._seen = 0
+
+    def step(self) -> None:
+        """Draw and keep a frame if this step is one to be kept."""
+        if self._seen % self._film.every == 0:
+            self._writer.add(self._env.picture(self._film.camera, self._film.size))
+        self._seen += 1
+
+    def close(self) -> None:
+        """Finish the file."""
+        self._writer.close()
+
+    def abandon(self) -> None:
+        """Leave no file."""
+        self._writer.abandon()

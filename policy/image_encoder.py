@@ -1,0 +1,120 @@
+"""Camera images to tokens.
+
+B samples, O observation horizon, V cameras, D width of tokens, h w of the image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import cast
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from telic.policy.vision_tower import RESNET18, VisionTower, load_tower
+from telic.spec import near_misses
+
+
+class Pooling(Enum):
+    """What becomes of a tower's feature map."""
+
+    average = "average"  # one mean per channel
+    keypoints = "keypoints"  # where each channel looks: expected x and y (spatial softmax)
+
+
+@dataclass(kw_only=True, slots=True)
+class ImageConfig:
+    """How images are seen."""
+
+    cameras: list[str] | None = None  # None: all there are; []: none
+    tower: str = RESNET18  # or efficientnet_lite0, or a Hugging Face name or folder
+    frozen: bool = False  # keep a pretrained tower's weights
+    share_tower: bool = False  # one tower for all cameras
+    pooling: Pooling = Pooling.average
+    random_shift: int = 4  # pixels by which training shifts an image at most
+
+    def __post_init__(self) -> None:
+        if self.random_shift < 0:
+            raise ValueError(f"images.random_shift={self.random_shift} must not be negative")
+
+    def choose(self, offered: Mapping[str, object]) -> list[str]:
+        """Return the cameras to use of those offered; ValueError for one that is not there."""
+        if self.cameras is None:
+            return list(offered)
+        for camera in self.cameras:
+            if camera not in offered:
+                raise ValueError(
+                    f"policy.images.cameras: no camera {camera!r}, the data have "
+                    f"{', '.join(offered) or 'none'}{near_misses(camera, offered)}"
+                )
+        return list(self.cameras)
+
+
+class ImageEncoder(nn.Module):
+    """One token for each camera and frame, from a tower per camera or one for all."""
+
+    def __init__(self, config: ImageConfig, cameras: list[str], width: int) -> None:
+        super().__init__()
+        self.config, self.cameras = config, cameras
+        num_towers = 1 if config.share_tower else len(cameras)
+        self.towers = nn.ModuleList(
+            load_tower(config.tower, config.frozen) for _ in range(num_towers)
+        )
+        first = cast(VisionTower, self.towers[0])
+        channels = first.channels
+        if config.pooling is Pooling.keypoints:
+            channels *= 2
+            if first.pools:
+                raise ValueError(
+                    f"images.pooling=keypoints needs a feature map, and images.tower="
+                    f"{config.tower} answers one vector; use pooling=average"
+                )
+        self.projections = nn.ModuleList(nn.Linear(channels, width) for _ in cameras)
+
+    def forward(
+        self, images: Mapping[str, Tensor], generator: torch.Generator | None = None
+    ) -> Float[Tensor, "b n d"]:
+        """Return [B, V * O, D], camera by camera; images: camera -> u8 [B O h w 3].
+
+        `generator` draws the shifts of training.
+        """
+        tokens = []
+        for index, camera in enumerate(self.cameras):
+            frames = images[camera]
+            if self.training and self.config.random_shift:
+                frames = random_shift(frames, self.config.random_shift, generator)
+            tower = self.towers[0 if self.config.share_tower else index]
+            features = pool(tower(frames.flatten(0, 1)), self.config.pooling)
+            tokens.append(self.projections[index](features).unflatten(0, frames.shape[:2]))
+        return torch.cat(tokens, 1)
+
+
+def pool(features: Float[Tensor, "n c x y"], pooling: Pooling) -> Float[Tensor, "n f"]:
+    """Return [N C] means or [N 2C] expected places in [-1, 1], rows then columns."""
+    if pooling is Pooling.average:
+        return features.mean((-2, -1))
+    weight = features.float().flatten(-2).softmax(-1).unflatten(-1, features.shape[-2:])
+    axes = [torch.linspace(-1, 1, n, device=features.device) for n in features.shape[-2:]]
+    row = (weight.sum(-1) * axes[0]).sum(-1)
+    column = (weight.sum(-2) * axes[1]).sum(-1)
+    return torch.cat([row, column], -1)
+
+
+def random_shift(
+    images: UInt8[Tensor, "b o h w 3"], most: int, generator: torch.Generator | None
+) -> UInt8[Tensor, "b o h w 3"]:
+    """Return each sample's frames shifted by up to `most` pixels, edges repeated.
+
+    All frames of a sample move alike.
+    """
+    b, _, h, w, _ = images.shape
+    device = images.device
+    shift = torch.randint(-most, most + 1, (2, b, 1), generator=generator, device=device)
+    rows = (torch.arange(h, device=device) + shift[0]).clamp(0, h - 1)
+    columns = (torch.arange(w, device=device) + shift[1]).clamp(0, w - 1)
+    sample = torch.arange(b, device=device)[:, None, None]
+    shifted = images.transpose(1, 2).transpose(2, 3)  # [b h w o 3]: index the first three axes
+    return shifted[sample, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2, 4)

