@@ -104,6 +104,18 @@ class RowArray:
         if shrinks:
             self.drop_files_beyond_end()
 
+    def missing_rows(self) -> list[tuple[int, str]]:
+        """Return (first row lost, why) for each chunk file that is absent or too short."""
+        lost = []
+        for chunk, first in enumerate(range(0, len(self), self.chunk_rows)):
+            path = self._chunk_path(chunk)
+            rows = min(self.chunk_rows, len(self) - first)
+            have = path.stat().st_size if path.is_file() else -1
+            if have < rows * self.row_bytes:
+                why = f"{path} is missing" if have < 0 else f"{path} ends after {have} bytes"
+                lost.append((first + max(have, 0) // self.row_bytes, why))
+        return lost
+
     def drop_files_beyond_end(self) -> None:
         """Delete the chunk files in which no row is left."""
         self._files.clear()

@@ -71,30 +71,36 @@ def check_episode(
     return episode
 
 
-def first_problem(name: str, spec: ArraySpec, rows: Array) -> tuple[int, str] | None:
-    """Return (step, what is wrong) of the first step whose values a store does not accept."""
-    problems = []
+def find_problems(name: str, spec: ArraySpec, rows: Array) -> list[tuple[int, str]]:
+    """Return (step, what is wrong) of what a store does not accept in an episode's `rows`.
+
+    Of each kind of problem the first is told: a value that is not finite, an action outside its
+    bounds, a timestamp that is not after the one before.
+    """
+    kinds = []
     if rows.dtype.kind == "f":
-        problems.append((~np.isfinite(rows), "is not finite"))
+        kinds.append((~np.isfinite(rows), "which is not finite"))
     if name == "action" and spec.minimum is not None:
-        problems.append(
-            (rows < np.asarray(spec.minimum, rows.dtype), f"is below {min(spec.minimum):g}")
-        )
+        low = np.asarray(spec.minimum, rows.dtype)
+        kinds.append((rows < low, f"below its minimum {_listed(spec.minimum)}"))
     if name == "action" and spec.maximum is not None:
-        problems.append(
-            (rows > np.asarray(spec.maximum, rows.dtype), f"is above {max(spec.maximum):g}")
-        )
+        high = np.asarray(spec.maximum, rows.dtype)
+        kinds.append((rows > high, f"above its maximum {_listed(spec.maximum)}"))
     if name == "timestamp_ns":
         back = np.zeros(rows.shape, bool)
         back[1:] = rows[1:] <= rows[:-1]
-        problems.append((back, "is not after the one before"))
-    found = []
-    for wrong, text in problems:
+        kinds.append((back, "not after the one before"))
+    problems = []
+    for wrong, text in kinds:
         if wrong.any():
             step, *entry = (int(i) for i in np.argwhere(wrong)[0])
             place = f"entry {entry[0] if len(entry) == 1 else tuple(entry)} " if entry else ""
-            found.append((step, f"{place}is {rows[(step, *entry)]}, {text}"))
-    return min(found) if found else None
+            problems.append((step, f"{place}is {rows[(step, *entry)]}, {text}"))
+    return sorted(problems)
+
+
+def _listed(bound: tuple[float, ...]) -> str:
+    return f"{bound[0]:g}" if len(set(bound)) == 1 else f"({', '.join(f'{b:g}' for b in bound)})"
 
 
 def _conform(where: str, name: str, spec: ArraySpec, rows: Array) -> Array:
@@ -107,6 +113,6 @@ def _conform(where: str, name: str, spec: ArraySpec, rows: Array) -> Array:
             raise ValueError(f"{where} has dtype {rows.dtype}, expected {spec.dtype}")
         with np.errstate(over="ignore"):  # what becomes infinite is reported below
             rows = rows.astype(spec.dtype)
-    if problem := first_problem(name, spec, rows):
-        raise ValueError(f"{where} step {problem[0]} {problem[1]}")
+    if problems := find_problems(name, spec, rows):
+        raise ValueError(f"{where} step {problems[0][0]} {problems[0][1]}")
     return rows

@@ -1,6 +1,6 @@
 """The language of a store: which sentence describes which steps, and the sentences' vectors.
 
-All of it is appended before the episode is committed. A segment of an uncommitted episode ends
+All of it is appended before the episode is committed. A segment of an uncommitted episode starts
 beyond the last committed step, and sentences are numbered in order of first use, so what belongs
 to the committed episodes can always be told from the rest.
 """
@@ -43,7 +43,7 @@ class Language:
         self._root = root
         self._rows = RowArray(root / "meta/segments")
         rows = self._rows.read(0, len(self._rows))
-        beyond = np.flatnonzero(rows[:, 1] > num_steps)
+        beyond = np.flatnonzero(rows[:, 0] >= num_steps)
         self.table = rows[: beyond[0]] if len(beyond) else rows
         self.instructions = self._committed_strings("instructions", self.table[:, 2])
         self.tasks = self._committed_strings("tasks", self.table[:, 3])

@@ -33,11 +33,17 @@ class Spans:
 def find_spans(store: EpisodeStore, episodes: Array | None, labelled_only: bool) -> Spans:
     """Return the spans of the given episodes (None: all); `labelled_only` drops bare ones."""
     ends, table = store.episode_ends, store.segment_table
-    bounds = np.unique(np.concatenate([[0], ends, table[:, 0], table[:, 1]]))
+    known = len(store.instructions)
+    if len(table) and not (table[:, 2].min() >= 0 and table[:, 2].max() < known):
+        raise ValueError(
+            f"{store.path}: a segment's instruction is missing; run demo-store validate"
+        )
+    covers = np.clip(table[:, :2], 0, store.num_steps)
+    bounds = np.unique(np.concatenate([[0], ends, covers.reshape(-1)]))
     start, stop = bounds[:-1], bounds[1:]
     episode = np.searchsorted(ends, start, side="right")
-    first = np.searchsorted(bounds, table[:, 0])  # segment s covers spans first[s] : last[s]
-    covered = np.searchsorted(bounds, table[:, 1]) - first
+    first = np.searchsorted(bounds, covers[:, 0])  # segment s covers spans first[s] : last[s]
+    covered = np.maximum(np.searchsorted(bounds, covers[:, 1]) - first, 0)
     segment = np.repeat(np.arange(len(table)), covered)
     span = np.arange(covered.sum()) - np.repeat(covered.cumsum() - covered, covered)
     span += first[segment]

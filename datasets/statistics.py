@@ -32,7 +32,7 @@ def summary_shape(spec: ArraySpec) -> tuple[tuple[int, ...], str]:
 def summarize(spec: ArraySpec, data: Array) -> Array:
     """Return the summary of one episode's `data` [T ...]."""
     if is_image(spec):
-        frames = data[evenly_spaced(len(data), IMAGE_FRAMES)]
+        frames = data[summary_frames(len(data))]
         return np.stack(
             [np.bincount(frames[..., c].ravel(), minlength=256) for c in range(data.shape[-1])]
         ).astype(np.int64)
@@ -41,6 +41,11 @@ def summarize(spec: ArraySpec, data: Array) -> Array:
     spread = ((flat - mean) ** 2).sum(0)
     count = np.full(flat.shape[1], len(flat), np.float64)
     return np.stack([count, flat.min(0), flat.max(0), mean, spread])
+
+
+def summary_frames(steps: int) -> Array:
+    """Return which frames of an episode enter the summary of its pictures."""
+    return evenly_spaced(steps, IMAGE_FRAMES)
 
 
 def merge(spec: ArraySpec, summaries: Array, sample: Array) -> FieldStats:

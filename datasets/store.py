@@ -85,10 +85,12 @@ class EpisodeStore:
         licence: str = "",
         source: str = "",
         overwrite: bool = False,
+        extra: Mapping[str, Any] | None = None,
     ) -> EpisodeStore:
         """Return a new, empty store at `path`, open for appending.
 
-        `overwrite` replaces a store that is there, but nothing else.
+        `overwrite` replaces a store that is there, but nothing else. `extra` is JSON data to find
+        again in `attrs`.
         """
         path = Path(path)
         if path.exists():
@@ -102,6 +104,7 @@ class EpisodeStore:
             "task_family": task_family,
             "licence": licence,
             "source": source,
+            **(extra or {}),
         }
         try:
             layout.build(path, fields, attributes)
@@ -120,9 +123,7 @@ class EpisodeStore:
         path = Path(path)
         if mode not in ("r", "a"):
             raise ValueError(f"{path}: mode is {mode!r}, expected 'r' or 'a'")
-        if not path.is_dir():
-            beside = [p.name for p in path.parent.glob("*")] if path.parent.is_dir() else []
-            raise ValueError(f"{path}: no episode store here{near_misses(path.name, beside)}")
+        require_there(path)
         return cls(path, mode)
 
     def close(self) -> None:
@@ -351,3 +352,10 @@ class EpisodeStore:
                 f"{self.path}: no field {name!r}, only {', '.join(self.fields)}"
                 f"{near_misses(name, self.fields)}"
             )
+
+
+def require_there(path: Path) -> None:
+    """Raise ValueError, naming what lies beside it, unless `path` is a folder."""
+    if not path.is_dir():
+        beside = [p.name for p in path.parent.glob("*")] if path.parent.is_dir() else []
+        raise ValueError(f"{path}: no episode store here{near_misses(path.name, beside)}")

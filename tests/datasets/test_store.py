@@ -77,11 +77,11 @@ def test_embeddings_belong_to_sentences(store: EpisodeStore, make_episode: Make)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"state": np.full((5, 3), np.nan)}, r"episode 0: state step 0 entry 0 is nan, is not fin"),
-        ({"action": np.full((5, 2), 1.5)}, r"action step 0 entry 0 is 1.5, is above 1"),
+        ({"state": np.full((5, 3), np.nan)}, r"episode 0: state step 0 entry 0 is nan, which is"),
+        ({"action": np.full((5, 2), 1.5)}, r"action step 0 entry 0 is 1.5, above its maximum 1"),
         ({"action": np.zeros((5, 3))}, r"action has shape \(5, 3\), expected \(steps, 2\)"),
         ({"state": np.zeros((4, 3))}, "differ in their number of steps: state 4, action 5"),
-        ({"timestamp_ns": np.array([0, 1, 1, 2, 3])}, "timestamp_ns step 2 is 1, is not after"),
+        ({"timestamp_ns": np.array([0, 1, 1, 2, 3])}, "timestamp_ns step 2 is 1, not after"),
         ({"image/front": np.zeros((5, 4, 5, 3))}, "dtype float64, expected uint8"),
         ({"actoin": np.zeros(5)}, "unknown field 'actoin'.*did you mean action"),
     ],

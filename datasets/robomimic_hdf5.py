@@ -1,0 +1,333 @@
+"""robomimic's HDF5 demonstrations to a store and back.
+
+    /data            attrs: total, env_args (JSON)      [telic (JSON): fields, rate_hz, robot ...]
+    /data/demo_<i>   attrs: num_samples                 [segments (JSON), instruction, task]
+        actions rewards dones obs/<key> next_obs/<key>  [timestamp_ns]
+    /mask/<name>     demo names as bytes: train, valid
+
+What stands in brackets is ours: robomimic passes over it, and with it a store comes back as it
+was. `state` is obs/state, `image/<camera>` is obs/<camera>_image, obs/goal (if asked for) is what
+lets a low-dim policy without language learn several tasks.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from telic.datasets.checks import check_episode
+from telic.datasets.store import Episode, EpisodeStore, Segment
+from telic.datasets.windows import split_episodes
+from telic.spec import Array, ArraySpec, near_misses
+
+OWN_PATHS = {
+    "action": "actions",
+    "reward": "rewards",
+    "done": "dones",
+    "states": "states",  # robosuite's simulator states
+    "timestamp_ns": "timestamp_ns",
+}
+CARRIED = ("robot", "task_family", "licence", "source", "env_args")
+
+
+@dataclass(kw_only=True, slots=True)
+class ExportOptions:
+    """How a store becomes HDF5."""
+
+    valid_fraction: float = 0.1  # of the demos, in mask/valid
+    seed: int = 0  # of that split
+    next_obs: bool = True  # as large as obs; BC trains without (train.hdf5_load_next_obs=False)
+    goal: str | None = None  # obs/goal: an encoder whose vectors are cached; "" any, or the task
+
+
+@dataclass(kw_only=True, slots=True)
+class ImportOptions:
+    """How HDF5 that we did not write becomes a store."""
+
+    state_keys: Sequence[str] | None = None  # obs keys joined to `state`; None: all vectors
+    instruction: str = ""
+    task: str = ""
+    rate_hz: float | None = None  # None: control_freq of env_args
+
+
+def export_hdf5(source: Path, target: Path, options: ExportOptions, overwrite: bool = False) -> int:
+    """Write the store at `source` to an HDF5 file and return the number of demos."""
+    store = EpisodeStore.open(source)
+    if not store.num_episodes:
+        raise ValueError(f"{source}: has no episodes to export")
+    if target.exists() and not overwrite:
+        raise ValueError(f"{target}: is already there; pass --overwrite or another path")
+    paths = {name: _hdf5_path(name) for name in store.fields}
+    if len(set(paths.values())) < len(paths) or (options.goal is not None and "goal" in paths):
+        raise ValueError(f"{source}: fields {', '.join(paths)} do not fit into one HDF5 group")
+    goal, goal_note = _goal_key(store, options.goal)
+    train, valid = split_episodes(store, options.valid_fraction, options.seed)
+    with _renamed_when_done(target) as path, h5py.File(path, "w") as file:
+        data = file.create_group("data")
+        for episode in store:
+            _write_demo(data, episode, paths, goal, options.next_obs)
+        data.attrs["total"] = store.num_steps
+        env_args = {"env_name": store.attrs.get("task_family", ""), "type": 2, "env_kwargs": {}}
+        data.attrs["env_args"] = json.dumps(store.attrs.get("env_args", env_args))
+        ours = {key: store.attrs[key] for key in CARRIED if key in store.attrs}
+        ours |= {"rate_hz": store.rate_hz, "paths": paths, "goal": goal_note}
+        ours["fields"] = {name: spec.to_json() for name, spec in store.fields.items()}
+        data.attrs["telic"] = json.dumps(ours)
+        for name, episodes in (("train", train), ("valid", valid)):
+            file[f"mask/{name}"] = np.array([f"demo_{i}" for i in episodes], dtype="S")
+    return store.num_episodes
+
+
+def import_hdf5(source: Path, target: Path, options: ImportOptions, overwrite: bool = False) -> int:
+    """Write the HDF5 file at `source` to a store and return the number of episodes."""
+    if target.exists() and not overwrite:
+        raise ValueError(f"{target}: is already there; pass --overwrite or another path")
+    with _opened(source) as file, _renamed_when_done(target) as path:
+        data = file["data"]
+        plan = _own_plan(data) if "telic" in data.attrs else _foreign_plan(source, data, options)
+        with EpisodeStore.create(
+            path,
+            plan.fields,
+            plan.rate_hz,
+            robot=plan.attrs.get("robot", ""),
+            task_family=plan.attrs.get("task_family", ""),
+            licence=plan.attrs.get("licence", ""),
+            source=plan.attrs.get("source", ""),
+            extra={"env_args": plan.attrs.get("env_args", {})},
+        ) as store:
+            for demo in _demo_names(data):
+                where = f"{source} {demo}"
+                episode, segments = plan.read(where, data[demo]), plan.segments(data[demo])
+                store.append(check_episode(where, plan.fields, episode, segments), segments)
+            return store.num_episodes
+
+
+@dataclass(kw_only=True, slots=True)
+class _Plan:
+    """How the demos of one file are read."""
+
+    fields: Mapping[str, ArraySpec]
+    rate_hz: float
+    attrs: Mapping[str, Any]
+    read: Callable[[str, h5py.Group], dict[str, Array]]
+    segments: Callable[[h5py.Group], list[Segment]]
+
+
+def _own_plan(data: h5py.Group) -> _Plan:
+    """Return the plan for a file that `export_hdf5` wrote: everything as it was."""
+    attrs = json.loads(data.attrs["telic"])
+    return _Plan(
+        fields={name: ArraySpec.from_json(spec) for name, spec in attrs["fields"].items()},
+        rate_hz=attrs["rate_hz"],
+        attrs=attrs,
+        read=lambda where, demo: {
+            name: _rows(where, demo, path) for name, path in attrs["paths"].items()
+        },
+        segments=lambda demo: [Segment(**s) for s in json.loads(demo.attrs["segments"])],
+    )
+
+
+def _foreign_plan(source: Path, data: h5py.Group, options: ImportOptions) -> _Plan:
+    """Return the plan for anybody else's file: vectors become the state, pictures cameras."""
+    names = _demo_names(data)
+    if not names:
+        raise ValueError(f"{source}: /data holds no demo_<number>")
+    env_args = json.loads(data.attrs.get("env_args", "{}"))
+    rate_hz = options.rate_hz or env_args.get("env_kwargs", {}).get("control_freq")
+    if not rate_hz:
+        raise ValueError(f"{source}: env_args has no control_freq; pass --rate-hz")
+    first = data[names[0]]
+    vectors = [key for key, array in first["obs"].items() if array.ndim <= 2]
+    cameras = [key for key, array in first["obs"].items() if _is_pictures(array)]
+    state_keys = list(options.state_keys or vectors)
+    for key in state_keys:
+        if key not in vectors:
+            raise ValueError(
+                f"{source}: obs has no vector {key!r}, only {', '.join(vectors)}"
+                f"{near_misses(key, vectors)}"
+            )
+    paths = {f"image/{key.removesuffix('_image')}": f"obs/{key}" for key in cameras}
+    others = set(first["obs"]) - set(cameras) - set(state_keys)
+    paths |= {key: f"obs/{key}" for key in sorted(others)}
+    paths |= {name: path for name, path in OWN_PATHS.items() if path in first}
+
+    def read(where: str, demo: h5py.Group) -> dict[str, Array]:
+        episode = {name: _rows(where, demo, path) for name, path in paths.items()}
+        parts = [_rows(where, demo, f"obs/{key}").astype(np.float32) for key in state_keys]
+        episode["state"] = np.concatenate([part.reshape(len(part), -1) for part in parts], 1)
+        if "timestamp_ns" not in episode:
+            steps = np.arange(len(episode["action"]))
+            episode["timestamp_ns"] = np.round(steps * 1e9 / rate_hz).astype(np.int64)
+        return episode
+
+    def segments(demo: h5py.Group) -> list[Segment]:
+        if not options.instruction:
+            return []
+        end = len(demo["actions"])
+        return [Segment(start=0, end=end, instruction=options.instruction, task=options.task)]
+
+    one = read(f"{source} {names[0]}", first)
+    fields = {
+        name: ArraySpec(shape=rows.shape[1:], dtype=str(rows.dtype)) for name, rows in one.items()
+    }
+    entries = [
+        f"{key}.{i}" for key in state_keys for i in range(int(np.prod(first["obs"][key].shape[1:])))
+    ]
+    fields["state"] = ArraySpec(shape=(len(entries),), names=tuple(entries))
+    fields["action"] = _action_spec(data, names, env_args)
+    if "timestamp_ns" not in paths:
+        fields["timestamp_ns"] = ArraySpec(
+            shape=(), dtype="int64", unit="ns", note="nominal, step / rate_hz: the source has none"
+        )
+    attrs = {
+        "env_args": env_args,
+        "task_family": env_args.get("env_name", ""),
+        "source": f"robomimic HDF5 {source.name}",
+    }
+    return _Plan(fields=fields, rate_hz=rate_hz, attrs=attrs, read=read, segments=segments)
+
+
+def _action_spec(data: h5py.Group, names: Sequence[str], env_args: Mapping[str, Any]) -> ArraySpec:
+    """Return the spec of the actions: [-1, 1] if all lie there, and what robosuite means by 7."""
+    size = data[names[0]]["actions"].shape[1]
+    inside = all(np.abs(data[name]["actions"][()]).max(initial=0.0) <= 1 for name in names)
+    controller = env_args.get("env_kwargs", {}).get("controller_configs", {})
+    note = ""
+    entries: tuple[str, ...] = ()
+    if env_args.get("type") == 1 and controller.get("type") == "OSC_POSE" and size == 7:
+        entries = ("dx", "dy", "dz", "drx", "dry", "drz", "gripper")
+        note = "robosuite OSC_POSE, scaled; rotation axis-angle; gripper -1 opens, +1 closes"
+    bound = (1.0,) if inside else None
+    return ArraySpec(
+        shape=(size,),
+        minimum=(-1.0,) if inside else None,
+        maximum=bound,
+        names=entries,
+        note=note,
+    )
+
+
+def _write_demo(
+    data: h5py.Group,
+    episode: Episode,
+    paths: Mapping[str, str],
+    goal: Callable[[Episode], Array] | None,
+    next_obs: bool,
+) -> None:
+    demo = data.create_group(f"demo_{episode.index}")
+    arrays = {path: episode[name] for name, path in paths.items()}
+    if goal is not None:
+        arrays["obs/goal"] = goal(episode)
+    last = np.zeros(len(episode), np.float32)
+    arrays.setdefault("rewards", last)
+    arrays.setdefault("dones", np.append(last[1:], np.float32(1)))
+    for path, rows in arrays.items():
+        demo[path] = rows
+        if next_obs and path.startswith("obs/"):
+            demo[f"next_{path}"] = np.concatenate([rows[1:], rows[-1:]])
+    demo.attrs["num_samples"] = len(episode)
+    told = [
+        {"start": s.start, "end": s.end, "instruction": s.instruction, "task": s.task}
+        for s in episode.segments
+    ]
+    demo.attrs["segments"] = json.dumps(told)
+    if told:
+        demo.attrs["instruction"], demo.attrs["task"] = told[0]["instruction"], told[0]["task"]
+
+
+def _goal_key(
+    store: EpisodeStore, encoder: str | None
+) -> tuple[Callable[[Episode], Array] | None, dict[str, Any]]:
+    """Return (episode -> obs/goal f32 [T, D], what its numbers mean).
+
+    A step in several segments has the goal of the first; one in none has zeros.
+    """
+    if encoder is None:
+        return None, {}
+    if encoder or store.encoders:
+        encoder = encoder or store.encoders[0]
+        vectors = store.read_embeddings(encoder)
+        if missing := [s for s in store.instructions if s not in vectors]:
+            raise ValueError(f"{store.path}: {encoder} has no vector of {missing[0]!r}")
+        note: dict[str, Any] = {"kind": "embedding", "encoder": encoder}
+        by_segment = {s: vectors[s] for s in store.instructions}
+    else:
+        by_segment = dict(
+            zip(store.tasks, np.eye(len(store.tasks), dtype=np.float32), strict=False)
+        )
+        note = {"kind": "task", "tasks": store.tasks}
+    if not by_segment:
+        raise ValueError(f"{store.path}: no instruction and no task to make obs/goal of")
+    size = len(next(iter(by_segment.values())))
+
+    def goal(episode: Episode) -> Array:
+        rows = np.zeros((len(episode), size), np.float32)
+        for segment in reversed(episode.segments):
+            key = segment.task if note["kind"] == "task" else segment.instruction
+            rows[segment.start : segment.end] = by_segment[key]
+        return rows
+
+    return goal, note
+
+
+def _hdf5_path(field: str) -> str:
+    if field.startswith("image/"):
+        return f"obs/{field[6:].replace('/', '_')}_image"
+    return OWN_PATHS.get(field, f"obs/{field.replace('/', '_')}")
+
+
+def _demo_names(data: h5py.Group) -> list[str]:
+    """Return the demos in the order of their numbers, as robomimic does."""
+    names = [name for name in data if name.startswith("demo_") and name[5:].isdigit()]
+    return sorted(names, key=lambda name: int(name[5:]))
+
+
+def _is_pictures(array: h5py.Dataset) -> bool:
+    return bool(array.ndim == 4 and array.dtype == np.uint8)
+
+
+def _rows(where: str, demo: h5py.Group, path: str) -> Array:
+    """Return a dataset of a demo, float64 as float32."""
+    if path not in demo:
+        raise ValueError(f"{where}: has no {path}, the first demo has")
+    rows = demo[path][()]
+    return rows.astype(np.float32) if rows.dtype == np.float64 else rows
+
+
+@contextmanager
+def _opened(source: Path) -> Iterator[h5py.File]:
+    try:
+        file = h5py.File(source, "r")
+    except OSError as error:
+        raise ValueError(f"{source}: not readable as HDF5 ({error})") from error
+    with file:
+        if "data" not in file:
+            raise ValueError(f"{source}: has no group /data; is it a robomimic dataset?")
+        yield file
+
+
+@contextmanager
+def _renamed_when_done(target: Path) -> Iterator[Path]:
+    """Yield a path beside `target` that takes its place if all goes well and vanishes if not."""
+    path = target.with_name(f"{target.name}.{os.getpid()}.unfinished")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        yield path
+        if target.is_dir():
+            shutil.rmtree(target)
+        path.replace(target)
+    except OSError as error:
+        raise ValueError(f"{target}: {error.strerror or error} while converting") from error
+    finally:
+        if path.is_dir():
+            shutil.rmtree(path)
+        path.unlink(missing_ok=True)

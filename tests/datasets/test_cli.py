@@ -1,0 +1,159 @@
+"""`demo-store`: what it shows, what it finds, and one line for what is wrong."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+
+from telic.datasets.cli import main
+from telic.datasets.store import EpisodeStore, Segment
+
+MakeStore = Callable[..., EpisodeStore]
+Damage = Callable[[zarr.Group, Path], None]
+
+
+@pytest.fixture
+def store(make_store: MakeStore) -> EpisodeStore:
+    """Return three episodes of 10, 20 and 15 steps, each labelled in its middle."""
+    lengths = [10, 20, 15]
+    segments = [[Segment(start=2, end=n - 2, instruction="push", task="push")] for n in lengths]
+    with make_store(lengths, segments) as made:
+        return made
+
+
+def run(*arguments: object) -> int:
+    """Return the exit code of the command."""
+    with pytest.raises(SystemExit) as caught:
+        main([str(argument) for argument in arguments])
+    return int(caught.value.code or 0)
+
+
+def put(name: str, row: int, value: object) -> Damage:
+    """Return a defect: one row of an array overwritten through zarr-python."""
+
+    def damage(group: zarr.Group, _: Path) -> None:
+        group[name][row] = value
+
+    return damage
+
+
+def cut_file(group: zarr.Group, path: Path) -> None:
+    with (path / "data/state/c.0.0").open("r+b") as file:
+        file.truncate(12 * 12 + 5)
+
+
+def drop_file(group: zarr.Group, path: Path) -> None:
+    (path / "data/image/front/c.0.0.0.0").unlink()
+
+
+def cut_array(group: zarr.Group, path: Path) -> None:
+    group["data/action"].resize((32, 2))
+
+
+def other_dtype(group: zarr.Group, path: Path) -> None:
+    del group["data/state"]
+    group.create_array("data/state", shape=(45, 3), chunks=(45, 3), dtype="f8", compressors=None)
+
+
+DEFECTS: dict[str, tuple[Damage, str]] = {
+    "nan": (put("data/state", 13, [0, np.nan, 0]), "episode 1 step 3: state entry 1 is nan, which"),
+    "action": (put("data/action", 29, [0, -2]), "episode 1 step 19: action entry 1 is -2.0, below"),
+    "time": (put("data/timestamp_ns", 35, 3), "episode 2 step 5: timestamp_ns is 3, not after the"),
+    "ends": (put("meta/episode_ends", 1, 10), "episode 1 step 0: meta/episode_ends says 10, expec"),
+    "short file": (cut_file, "episode 1 step 2: state has no data from here on,"),
+    "lost file": (drop_file, "episode 0 step 0: image/front has no data from here on,"),
+    "short array": (
+        cut_array,
+        "episode 2 step 2: action has no data from here on, the array has",
+    ),
+    "dtype": (
+        other_dtype,
+        "episode 0 step 0: state is float64 (3,) at every step, expected",
+    ),
+    "statistics": (
+        put("meta/stats/state", 1, np.zeros((5, 3))),
+        "episode 1 step 0: meta/stats/state does not fit the data of this episode",
+    ),
+    "picture": (
+        put("data/image/front", 31, np.zeros((4, 5, 3))),
+        "episode 2 step 0: meta/stats/image/front does not fit the data",
+    ),
+    "segment": (
+        put("meta/segments", 1, [12, 31, 0, 0]),
+        "episode 1 step 2: segment 1 of 19 steps: crosses the end of the episode",
+    ),
+    "empty segment": (
+        put("meta/segments", 2, [33, 33, 0, 0]),
+        "episode 2 step 3: segment 2 of 0 steps: expected 0 <= start < end",
+    ),
+    "instruction": (
+        put("meta/segments", 0, [2, 8, 7, 0]),
+        "episode 0 step 2: segment 0 of 6 steps: instruction_id 7 is not in meta/instructions",
+    ),
+    "task": (
+        put("meta/segments", 0, [2, 8, 0, -1]),
+        "episode 0 step 2: segment 0 of 6 steps: task_id -1 is not in meta/tasks",
+    ),
+    "sentence": (put("meta/instructions", 0, " "), "segment 0 of 6 steps: instruction 0 is empty"),
+}
+
+
+@pytest.mark.parametrize("defect", DEFECTS)
+def test_each_defect_is_found_with_episode_and_step(
+    store: EpisodeStore, capsys: pytest.CaptureFixture[str], defect: str
+) -> None:
+    assert run("validate", store.path) == 0
+    assert "nothing wrong found" in capsys.readouterr().out
+    damage, message = DEFECTS[defect]
+    damage(zarr.open_group(store.path, mode="r+"), store.path)
+    assert run("validate", store.path) == 1
+    assert message in capsys.readouterr().out
+
+
+def test_many_findings_are_counted(store: EpisodeStore, capsys: pytest.CaptureFixture[str]) -> None:
+    group = zarr.open_group(store.path, mode="r+")
+    group["meta/segments"].resize((80, 4))
+    group["meta/segments"][:] = np.tile([2, 8, 9, 9], (80, 1))
+    assert run("validate", store.path) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 52 and lines[-2:] == [
+        "and 110 more; --all shows them",
+        f"{store.path}: 160 findings",
+    ]
+    assert run("validate", "--all", store.path) == 1
+    assert len(capsys.readouterr().out.splitlines()) == 161
+
+
+def test_info_shows_fields_and_tasks(
+    store: EpisodeStore, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    assert run("info", store.path) == 0
+    shown = capsys.readouterr().out
+    for text in ("45 (10 to 20 each)", "20 Hz", "uint8 4x5x3", "push", "1 in 3 segments"):
+        assert text in shown
+
+
+def test_wrong_input_is_one_line_and_exit_code_2(
+    store: EpisodeStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "text.hdf5").write_text("no")
+    for arguments, message in (
+        (("inf", store.path), "invalid choice: 'inf'.*did you mean info"),
+        ((), "required: info|validate|convert"),
+        (("info", tmp_path / "demo.zarr"), "no episode store here; did you mean demos.zarr?"),
+        (("validate", tmp_path / "demo.zarr"), "no episode store here; did you mean demos.zarr?"),
+        (("info", tmp_path / "folder"), "no zarr v3 array or group here"),
+        (("validate", tmp_path / "folder"), "no zarr v3 array or group here"),
+        (("convert", tmp_path / "text.hdf", "x.zarr"), "not there; did you mean text.hdf5?"),
+        (("convert", tmp_path / "text.hdf5", tmp_path / "x.zarr"), "not readable as HDF5"),
+        (("convert", store.path, tmp_path / "text.hdf5"), "is already there"),
+    ):
+        assert run(*arguments) == 2
+        told = capsys.readouterr()
+        assert told.out == "" and len(told.err.splitlines()) == 1
+        for part in message.split(".*"):
+            assert part in told.err
