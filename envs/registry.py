@@ -21,12 +21,18 @@ from telic.spec import near_misses
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TaskEntry:
-    """What is known of a task before an environment is made. `make(**kwargs)` makes one."""
+    """What is known of a task before an environment is made. `make(**kwargs)` makes one.
+
+    robot, licence, source: what a store of its demonstrations should say about them.
+    """
 
     task_id: str
     make: Callable[..., TaskEnv]
     instructions: tuple[str, ...]
     tags: frozenset[str] = field(default_factory=frozenset)
+    robot: str = ""
+    licence: str = ""
+    source: str = ""
 
 
 _ENTRIES: dict[str, TaskEntry] = {}
@@ -127,7 +133,7 @@ def _names() -> list[str]:
 
 def _unknown(name: str, kind: str, known: Iterable[str]) -> str:
     listed = ", ".join(tags())
-    hint = near_misses(name, known)
+    hint = near_misses(name, [other for other in known if ("/" in name) == ("/" in other)])
     return f"unknown {kind} {name!r}{hint or f'; tags: {listed}; {len(_ENTRIES)} tasks known'}"
 
 
@@ -150,6 +156,9 @@ def _register_metaworld() -> None:
                 make=_metaworld_factory(name),
                 instructions=tuple(facts["instructions"]),
                 tags=frozenset([facts["group"], *facts["suites"]]),
+                robot="Sawyer",
+                licence="MIT",
+                source="Meta-World v3, scripted experts",
             )
         )
         gymnasium.register(

@@ -137,22 +137,14 @@ class _JobQueue:
     """Jobs by the environment they need: a slot goes on with the one it has, if there are more."""
 
     def __init__(self, jobs: Sequence[EpisodeJob], policy: ChunkPolicy, config: RolloutConfig):
-        self._cameras = tuple(policy.interface.images)
-        self._size = _image_size(policy.interface)
-        self._max_steps = config.max_steps
+        self._interface, self._config = policy.interface, config
         self._jobs: dict[EnvChoice, deque[EpisodeJob]] = {}
         self._last: dict[int, EnvChoice] = {}
         for job in jobs:
             self._jobs.setdefault(self.choice(job), deque()).append(job)
 
     def choice(self, job: EpisodeJob) -> EnvChoice:
-        return EnvChoice(
-            task=job.task,
-            cameras=self._cameras,
-            image_size=self._size,
-            max_steps=self._max_steps,
-            kwargs=tuple(sorted((key, _hashable(value)) for key, value in job.env_kwargs.items())),
-        )
+        return env_choice(job, self._config, self._interface)
 
     def put_back(self, job: EpisodeJob) -> None:
         self._jobs[self.choice(job)].appendleft(job)
@@ -169,6 +161,19 @@ class _JobQueue:
             choice = min(waiting, key=lambda c: (held.count(c), -len(self._jobs[c])))
         self._last[slot] = choice
         return self._jobs[choice].popleft()
+
+
+def env_choice(
+    job: EpisodeJob, config: RolloutConfig, interface: Interface | None = None
+) -> EnvChoice:
+    """Return the environment that a job needs, with the cameras of a policy's interface."""
+    return EnvChoice(
+        task=job.task,
+        cameras=() if interface is None else tuple(interface.images),
+        image_size=(96, 96) if interface is None else _image_size(interface),
+        max_steps=config.max_steps,
+        kwargs=tuple(sorted((key, _hashable(value)) for key, value in job.env_kwargs.items())),
+    )
 
 
 def _hashable(value: Any) -> Any:

@@ -1,0 +1,282 @@
+"""`collect-demos`: scripted experts -> an episode store of successful demonstrations."""
+
+from __future__ import annotations
+
+import time
+import zlib
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from telic.configs.launch import launch
+from telic.datasets.language import Segment
+from telic.datasets.store import EpisodeStore
+from telic.envs import registry
+from telic.envs.attempts import CRASHED, FAILED, KEPT, Attempt, AttemptLog, Quota
+from telic.envs.demos import DemoJob, Demonstration, demonstrations
+from telic.envs.host import Crashed, EnvChoice
+from telic.envs.pool import Pool, open_pool
+from telic.envs.task import StateChoice
+from telic.spec import ArraySpec, Interface
+
+STDERR = Console(stderr=True)
+STDOUT = Console(soft_wrap=True)
+
+
+class Phrasings(Enum):
+    """Which sentence an episode is labelled with."""
+
+    canonical = "canonical"  # the task's first
+    all = "all"  # one of the task's, drawn for each episode
+
+
+@dataclass(kw_only=True, slots=True)
+class CollectConfig:
+    """Which demonstrations, and where they go."""
+
+    tasks: list[str] = field(default_factory=lambda: ["mt10"])  # tags or task names
+    out: str = "runs/demo/demos.zarr"
+    episodes_per_task: int = 25  # successful ones; failed ones are counted and dropped
+    seed: int = 1  # attempt k of a task is the episode with seed + k
+    state: StateChoice = StateChoice.full
+    cameras: list[str] = field(default_factory=list)
+    image_size: list[int] = field(default_factory=lambda: [96, 96])  # h, w pixels
+    phrasings: Phrasings = Phrasings.all
+    steps_after_success: int = 20
+    max_steps: int = 200  # of an episode
+    max_attempts: int | None = None  # for a task; None: 4 x episodes_per_task
+    num_workers: int = 2  # processes; 0 works in this one; changes nothing but the time
+    overwrite: bool = False  # replace what is at `out`
+    resume: bool = False  # go on with what is at `out`, if anything is
+
+    def __post_init__(self) -> None:
+        for name in ("episodes_per_task", "max_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be >= 1")
+        for name in ("seed", "steps_after_success", "num_workers"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)} must be >= 0")
+        if len(self.image_size) != 2 or min(self.image_size) < 1:
+            raise ValueError(f"image_size={self.image_size} must be [height, width] in pixels")
+        if self.max_attempts is not None and self.max_attempts < self.episodes_per_task:
+            raise ValueError(
+                f"max_attempts={self.max_attempts} must be >= "
+                f"episodes_per_task={self.episodes_per_task}"
+            )
+        if self.overwrite and self.resume:
+            raise ValueError("overwrite=true and resume=true contradict each other")
+
+    def plan(self) -> dict[str, Any]:
+        """Return what decides the store's content, as JSON data."""
+        return {
+            "tasks": registry.expand(self.tasks),
+            "episodes_per_task": self.episodes_per_task,
+            "seed": self.seed,
+            "state": self.state.value,
+            "cameras": list(self.cameras),
+            "image_size": list(self.image_size),
+            "phrasings": self.phrasings.value,
+            "steps_after_success": self.steps_after_success,
+            "max_steps": self.max_steps,
+            "max_attempts": self.max_attempts or 4 * self.episodes_per_task,
+        }
+
+
+def run(config: CollectConfig) -> list[Attempt]:
+    """Fill the store at `config.out` and return every attempt made for it, also earlier ones.
+
+    ValueError, after all else is written, if a task lacks episodes at its last attempt.
+    """
+    began = time.monotonic()
+    collection = _Collection(config)
+    try:
+        with ExitStack() as stack:
+            stack.enter_context(collection.store)
+            collection.collect(stack)
+    except KeyboardInterrupt:
+        kept = collection.store.num_episodes
+        STDERR.print(f"{config.out}: {kept} episodes are kept; resume=true goes on from there")
+        raise
+    _show(collection, time.monotonic() - began)
+    _require_quota(collection)
+    return collection.log.attempts
+
+
+class _Collection:
+    """The store, the log beside it and the quota that both work off."""
+
+    def __init__(self, config: CollectConfig) -> None:
+        plan = config.plan()
+        self.config = config
+        self.quota = Quota(
+            tasks=tuple(plan["tasks"]),
+            episodes_per_task=config.episodes_per_task,
+            max_attempts=plan["max_attempts"],
+        )
+        out = Path(config.out)
+        log_path = out.with_name(f"{out.name}.collect.jsonl")
+        if out.exists() and config.resume:
+            self.store = EpisodeStore.open(out, "a")
+            self.log = AttemptLog.resume(log_path, plan, self.store.num_episodes)
+            return
+        if out.exists() and not config.overwrite:
+            raise ValueError(
+                f"{out}: is already there; resume=true goes on with it, overwrite=true replaces "
+                "it, out=... writes elsewhere"
+            )
+        interface = _common_interface(self.quota.tasks, config)
+        self.log = AttemptLog(log_path, plan, [])
+        entries = [registry.entry(task) for task in self.quota.tasks]
+        self.store = EpisodeStore.create(
+            out,
+            _fields(interface),
+            rate_hz=interface.rate_hz,
+            robot=", ".join(sorted({entry.robot for entry in entries} - {""})),
+            task_family=", ".join(sorted({entry.task_id.split("/")[0] for entry in entries})),
+            licence=", ".join(sorted({entry.licence for entry in entries} - {""})),
+            source=", ".join(sorted({entry.source for entry in entries} - {""})),
+            overwrite=config.overwrite,
+        )
+
+    def collect(self, stack: ExitStack) -> None:
+        """Work through the rounds; what the log already has is not made again."""
+        pool: Pool | None = None
+        wanted = len(self.quota.tasks) * self.config.episodes_per_task
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        progress = stack.enter_context(
+            Progress(*columns, TimeRemainingColumn(), console=STDERR, transient=True)
+        )
+        bar = progress.add_task("collecting", total=wanted, completed=self.store.num_episodes)
+        settled = 0
+        while todo := self.quota.next_round(self.log.attempts[:settled]):
+            known = self.log.attempts[settled : settled + len(todo)]
+            settled += len(todo)
+            todo = todo[len(known) :]
+            if todo and pool is None:
+                workers = min(self.config.num_workers, len(todo))
+                pool = stack.enter_context(open_pool(workers, 1))
+            if pool is None:
+                continue
+            jobs = [_job(task, number, self.config) for task, number in todo]
+            for (task, number), (_, report) in zip(todo, demonstrations(jobs, pool), strict=True):
+                self._settle(task, number, report)
+                progress.update(bar, completed=self.store.num_episodes, description=task)
+
+    def _settle(self, task: str, number: int, report: Demonstration | Crashed) -> None:
+        """Log the attempt, and store the episode if it succeeded."""
+        seed = self.config.seed + number
+        if isinstance(report, Crashed):
+            outcome, steps, reason = CRASHED, 0, report.reason
+        else:
+            outcome = KEPT if report.first_success_step is not None else FAILED
+            steps, reason = report.steps, ""
+        attempt = Attempt(
+            task=task, number=number, seed=seed, outcome=outcome, steps=steps, reason=reason
+        )
+        self.log.add(attempt)
+        if isinstance(report, Demonstration) and outcome == KEPT:
+            entry = registry.entry(task)
+            sentence = entry.instructions[0]
+            if self.config.phrasings is Phrasings.all:
+                rng = np.random.default_rng([seed, zlib.crc32(entry.task_id.encode())])
+                sentence = entry.instructions[rng.integers(len(entry.instructions))]
+            segment = Segment(start=0, end=steps, instruction=sentence, task=entry.task_id)
+            self.store.append(report.data, [segment])
+
+
+def _job(task: str, number: int, config: CollectConfig) -> DemoJob:
+    height, width = config.image_size
+    choice = EnvChoice(
+        task=task,
+        cameras=tuple(config.cameras),
+        image_size=(height, width),
+        max_steps=config.max_steps,
+        kwargs=_env_kwargs(config),
+    )
+    return DemoJob(
+        choice=choice, seed=config.seed + number, steps_after_success=config.steps_after_success
+    )
+
+
+def _env_kwargs(config: CollectConfig) -> tuple[tuple[str, Any], ...]:
+    return () if config.state is StateChoice.full else (("state", config.state.value),)
+
+
+def _common_interface(tasks: tuple[str, ...], config: CollectConfig) -> Interface:
+    """Return the tasks' interface, as one task of each family has it; ValueError if they differ."""
+    families = {registry.entry(task).task_id.split("/")[0]: task for task in reversed(tasks)}
+    found: dict[str, Interface] = {}
+    for task in families.values():
+        env = _job(task, 0, config).choice.make()
+        found[task] = env.interface
+        env.close()
+    first, *others = found.items()
+    for task, interface in others:
+        if interface != first[1]:
+            raise ValueError(
+                f"tasks {first[0]} and {task} have different robots; collect them apart"
+            )
+    return first[1]
+
+
+def _fields(interface: Interface) -> dict[str, ArraySpec]:
+    """Return the store's fields."""
+    images = {f"image/{camera}": spec for camera, spec in interface.images.items()}
+    return {
+        "state": interface.state,
+        "action": interface.action,
+        "timestamp_ns": ArraySpec(shape=(), dtype="int64", unit="ns", note="since episode start"),
+        **images,
+    }
+
+
+def _show(collection: _Collection, seconds: float) -> None:
+    """Print what was collected."""
+    table = Table("task", "episodes", "failed", "crashed", "mean steps")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for task in collection.quota.tasks:
+        tried = [attempt for attempt in collection.log.attempts if attempt.task == task]
+        kept = [attempt.steps for attempt in tried if attempt.outcome == KEPT]
+        counts = [sum(a.outcome == outcome for a in tried) for outcome in (FAILED, CRASHED)]
+        mean = f"{np.mean(kept):.0f}" if kept else "-"
+        table.add_row(task, str(len(kept)), *(str(count) for count in counts), mean)
+    STDOUT.print(table)
+    store = collection.store
+    STDOUT.print(
+        f"{store.num_episodes} episodes, {store.num_steps} steps in {store.path} ({seconds:.1f} s)",
+        highlight=False,
+    )
+
+
+def _require_quota(collection: _Collection) -> None:
+    """Raise ValueError naming the tasks that lack episodes."""
+    lacking = []
+    for task in collection.quota.tasks:
+        tried = [attempt for attempt in collection.log.attempts if attempt.task == task]
+        kept = sum(attempt.outcome == KEPT for attempt in tried)
+        if kept < collection.quota.episodes_per_task:
+            lacking.append(f"{task} has {kept} of {collection.quota.episodes_per_task}")
+            reasons = sorted({attempt.reason for attempt in tried} - {""})
+            lacking += [f"it crashed with {reason}" for reason in reasons[:1]]
+    if lacking:
+        raise ValueError(
+            f"{collection.store.path}: too few demonstrations after {collection.quota.max_attempts}"
+            f" attempts a task: {'; '.join(lacking)}; the other tasks are complete"
+        )
+
+
+def main() -> None:
+    """Run the command."""
+    launch(CollectConfig, run, "collect")
+
+
+if __name__ == "__main__":
+    main()

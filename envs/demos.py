@@ -1,0 +1,150 @@
+"""Scripted experts at work: demonstrations to learn from, and how well the experts do."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from telic.envs import registry
+from telic.envs.host import Crashed, EnvChoice, EnvHost, Order, Refused, Report
+from telic.envs.pool import Pool, open_pool
+from telic.envs.rollout import EpisodeJob, EpisodeResult, RolloutConfig, env_choice
+from telic.envs.task import DictObs
+from telic.spec import Array
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Demonstration(Report):
+    """How an expert's episode went, and the steps of a successful one if they were asked for.
+
+    data: "state" f32 [T P], "action" f32 [T A], "timestamp_ns" i64 [T], "image/<camera>" u8
+    [T h w 3]; entry t is what the expert saw and then did.
+    """
+
+    first_success_step: int | None
+    steps: int
+    data: dict[str, Array] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Demonstrate(Order):
+    """Let the expert do an episode, and go on for a while after its first success."""
+
+    slot: int
+    choice: EnvChoice
+    seed: int
+    steps_after_success: int
+    record: bool = True
+
+    def perform(self, host: EnvHost) -> Demonstration:
+        """Return the demonstration; `max_steps` of the choice bounds it."""
+        env = host.env(self.slot, self.choice)
+        env.draw_images = self.record
+        obs, _ = env.reset(seed=self.seed)
+        expert = env.expert()
+        seen: list[DictObs] = []
+        actions: list[Array] = []
+        first_success: int | None = None
+        for step in range(1, env.max_steps + 1):
+            action = expert.act(obs)
+            if self.record:
+                seen.append(obs)
+                actions.append(action)
+            obs, _, terminated, truncated, info = env.step(action)
+            if info["success"] and first_success is None:
+                first_success = step
+            settled = first_success is not None and step >= first_success + self.steps_after_success
+            if terminated or truncated or settled:
+                break
+        worth_keeping = self.record and first_success is not None
+        data = _stacked(seen, actions, env.interface.rate_hz) if worth_keeping else {}
+        return Demonstration(
+            slot=self.slot, first_success_step=first_success, steps=step, data=data
+        )
+
+
+def _stacked(seen: list[DictObs], actions: list[Array], rate_hz: float) -> dict[str, Array]:
+    fields = {name: np.stack([obs[name] for obs in seen]) for name in seen[0]}
+    times = np.round(np.arange(len(seen)) * 1e9 / rate_hz).astype(np.int64)
+    return fields | {"action": np.stack(actions), "timestamp_ns": times}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DemoJob:
+    """One episode for an expert."""
+
+    choice: EnvChoice
+    seed: int
+    steps_after_success: int = 20
+    record: bool = True
+
+
+def demonstrations(
+    jobs: Iterable[DemoJob], pool: Pool
+) -> Iterator[tuple[DemoJob, Demonstration | Crashed]]:
+    """Yield each job with what came of it, in the order of the jobs, whoever is done first.
+
+    `pool` needs one slot a worker. ValueError for a job that no environment can take.
+    """
+    waiting = iter(jobs)
+    numbers = itertools.count()
+    idle = list(range(pool.num_slots))
+    under_way: dict[int, tuple[int, DemoJob]] = {}  # slot -> number, job
+    done: dict[int, tuple[DemoJob, Demonstration | Crashed]] = {}
+    due = 0
+    while True:
+        while idle and (job := next(waiting, None)) is not None:
+            slot = idle.pop()
+            under_way[slot] = (next(numbers), job)
+            pool.send(
+                Demonstrate(
+                    slot=slot,
+                    choice=job.choice,
+                    seed=job.seed,
+                    steps_after_success=job.steps_after_success,
+                    record=job.record,
+                )
+            )
+        if not under_way:
+            return
+        report = pool.receive()
+        number, job = under_way.pop(report.slot)
+        idle.append(report.slot)
+        if isinstance(report, Refused):
+            raise ValueError(report.message)
+        assert isinstance(report, Demonstration | Crashed)
+        done[number] = (job, report)
+        while due in done:
+            yield done.pop(due)
+            due += 1
+
+
+def expert_results(jobs: Iterable[EpisodeJob], config: RolloutConfig) -> Iterator[EpisodeResult]:
+    """Yield how the experts do on `jobs`, in their order: the ceiling for a policy's results."""
+    jobs = list(jobs)
+    for job in jobs:
+        registry.entry(job.task)
+    orders = [
+        DemoJob(choice=env_choice(job, config), seed=job.seed, steps_after_success=0, record=False)
+        for job in jobs
+    ]
+    with open_pool(config.num_workers, 1, config.timeout_s) as pool:
+        began = time.perf_counter()
+        for job, (_, report) in zip(jobs, demonstrations(orders, pool), strict=True):
+            first = None if isinstance(report, Crashed) else report.first_success_step
+            yield EpisodeResult(
+                task=job.task,
+                seed=job.seed,
+                instruction=job.instruction or registry.entry(job.task).instructions[0],
+                success=first is not None,
+                steps=0 if isinstance(report, Crashed) else report.steps,
+                first_success_step=first,
+                crashed=report.reason if isinstance(report, Crashed) else None,
+                policy_latency_ms=[],
+                wall_s=time.perf_counter() - began,
+            )
+            began = time.perf_counter()
