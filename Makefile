@@ -1,5 +1,7 @@
 # make install   .venv with everything          make test   lint, types, tests (no GPU, < 10 min)
 # make demo      collect, train, evaluate, run   make slow   training and control runs of minutes
+ROOMS = policy envs datasets real_robot configs
+MODULES = $(filter-out __init__.py,$(wildcard *.py))
 PYTEST = .venv/bin/pytest
 .PHONY: install demo test slow lint format
 
@@ -13,7 +15,7 @@ demo: install
 lint: install
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
-	MYPYPATH=.venv/typing .venv/bin/mypy --namespace-packages --explicit-package-bases -p telic
+	MYPYPATH=.venv/typing .venv/bin/mypy $(ROOMS:%=-p telic.%) $(MODULES:%.py=-m telic.%)
 
 test: lint
 	$(PYTEST) -m "not slow"

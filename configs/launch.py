@@ -12,7 +12,7 @@ import re
 import signal
 import sys
 import types
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -81,6 +81,12 @@ def _to_object(cfg: DictConfig, schema: type[Config]) -> Config:
     except AttributeError as error:  # a key that `+key=value` added to a slotted dataclass
         key = str(error).rsplit("'", 2)[-2] if "no attribute" in str(error) else str(error)
         raise ValueError(f"{key} is not a config key{near_misses(key, _keys(schema))}") from error
+
+
+def register_choices(group: str, choices: Mapping[str, object]) -> None:
+    """Make `group=name` on a command line choose among config objects, where a root asks for it."""
+    for name, node in choices.items():
+        ConfigStore.instance().store(group=group, name=name, node=node)
 
 
 def _register(schema: type[object], name: str) -> None:

@@ -1,0 +1,395 @@
+"""`train-policy`: episode stores in, a checkpoint directory out; one loop for every kind.
+
+Everything random in a step is a function of (seed, step, shard), where the global batch is cut
+into `world_size * accumulate` shards. So a resumed run repeats the uninterrupted one bit for bit,
+and two processes compute what one process with `accumulate=2` computes.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import signal
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from torch.utils.data import DataLoader
+
+from telic.configs.launch import launch, register_choices
+from telic.datasets.goals import GoalConfig
+from telic.datasets.sampler import BatchSampler
+from telic.datasets.store import EpisodeStore
+from telic.datasets.windows import WindowConfig, Windows, split_episodes
+from telic.envs.selection import SelectionRollouts
+from telic.policy.checkpoint import load_train_state, save_checkpoint
+from telic.policy.device import pick_device, supports_bf16
+from telic.policy.ema import EmaConfig
+from telic.policy.optimizer import OptimizerConfig
+from telic.policy.policy import LossTerms, Policy, PolicyConfig
+from telic.policy.presets import POLICIES
+from telic.policy.run_log import RunLog, WandbConfig
+from telic.policy.seeding import seed_shard
+from telic.policy.stop_signals import StopSignals
+from telic.policy.validation import held_out_errors, non_finite
+from telic.spec import Array
+
+
+class Precision(Enum):
+    """What forward and backward passes compute in; weights and sigmas are always float32."""
+
+    auto = "auto"  # bf16 where the device computes it natively, else fp32
+    fp32 = "fp32"
+    bf16 = "bf16"
+
+
+@dataclass(kw_only=True, slots=True)
+class DataConfig:
+    """Which windows of which stores."""
+
+    stores: list[str] = field(default_factory=list)
+    goal: GoalConfig = field(default_factory=GoalConfig)
+    cameras: list[str] | None = None  # None: all of the store's
+    memory_mb: int = 256  # what a process may hold of a store in memory
+    held_out: float = 0.04  # share of the episodes kept out of training
+    held_out_windows: int = 1024  # how many of their windows are measured
+    num_workers: int = 0  # loader processes; 0 reads in the training process
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.held_out < 1:
+            raise ValueError(f"data.held_out={self.held_out} must lie in [0, 1)")
+
+
+@dataclass(kw_only=True, slots=True)
+class TrainConfig:
+    """Everything a training run is a function of."""
+
+    out: str = "runs/train"
+    resume: bool = False  # go on from `out`/checkpoints/last where it exists
+    overwrite: bool = False  # start again where `out` holds another run
+    data: DataConfig = field(default_factory=DataConfig)
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    ema: EmaConfig = field(default_factory=EmaConfig)
+    steps: int = 5000
+    batch_size: int = 256  # global: over all processes and micro-batches of a step
+    accumulate: int = 1  # micro-batches per optimizer step
+    device: str = "auto"
+    precision: Precision = Precision.auto
+    threads: int | None = None  # CPU threads; None leaves torch's choice
+    seed: int = 1
+    log_every: int = 20
+    validate_every: int = 1000
+    checkpoint_every: int = 1000
+    rollouts: SelectionRollouts = field(default_factory=SelectionRollouts)
+    wandb: WandbConfig = field(default_factory=WandbConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "accumulate", "log_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        if not self.data.stores:
+            raise ValueError("data.stores is empty; give one: data.stores=[runs/demo/demos.zarr]")
+
+
+@dataclass(slots=True)
+class Progress:
+    """Where a run stands: optimizer steps done and the best score so far (lower is better)."""
+
+    step: int = 0
+    best: float = math.inf
+    best_step: int = 0
+
+
+def run(config: TrainConfig) -> dict[str, float]:
+    """Train as `config` says; return the last measured numbers.
+
+    Leaves `out`/checkpoints/{last,best}, `out`/log.jsonl. Raises ValueError on bad input,
+    NonFiniteLoss before the optimizer step that would spoil the weights, and KeyboardInterrupt
+    after a SIGINT or SIGTERM, when the checkpoint is written.
+    """
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    accelerator = _accelerator(config)
+    out = Path(config.out)
+    last = out / "checkpoints" / "last"
+    resuming = _prepare_folder(config, out, last, accelerator)
+    train_windows, held_out_windows = _windows(config)
+
+    set_seed(config.seed)
+    stores = train_windows.stores
+    policy = config.policy.build(stores[0].interface, stores[0].stats)
+    _prime_embeddings(policy, stores)
+    policy.to(accelerator.device)
+    ema = config.ema.build(policy)
+    averaged = cast(Policy, ema.module)
+    optimizer = config.optimizer.build(policy)
+    progress = Progress()
+    if resuming:
+        state = load_train_state(last)
+        policy.load_state_dict(state.weights)
+        ema.load_state_dict(state.ema)
+        optimizer.load_state_dict(state.optimizer)
+        progress = Progress(**state.progress)
+    model, optimizer = accelerator.prepare(policy, optimizer)
+    batches = _batches(config, train_windows, accelerator, progress.step)
+
+    def checkpoint(name: str) -> None:
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            save_checkpoint(
+                out / "checkpoints" / name,
+                averaged,
+                train_state={
+                    "weights": policy.state_dict(),
+                    "ema": ema.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                    "progress": asdict(progress),
+                },
+                extra={"train": config},
+            )
+        accelerator.wait_for_everyone()
+
+    measured: dict[str, float] = {}
+    main = accelerator.is_main_process
+    with (
+        StopSignals() as stop,
+        RunLog(out, config, config.wandb, config.steps, progress.step, enabled=main) as log,
+    ):
+        log.say(_describe(config, policy, train_windows, accelerator))
+        while progress.step < config.steps:
+            record = train_step(config, accelerator, model, optimizer, next(batches), progress.step)
+            ema.update_parameters(policy)
+            progress.step += 1
+            step, final = progress.step, progress.step == config.steps
+            if step % config.log_every == 0 or final:
+                log.write(step, record)
+                log.advance(step, f"loss {record['loss']:.4f}")
+            stopping = _any_process_stopped(accelerator, stop)
+            if final or (config.validate_every and step % config.validate_every == 0):
+                measured = _validate(config, accelerator, averaged, held_out_windows)
+                log.write(step, measured)
+                log.say(f"step {step}: " + ", ".join(f"{k} {v:.4f}" for k, v in measured.items()))
+                score = measured["score"]
+                if score <= progress.best:
+                    progress.best, progress.best_step = score, step
+                    checkpoint("best")
+            if final or stopping or step % config.checkpoint_every == 0:
+                checkpoint("last")
+            if stopping:
+                log.say(f"stopped at step {step}; {last} holds it: go on with resume=true")
+                raise KeyboardInterrupt(int(stop.received or signal.SIGINT))
+    return {**measured, "step": progress.step, "best_step": progress.best_step}
+
+
+def train_step(
+    config: TrainConfig,
+    accelerator: Accelerator,
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batch: dict[str, Any],
+    step: int,
+) -> dict[str, float]:
+    """Take optimizer step `step` on this process's rows of a global batch; return its record."""
+    rate = config.optimizer.rate(step, config.steps)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    shard_size = len(batch["text"]) // config.accumulate
+    losses: list[LossTerms] = []
+    for micro in range(config.accumulate):
+        shard = accelerator.process_index * config.accumulate + micro
+        rows = {k: v[micro * shard_size : (micro + 1) * shard_size] for k, v in batch.items()}
+        generator = seed_shard(config.seed, step, shard, accelerator.device)
+        last = micro == config.accumulate - 1
+        with nullcontext() if last else accelerator.no_sync(model):
+            with accelerator.autocast():
+                terms: LossTerms = model(rows, generator)
+            accelerator.backward(terms.total / config.accumulate)
+        losses.append(terms)
+    norm = accelerator.clip_grad_norm_(model.parameters(), config.optimizer.max_grad_norm)
+    loss = torch.stack([terms.total.detach() for terms in losses]).mean()
+    if not bool(torch.isfinite(loss + norm)):
+        raise non_finite(step, batch, losses)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    record = {"loss": loss}
+    for name in losses[0].parts:
+        record[name] = torch.stack([terms.parts[name].detach() for terms in losses]).mean()
+    if accelerator.num_processes > 1:
+        record = accelerator.reduce(record, reduction="mean")
+    numbers = {name: value.item() for name, value in record.items()}
+    return {**numbers, "grad_norm": norm.item(), "learning_rate": rate}
+
+
+def _accelerator(config: TrainConfig) -> Accelerator:
+    device = pick_device(config.device)
+    bf16 = config.precision is Precision.bf16 or (
+        config.precision is Precision.auto and supports_bf16(device)
+    )
+    accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="bf16" if bf16 else "no")
+    shards = accelerator.num_processes * config.accumulate
+    if config.batch_size % shards:
+        raise ValueError(
+            f"batch_size={config.batch_size} does not split into {accelerator.num_processes} "
+            f"processes x accumulate={config.accumulate}; use a multiple of {shards}"
+        )
+    return accelerator
+
+
+def _prepare_folder(config: TrainConfig, out: Path, last: Path, accelerator: Accelerator) -> bool:
+    """Return whether to go on from `last`; refuse to write over another run unasked."""
+    resuming = config.resume and last.is_dir()
+    if not resuming and (out / "checkpoints").exists():
+        if not config.overwrite:
+            raise ValueError(
+                f"out={out} holds a run already; resume=true goes on with it, "
+                "overwrite=true starts again, or choose another out="
+            )
+        if accelerator.is_main_process:
+            shutil.rmtree(out / "checkpoints")
+    accelerator.wait_for_everyone()
+    return resuming
+
+
+def _windows(config: TrainConfig) -> tuple[Windows, Windows | None]:
+    """Return the windows to train on and, unless `data.held_out` is 0, those to measure on."""
+    stores = [EpisodeStore.open(path) for path in config.data.stores]
+    for path, store in zip(config.data.stores[1:], stores[1:], strict=True):
+        stores[0].interface.require(store.interface, config.data.stores[0], path)
+    shape = WindowConfig(
+        obs_horizon=config.policy.obs_horizon,
+        action_horizon=config.policy.action_horizon,
+        goal=config.data.goal,
+        cameras=config.data.cameras,
+        memory_mb=config.data.memory_mb,
+    )
+    splits = [split_episodes(store, config.data.held_out, config.seed) for store in stores]
+    train = Windows(stores, shape, [kept for kept, _ in splits], seed=config.seed)
+    if not any(len(held_out) for _, held_out in splits):
+        return train, None
+    return train, Windows(stores, shape, [held_out for _, held_out in splits])
+
+
+def _prime_embeddings(policy: Policy, stores: Sequence[EpisodeStore]) -> None:
+    """Give the policy the stores' cached sentence vectors; compute and cache what is missing."""
+    name = policy.language_name
+    if name is None:
+        return
+    for store in stores:
+        known = store.read_embeddings(name) if name in store.encoders else {}
+        missing = [text for text in store.instructions if text not in known]
+        if missing:
+            known |= policy.embed(missing)
+            _cache_embeddings(store, name, known)
+        policy.set_embeddings(known)
+
+
+def _cache_embeddings(store: EpisodeStore, name: str, known: dict[str, Array]) -> None:
+    """Keep the vectors in the store for the next run, unless somebody is writing to it."""
+    vectors = np.stack([known[text] for text in store.instructions])
+    try:
+        with EpisodeStore.open(store.path, "a") as writable:
+            writable.write_embeddings(name, vectors)
+    except (ValueError, OSError) as error:
+        warnings.warn(f"sentence vectors are not cached: {error}", stacklevel=2)
+
+
+def _batches(
+    config: TrainConfig, windows: Windows, accelerator: Accelerator, position: int
+) -> Iterator[dict[str, Any]]:
+    """Yield this process's rows of each global batch, from batch `position` on, on its device."""
+    sampler = BatchSampler(
+        len(windows),
+        config.batch_size // accelerator.num_processes,
+        seed=config.seed,
+        rank=accelerator.process_index,
+        world_size=accelerator.num_processes,
+        position=position,
+    )
+    loader: DataLoader[Any] = DataLoader(
+        cast(Any, windows),  # map-style: len, [] and __getitems__
+        batch_sampler=cast(Any, sampler),
+        num_workers=config.data.num_workers,
+        collate_fn=cast(Any, _to_torch),
+        persistent_workers=config.data.num_workers > 0,
+        pin_memory=accelerator.device.type == "cuda",
+    )
+    for batch in loader:
+        yield _to_device(batch, accelerator.device)
+
+
+def _to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    return {
+        k: v.to(device, non_blocking=True) if torch.is_tensor(v) else v for k, v in batch.items()
+    }
+
+
+def _to_torch(batch: dict[str, Any]) -> dict[str, Any]:
+    return {k: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for k, v in batch.items()}
+
+
+def _any_process_stopped(accelerator: Accelerator, stop: StopSignals) -> bool:
+    if accelerator.num_processes == 1:
+        return stop.received is not None
+    flag = torch.tensor([float(stop.received is not None)], device=accelerator.device)
+    return bool(accelerator.reduce(flag, reduction="sum").item() > 0)
+
+
+def _validate(
+    config: TrainConfig, accelerator: Accelerator, policy: Policy, windows: Windows | None
+) -> dict[str, float]:
+    """Return held-out loss, action error and success of the averaged weights, and their `score`.
+
+    `score` chooses the best checkpoint, lower is better: the failure rate where rollouts are made,
+    else the action error, else a constant (the newest is best where nothing is held out).
+    """
+    policy.eval()
+    numbers: dict[str, float] = {"score": 0.0}
+    if windows is not None:
+        batches = _held_out_batches(config, windows, accelerator.device)
+        numbers |= held_out_errors(policy, batches, accelerator, config.seed)
+        numbers["score"] = numbers["held_out_action_error"]
+    if config.rollouts.tasks:
+        numbers |= config.rollouts.measure(policy)
+        numbers["score"] = 1 - numbers["success"]
+    return numbers
+
+
+def _held_out_batches(
+    config: TrainConfig, windows: Windows, device: torch.device
+) -> Iterator[dict[str, Any]]:
+    count = min(len(windows), config.data.held_out_windows)
+    indices = np.random.default_rng(config.seed).choice(len(windows), count, replace=False)
+    for rows in np.array_split(indices, math.ceil(count / config.batch_size)):
+        yield _to_device(_to_torch(windows.batch(rows)), device)
+
+
+def _describe(
+    config: TrainConfig, policy: Policy, windows: Windows, accelerator: Accelerator
+) -> str:
+    parameters = sum(p.numel() for p in policy.parameters() if p.requires_grad)
+    return (
+        f"{parameters / 1e6:.2f} M trainable parameters, {len(windows)} windows, "
+        f"{config.steps} steps of {config.batch_size} on {accelerator.num_processes} x "
+        f"{accelerator.device.type} ({accelerator.mixed_precision})"
+    )
+
+
+register_choices("policy", POLICIES)
+
+
+def main() -> None:
+    """Entry point of `train-policy`."""
+    launch(TrainConfig, run, "train")
+
+
+if __name__ == "__main__":
+    main()
