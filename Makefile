@@ -10,7 +10,7 @@ install: .venv/installed
 	sh tools/install.sh
 
 demo: install
-	.venv/bin/run-recipe recipe=metaworld_mt10 out=runs/demo
+	.venv/bin/run-recipe experiment=metaworld_mt10 out=runs/demo
 
 lint: install
 	.venv/bin/ruff check .
