@@ -88,14 +88,19 @@ def robot_config(
 ) -> RobotConfig:
     """Return the config of the robot `name` with `options`, and those `defaults` that it knows.
 
-    ValueError if there is no such robot or option, or the robot refuses a value.
+    `name` is one of ROBOTS, or "module:Config" for a robot of another package. ValueError if there
+    is no such robot or option, or the robot refuses a value.
     """
-    if name not in ROBOTS:
+    module, _, attribute = ROBOTS.get(name, name).partition(":")
+    if not attribute:
         raise ValueError(
-            f"robot={name} is not one of {', '.join(ROBOTS)}{near_misses(name, ROBOTS)}"
+            f"robot={name} is not one of {', '.join(ROBOTS)}{near_misses(name, ROBOTS)}; "
+            "a robot of your own is robot=module:Config"
         )
-    module, attribute = ROBOTS[name].split(":")
-    schema = getattr(importlib.import_module(module), attribute)
+    try:
+        schema = getattr(importlib.import_module(module), attribute)
+    except (ModuleNotFoundError, AttributeError) as error:
+        raise ValueError(f"robot={name}: {error}") from error
     known = [entry.name for entry in fields(schema)]
     for option in options:
         if option not in known:
