@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import zlib
+from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from enum import Enum
@@ -20,7 +21,7 @@ from telic.datasets.language import Segment
 from telic.datasets.store import EpisodeStore
 from telic.envs import registry
 from telic.envs.attempts import CRASHED, FAILED, KEPT, Attempt, AttemptLog, Quota
-from telic.envs.demos import DemoJob, Demonstration, demonstrations
+from telic.envs.demos import DemoJob, Demonstration, demonstrations, interface_of
 from telic.envs.host import Crashed, EnvChoice
 from telic.envs.pool import Pool, open_pool
 from telic.envs.task import StateChoice
@@ -95,15 +96,14 @@ def run(config: CollectConfig) -> list[Attempt]:
     ValueError, after all else is written, if a task lacks episodes at its last attempt.
     """
     began = time.monotonic()
-    collection = _Collection(config)
-    try:
-        with ExitStack() as stack:
-            stack.enter_context(collection.store)
+    with ExitStack() as stack:
+        collection = _Collection(config, stack)
+        try:
             collection.collect(stack)
-    except KeyboardInterrupt:
-        kept = collection.store.num_episodes
-        STDERR.print(f"{config.out}: {kept} episodes are kept; resume=true goes on from there")
-        raise
+        except KeyboardInterrupt:
+            kept = collection.store.num_episodes
+            STDERR.print(f"{config.out}: {kept} episodes are kept; resume=true goes on from there")
+            raise
     _show(collection, time.monotonic() - began)
     _require_quota(collection)
     return collection.log.attempts
@@ -112,7 +112,7 @@ def run(config: CollectConfig) -> list[Attempt]:
 class _Collection:
     """The store, the log beside it and the quota that both work off."""
 
-    def __init__(self, config: CollectConfig) -> None:
+    def __init__(self, config: CollectConfig, stack: ExitStack) -> None:
         plan = config.plan()
         self.config = config
         self.quota = Quota(
@@ -120,10 +120,12 @@ class _Collection:
             episodes_per_task=config.episodes_per_task,
             max_attempts=plan["max_attempts"],
         )
+        self._wanted = len(self.quota.tasks) * config.episodes_per_task
+        self._pool: Pool | None = None
         out = Path(config.out)
         log_path = out.with_name(f"{out.name}.collect.jsonl")
         if out.exists() and config.resume:
-            self.store = EpisodeStore.open(out, "a")
+            self.store = stack.enter_context(EpisodeStore.open(out, "a"))
             self.log = AttemptLog.resume(log_path, plan, self.store.num_episodes)
             return
         if out.exists() and not config.overwrite:
@@ -131,43 +133,36 @@ class _Collection:
                 f"{out}: is already there; resume=true goes on with it, overwrite=true replaces "
                 "it, out=... writes elsewhere"
             )
-        interface = _common_interface(self.quota.tasks, config)
+        interface = _common_interface(self.quota.tasks, config, self._workers(stack))
+        self.store = stack.enter_context(_new_store(out, interface, self.quota.tasks, config))
         self.log = AttemptLog(log_path, plan, [])
-        entries = [registry.entry(task) for task in self.quota.tasks]
-        self.store = EpisodeStore.create(
-            out,
-            _fields(interface),
-            rate_hz=interface.rate_hz,
-            robot=", ".join(sorted({entry.robot for entry in entries} - {""})),
-            task_family=", ".join(sorted({entry.task_id.split("/")[0] for entry in entries})),
-            licence=", ".join(sorted({entry.licence for entry in entries} - {""})),
-            source=", ".join(sorted({entry.source for entry in entries} - {""})),
-            overwrite=config.overwrite,
-        )
 
     def collect(self, stack: ExitStack) -> None:
         """Work through the rounds; what the log already has is not made again."""
-        pool: Pool | None = None
-        wanted = len(self.quota.tasks) * self.config.episodes_per_task
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
         progress = stack.enter_context(
             Progress(*columns, TimeRemainingColumn(), console=STDERR, transient=True)
         )
-        bar = progress.add_task("collecting", total=wanted, completed=self.store.num_episodes)
+        bar = progress.add_task("", total=self._wanted, completed=self.store.num_episodes)
         settled = 0
         while todo := self.quota.next_round(self.log.attempts[:settled]):
             known = self.log.attempts[settled : settled + len(todo)]
             settled += len(todo)
             todo = todo[len(known) :]
-            if todo and pool is None:
-                workers = min(self.config.num_workers, len(todo))
-                pool = stack.enter_context(open_pool(workers, 1))
-            if pool is None:
+            if not todo:
                 continue
             jobs = [_job(task, number, self.config) for task, number in todo]
-            for (task, number), (_, report) in zip(todo, demonstrations(jobs, pool), strict=True):
+            made = demonstrations(jobs, self._workers(stack))
+            for (task, number), (_, report) in zip(todo, made, strict=True):
                 self._settle(task, number, report)
                 progress.update(bar, completed=self.store.num_episodes, description=task)
+
+    def _workers(self, stack: ExitStack) -> Pool:
+        """Return the pool, started when it is first needed."""
+        if self._pool is None:
+            num_workers = min(self.config.num_workers, self._wanted)
+            self._pool = stack.enter_context(open_pool(num_workers, 1))
+        return self._pool
 
     def _settle(self, task: str, number: int, report: Demonstration | Crashed) -> None:
         """Log the attempt, and store the episode if it succeeded."""
@@ -209,21 +204,39 @@ def _env_kwargs(config: CollectConfig) -> tuple[tuple[str, Any], ...]:
     return () if config.state is StateChoice.full else (("state", config.state.value),)
 
 
-def _common_interface(tasks: tuple[str, ...], config: CollectConfig) -> Interface:
+def _common_interface(tasks: tuple[str, ...], config: CollectConfig, pool: Pool) -> Interface:
     """Return the tasks' interface, as one task of each family has it; ValueError if they differ."""
     families = {registry.entry(task).task_id.split("/")[0]: task for task in reversed(tasks)}
-    found: dict[str, Interface] = {}
-    for task in families.values():
-        env = _job(task, 0, config).choice.make()
-        found[task] = env.interface
-        env.close()
+    found = {
+        task: interface_of(_job(task, 0, config).choice, pool)
+        for task in reversed(families.values())
+    }
     first, *others = found.items()
     for task, interface in others:
         if interface != first[1]:
-            raise ValueError(
-                f"tasks {first[0]} and {task} have different robots; collect them apart"
-            )
+            raise ValueError(f"{first[0]} and {task} have different robots; collect them apart")
     return first[1]
+
+
+def _new_store(
+    out: Path, interface: Interface, tasks: tuple[str, ...], config: CollectConfig
+) -> EpisodeStore:
+    """Return an empty store that says where its demonstrations come from."""
+    entries = [registry.entry(task) for task in tasks]
+    return EpisodeStore.create(
+        out,
+        _fields(interface),
+        rate_hz=interface.rate_hz,
+        robot=_listed(entry.robot for entry in entries),
+        task_family=_listed(entry.task_id.split("/")[0] for entry in entries),
+        licence=_listed(entry.licence for entry in entries),
+        source=_listed(entry.source for entry in entries),
+        overwrite=config.overwrite,
+    )
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(sorted(set(names) - {""}))
 
 
 def _fields(interface: Interface) -> dict[str, ArraySpec]:

@@ -45,6 +45,8 @@ class AttemptLog:
 
         ValueError where another collection was begun, or log and store tell different stories.
         """
+        if not path.is_file() and num_episodes == 0:
+            return cls(path, plan, [])
         if not path.is_file():
             raise ValueError(
                 f"{path}: is missing, so the store beside it cannot be continued; "

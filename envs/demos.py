@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 import numpy as np
 
@@ -14,7 +14,9 @@ from telic.envs.host import Crashed, EnvChoice, EnvHost, Order, Refused, Report
 from telic.envs.pool import Pool, open_pool
 from telic.envs.rollout import EpisodeJob, EpisodeResult, RolloutConfig, env_choice
 from telic.envs.task import DictObs
-from telic.spec import Array
+from telic.spec import Array, Interface
+
+LOOKAHEAD: Final = 16  # jobs a slot may be ahead of the one that is due; they wait in memory
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,37 +92,83 @@ def demonstrations(
 
     `pool` needs one slot a worker. ValueError for a job that no environment can take.
     """
-    waiting = iter(jobs)
-    numbers = itertools.count()
-    idle = list(range(pool.num_slots))
-    under_way: dict[int, tuple[int, DemoJob]] = {}  # slot -> number, job
-    done: dict[int, tuple[DemoJob, Demonstration | Crashed]] = {}
+    jobs = list(jobs)
+    last: dict[int, EnvChoice] = {}
+    under_way: dict[int, int] = {}  # slot -> index of its job
+    waiting = list(range(len(jobs)))
+    done: dict[int, Demonstration | Crashed] = {}
     due = 0
-    while True:
-        while idle and (job := next(waiting, None)) is not None:
-            slot = idle.pop()
-            under_way[slot] = (next(numbers), job)
-            pool.send(
-                Demonstrate(
-                    slot=slot,
-                    choice=job.choice,
-                    seed=job.seed,
-                    steps_after_success=job.steps_after_success,
-                    record=job.record,
-                )
-            )
-        if not under_way:
-            return
+    while due < len(jobs):
+        for slot in set(range(pool.num_slots)) - set(under_way):
+            ahead = [index for index in waiting if index < due + LOOKAHEAD * pool.num_slots]
+            if not ahead:
+                break
+            index = _next_for(slot, ahead, jobs, last)
+            waiting.remove(index)
+            under_way[slot] = index
+            last[slot] = jobs[index].choice
+            pool.send(_order(slot, jobs[index]))
         report = pool.receive()
-        number, job = under_way.pop(report.slot)
-        idle.append(report.slot)
         if isinstance(report, Refused):
             raise ValueError(report.message)
         assert isinstance(report, Demonstration | Crashed)
-        done[number] = (job, report)
+        done[under_way.pop(report.slot)] = report
         while due in done:
-            yield done.pop(due)
+            yield jobs[due], done.pop(due)
             due += 1
+
+
+def _next_for(
+    slot: int, ahead: list[int], jobs: Sequence[DemoJob], last: Mapping[int, EnvChoice]
+) -> int:
+    """Return the job for a slot: of the environment it has, else of one that no slot has."""
+    own = [index for index in ahead if jobs[index].choice == last.get(slot)]
+    taken = {choice for other, choice in last.items() if other != slot}
+    free = [index for index in ahead if jobs[index].choice not in taken]
+    return (own or free or ahead)[0]
+
+
+def _order(slot: int, job: DemoJob) -> Demonstrate:
+    return Demonstrate(
+        slot=slot,
+        choice=job.choice,
+        seed=job.seed,
+        steps_after_success=job.steps_after_success,
+        record=job.record,
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Description(Report):
+    """What an environment senses and is told."""
+
+    interface: Interface
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Describe(Order):
+    """Make an environment and say what it is like."""
+
+    slot: int
+    choice: EnvChoice
+
+    def perform(self, host: EnvHost) -> Description:
+        """Return the description."""
+        return Description(slot=self.slot, interface=host.env(self.slot, self.choice).interface)
+
+
+def interface_of(choice: EnvChoice, pool: Pool) -> Interface:
+    """Return the interface of an environment, made where the pool has its own.
+
+    ValueError, with the reason, if it cannot be made.
+    """
+    pool.send(Describe(slot=0, choice=choice))
+    report = pool.receive()
+    if isinstance(report, Description):
+        return report.interface
+    assert isinstance(report, Refused | Crashed)
+    reason = report.message if isinstance(report, Refused) else report.reason
+    raise ValueError(reason if isinstance(report, Refused) else f"{choice.task}: {reason}")
 
 
 def expert_results(jobs: Iterable[EpisodeJob], config: RolloutConfig) -> Iterator[EpisodeResult]:

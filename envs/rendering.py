@@ -41,21 +41,22 @@ def _available(backend: str) -> bool:
 
 @cache
 def choose_backend() -> str | None:
-    """Return "egl", "osmesa" or None, the library that will draw, and set MUJOCO_GL to match.
+    """Return "egl", "osmesa", "glfw" or None, what will draw, and set MUJOCO_GL to match.
 
-    A backend named by MUJOCO_GL is kept where its library loads. None means that no picture can
-    be drawn without a display; everything else works.
+    A backend named by MUJOCO_GL is kept where its library loads; "glfw" needs a display. None
+    means that no picture can be drawn; everything else works.
     """
     asked = os.environ.get("MUJOCO_GL", "").strip().lower()
     if asked in _SWITCHED_OFF:
         return None
-    if sys.platform != "linux" or (asked == "glfw" and os.environ.get("DISPLAY")):
+    if sys.platform != "linux":
         return "glfw"  # a desktop: MuJoCo's own choice
-    candidates = sorted(("egl", "osmesa"), key=lambda backend: backend != asked)
-    for backend in candidates:
-        if _available(backend):
+    has_display = bool(os.environ.get("DISPLAY"))
+    for backend in sorted(("egl", "osmesa", "glfw"), key=lambda backend: backend != asked):
+        if has_display if backend == "glfw" else _available(backend):
             os.environ["MUJOCO_GL"] = backend
-            os.environ["PYOPENGL_PLATFORM"] = backend
+            if backend != "glfw":
+                os.environ["PYOPENGL_PLATFORM"] = backend
             return backend
     os.environ["MUJOCO_GL"] = "disable"
     return None
@@ -66,7 +67,9 @@ def _context() -> Any:
     """Return the OpenGL context that every scene of this process is drawn in."""
     import mujoco  # not before the backend is chosen
 
-    context = mujoco.GLContext(640, 480)
+    context: Any = mujoco.GLContext.__new__(mujoco.GLContext)
+    context._context = None  # else its destructor complains where its constructor has failed
+    context.__init__(640, 480)
     context.make_current()
     return context
 
@@ -74,16 +77,21 @@ def _context() -> Any:
 def require_rendering() -> None:
     """Raise ValueError, in one line with the way out, unless pictures can be drawn here."""
     if choose_backend() is None:
+        libraries_are_there = _available("egl") or _available("osmesa")
         why = (
             f"MUJOCO_GL={os.environ['MUJOCO_GL']} switches rendering off"
-            if _available("egl") or _available("osmesa")
+            if libraries_are_there
             else "the libraries for off-screen rendering are missing"
         )
         raise ValueError(f"cannot draw camera pictures: {why}; {_WAY_OUT}")
+    import mujoco
+    from OpenGL.error import Error as OpenGLError
+
     try:
         _context()
-    except (ImportError, RuntimeError, AttributeError) as error:  # what mujoco's EGL layer raises
-        raise ValueError(f"cannot draw camera pictures: {error}; {_WAY_OUT}") from error
+    except (ImportError, RuntimeError, AttributeError, OpenGLError, mujoco.FatalError) as error:
+        text = str(error) if isinstance(error, ImportError) else f"{type(error).__name__} in OpenGL"
+        raise ValueError(f"cannot draw camera pictures: {text}; {_WAY_OUT}") from error
 
 
 _WAY_OUT: Final = (
