@@ -17,7 +17,7 @@ from rich.table import Table
 from telic.datasets import validation
 from telic.datasets.robomimic_hdf5 import ExportOptions, ImportOptions, export_hdf5, import_hdf5
 from telic.datasets.store import EpisodeStore, require_there
-from telic.spec import Array, near_misses
+from telic.spec import near_misses
 
 FINDINGS_SHOWN = 50
 
@@ -117,22 +117,15 @@ def _summary(store: EpisodeStore) -> Table:
 
 def _fields(store: EpisodeStore) -> Table:
     table = Table(title="fields", title_justify="left")
-    for column in ("field", "type", "unit", "min", "mean", "std", "max", "note"):
+    for column in ("field", "type", "unit", "smallest", "largest", "note"):
         table.add_column(column)
     stats = store.stats
     for name, spec in store.fields.items():
         shape = "x".join(map(str, spec.shape)) or "1"
-        numbers = ["", "", "", ""]
-        if name in stats:
-            of = stats[name]
-            numbers = [_short(v) for v in (of.minimum, of.mean, of.std, of.maximum)]
-        table.add_row(name, f"{spec.dtype} {shape}", spec.unit, *numbers, spec.note)
+        low = f"{stats[name].minimum.min():.4g}" if stats else ""
+        high = f"{stats[name].maximum.max():.4g}" if stats else ""
+        table.add_row(name, f"{spec.dtype} {shape}", spec.unit, low, high, spec.note)
     return table
-
-
-def _short(values: Array) -> str:
-    shown = " ".join(f"{value:.3g}" for value in values[:4])
-    return shown + (" .." if len(values) > 4 else "")
 
 
 def _tasks(store: EpisodeStore) -> Table:

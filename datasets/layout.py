@@ -7,7 +7,7 @@
     meta/embeddings/<encoder>  f32 [I, D], its attributes list the sentences
     meta/stats/<field>         [N, ...] one summary an episode, see `statistics`
 
-Nothing is compressed. Measured on 96x96 frames (2 cores of a Xeon with AMX, 2026-11-23): copying
+Nothing is compressed. Measured on 96x96 frames (2 cores of an AMD EPYC, 2026-11-23): copying
 one takes 3 us, decoding it 13 us (lz4) to 54 us (zstd), for files 1.7 to 2.1 times smaller on
 clean renderings and 1.0 to 1.2 times once there is sensor noise of 2 grey levels.
 """

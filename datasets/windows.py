@@ -23,7 +23,7 @@ class WindowConfig:
     action_horizon: int = 8  # H, steps
     goal: GoalConfig = field(default_factory=GoalConfig)
     cameras: list[str] | None = None  # None: all of the store's
-    memory_mb: int = 256  # small fields are held in memory up to this much, in each process
+    memory_mb: int = 256  # fields of small rows are held in memory up to this, in each process
 
     def __post_init__(self) -> None:
         for name in ("obs_horizon", "action_horizon"):

@@ -1,7 +1,11 @@
 """Windows stay in their episode, and every draw is a function of (seed, epoch, index)."""
 
 import copy
+import subprocess
+import sys
+import tracemalloc
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,10 +13,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
+from telic.datasets.ahead import read_ahead
 from telic.datasets.goals import GoalConfig, Hindsight, TextGoal, steps_ahead
 from telic.datasets.sampler import BatchSampler
 from telic.datasets.store import EpisodeStore, Segment
 from telic.datasets.windows import WindowConfig, Windows, split_episodes
+from telic.spec import ArraySpec
 
 MakeStore = Callable[..., EpisodeStore]
 ANY_STEP = GoalConfig(text=TextGoal.optional)
@@ -184,3 +190,49 @@ def test_held_out_episodes_are_apart(make_store: MakeStore) -> None:
     again = split_episodes(store, 0.25, seed=0)
     np.testing.assert_array_equal(again[1], held_out)
     assert len(split_episodes(store, 0.0, seed=0)[1]) == 0
+
+
+def test_batches_read_ahead_come_in_order(make_store: MakeStore) -> None:
+    windows = Windows(make_store([30, 20]), WindowConfig(goal=ANY_STEP))
+    sampler = BatchSampler(len(windows), 16, seed=1, position=2)
+    source = read_ahead(windows, sampler, depth=4, threads=2)
+    for position in range(2, 9):
+        expected = windows.batch(BatchSampler(len(windows), 16, seed=1).at(position))
+        np.testing.assert_array_equal(next(source)["state"], expected["state"])
+        assert sampler.position == position + 1
+    source.close()
+
+
+def test_a_damaged_file_is_told_where_its_batch_would_come(make_store: MakeStore) -> None:
+    store = make_store([30])
+    (store.path / "data/image/front/c.0.0.0.0").unlink()
+    windows = Windows(store, WindowConfig(goal=ANY_STEP))
+    with pytest.raises(ValueError, match=r"front/c\.0\.0\.0\.0: this part of the array is missing"):
+        next(read_ahead(windows, BatchSampler(len(windows), 4, seed=0)))
+
+
+def test_memory_stays_flat_on_a_store_that_does_not_fit(tmp_path: Path) -> None:
+    fields = {
+        "state": ArraySpec(shape=(5_000,)),
+        "action": ArraySpec(shape=(2,)),
+        "image/front": ArraySpec(shape=(64, 64, 3), dtype="uint8"),
+    }
+    store = EpisodeStore.create(tmp_path / "s.zarr", fields, rate_hz=10)
+    for _ in range(10):  # 32 MB
+        store.append({name: np.zeros((100, *s.shape), s.dtype) for name, s in fields.items()})
+    windows = Windows(store, WindowConfig(goal=ANY_STEP, memory_mb=1))
+    tracemalloc.start()
+    for indices, _ in zip(BatchSampler(len(windows), 8, seed=0), range(250), strict=False):
+        windows.batch(indices)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2 * 2**20
+
+
+def test_the_benchmark_runs(repository: Path) -> None:
+    script = repository / "benchmarks/windows.py"
+    settings = ["--steps", "200", "--batch", "8", "--seconds", "0.05"]
+    done = subprocess.run(
+        [sys.executable, script, *settings], capture_output=True, text=True, check=True
+    )
+    assert "2 worker processes" in done.stdout and "a thread ahead" in done.stdout
