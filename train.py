@@ -51,6 +51,13 @@ class Precision(Enum):
     bf16 = "bf16"
 
 
+class BestBy(Enum):
+    """What makes a checkpoint the best so far; where it cannot be measured, the newest is."""
+
+    action_error = "held_out_action_error"
+    success = "failure_rate"  # of the selection rollouts: noisy where they are few
+
+
 @dataclass(kw_only=True, slots=True)
 class DataConfig:
     """Which windows of which stores."""
@@ -89,6 +96,7 @@ class TrainConfig:
     log_every: int = 20
     validate_every: int = 1000
     checkpoint_every: int = 1000
+    best_by: BestBy = BestBy.action_error
     rollouts: SelectionRollouts = field(default_factory=SelectionRollouts)
     wandb: WandbConfig = field(default_factory=WandbConfig)
 
@@ -96,6 +104,8 @@ class TrainConfig:
         for name in ("steps", "batch_size", "accumulate", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        if self.best_by is BestBy.success and not self.rollouts.tasks:
+            raise ValueError("best_by=success needs rollouts; give rollouts.tasks=[...]")
         if not self.data.stores:
             raise ValueError("data.stores is empty; give one: data.stores=[runs/demo/demos.zarr]")
 
@@ -178,7 +188,7 @@ def run(config: TrainConfig) -> dict[str, float]:
                 measured = _validate(config, accelerator, averaged, held_out_windows)
                 log.write(step, measured)
                 log.say(f"step {step}: " + ", ".join(f"{k} {v:.4f}" for k, v in measured.items()))
-                score = measured["score"]
+                score = measured.get(config.best_by.value, 0.0)
                 if score <= progress.best:
                     progress.best, progress.best_step = score, step
                     checkpoint("best")
@@ -346,20 +356,14 @@ def _any_process_stopped(accelerator: Accelerator, stop: StopSignals) -> bool:
 def _validate(
     config: TrainConfig, accelerator: Accelerator, policy: Policy, windows: Windows | None
 ) -> dict[str, float]:
-    """Return held-out loss, action error and success of the averaged weights, and their `score`.
-
-    `score` chooses the best checkpoint, lower is better: the failure rate where rollouts are made,
-    else the action error, else a constant (the newest is best where nothing is held out).
-    """
+    """Return held-out loss, action error and failure rate of the averaged weights."""
     policy.eval()
-    numbers: dict[str, float] = {"score": 0.0}
+    numbers: dict[str, float] = {}
     if windows is not None:
         batches = _held_out_batches(config, windows, accelerator.device)
         numbers |= held_out_errors(policy, batches, accelerator, config.seed)
-        numbers["score"] = numbers["held_out_action_error"]
     if config.rollouts.tasks:
         numbers |= config.rollouts.measure(policy)
-        numbers["score"] = 1 - numbers["success"]
     return numbers
 
 

@@ -23,7 +23,7 @@ class SelectionRollouts:
     num_workers: int = 0
 
     def measure(self, policy: ChunkPolicy) -> dict[str, float]:
-        """Return the success rate and the number of crashed episodes, which count in neither."""
+        """Return success, failure rate, and the number of crashed episodes, which are neither."""
         jobs = [
             EpisodeJob(task=task, seed=self.seed + index)
             for task in expand(self.tasks)
@@ -38,4 +38,9 @@ class SelectionRollouts:
         finished = [result.success for result in results if result.crashed is None]
         if not finished:
             raise ValueError(f"all {len(results)} selection rollouts crashed: {results[0].crashed}")
-        return {"success": float(np.mean(finished)), "crashed": len(results) - len(finished)}
+        success = float(np.mean(finished))
+        return {
+            "success": success,
+            "failure_rate": 1 - success,
+            "crashed": len(results) - len(finished),
+        }
