@@ -1,0 +1,158 @@
+"""`control-daemon` with real checkpoints: on the arm, on Meta-World, and on bad input."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from telic.configs.launch import compose
+from telic.control import ControlConfig, run
+from telic.envs.registry import make
+from telic.policy.checkpoint import save_checkpoint
+from telic.policy.mode import ModeConfig
+from telic.policy.policy import PolicyConfig
+from telic.real_robot.policy_worker import open_checkpoint
+from telic.real_robot.simulated_arm import arm_interface
+from telic.spec import FieldStats, Interface
+
+
+def save_tiny(path: Path, interface: Interface, sentence: str) -> str:
+    """Save a small policy with random weights that knows `sentence`; return its path."""
+
+    def stats(size: int | None) -> FieldStats:
+        zero, one = np.zeros(size or 0), np.ones(size or 0)
+        return FieldStats(
+            minimum=-one, maximum=one, mean=zero, std=one, q01=-one, q99=one, count=10
+        )
+
+    config = PolicyConfig(denoiser=ModeConfig(width=32, num_layers=1, num_heads=2))
+    fields = {
+        "state": stats(interface.state.shape[0]),
+        "action": stats(interface.action.shape[0]),
+    }
+    policy = config.build(interface, fields)
+    policy.set_embeddings({sentence: np.ones(384, np.float32)})
+    save_checkpoint(path, policy)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def arm_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("arm")
+    return save_tiny(folder / "checkpoint", arm_interface(), "bring the arm to its goal")
+
+
+@pytest.fixture(scope="module")
+def scene_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("scene")
+    env = make("drawer-open-v3")
+    return save_tiny(folder / "checkpoint", env.interface, env.instructions[0])
+
+
+def test_a_policy_runs_a_metaworld_scene(scene_checkpoint: str, tmp_path: Path) -> None:
+    out = tmp_path / "deep" / "control.json"
+    config = ControlConfig(
+        checkpoint=scene_checkpoint,
+        task="drawer-open-v3",
+        robot_options={"max_steps": 60},
+        duration_s=2.0,
+        sampling="2",
+        out=str(out),
+    )
+    summary = run(config)
+    assert summary["ended"]["cause"] == "time is up"
+    assert summary["control_hz"] == 80.0
+    assert summary["phase_s"]["ACTIVE"] > 0.5
+    assert summary["steps"]["used"] > 40
+    robot = summary["robot"]
+    assert robot["task"] == "metaworld/drawer-open-v3"
+    assert robot["episodes"] >= 2  # the first ran out of its 60 steps
+    assert robot["successes"] + robot["timeouts"] == robot["episodes"] - 1
+    assert summary["resets"] == robot["episodes"] - 1
+    assert json.loads(out.read_text()) == summary
+
+
+def test_ctrl_c_prints_the_summary_and_gives_130(arm_checkpoint: str, tmp_path: Path) -> None:
+    out = tmp_path / "control.json"
+    process = start_command(
+        f"checkpoint={arm_checkpoint}", "robot=arm", "duration_s=null", "sampling=2", f"out={out}"
+    )
+    assert process.stderr is not None
+    while "ACTIVE" not in (line := process.stderr.readline()):
+        assert line, "the daemon ended before it got there"
+    time.sleep(0.3)
+    os.killpg(process.pid, signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "ordered to stop: SIGINT" in stdout
+    assert stderr.splitlines()[-1] == "control: stopped by SIGINT"
+    summary = json.loads(out.read_text())
+    assert summary["robot"]["stopped"] is True
+    assert [event["phase"] for event in summary["events"]][-2:] == ["HOLD", "STOP"]
+
+
+def test_a_policy_for_another_robot_is_one_line_and_status_2(arm_checkpoint: str) -> None:
+    process = start_command(f"checkpoint={arm_checkpoint}", "robot=metaworld", "out=null")
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert stdout == ""
+    assert stderr == (
+        "control: robot metaworld: state has shape (39,), expected (6,) by "
+        f"checkpoint {arm_checkpoint}; use a robot with that state size or train on this one\n"
+    )
+
+
+def start_command(*arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "telic.control", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "COLUMNS": "200"},
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ({"robot": "metaword"}, r"robot=metaword is not one of .*; did you mean metaworld"),
+        ({"task": "drawer-opn-v3"}, r"unknown task 'drawer-opn-v3'; did you mean drawer-open-v3"),
+        ({"robot": "arm", "task": "reach-v3"}, r"robot arm has no option 'task'"),
+        ({"execute_horizon": 0}, r"execute_horizon=0 must be at least 1"),
+        ({"robot_options": {"max_step": 3}}, r"no option 'max_step'.*; did you mean max_steps"),
+    ],
+)
+def test_what_can_be_known_at_once_is_refused_at_once(
+    settings: dict[str, Any], complaint: str
+) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        run(ControlConfig(checkpoint="nowhere", out=None, **settings))
+
+
+def test_what_the_worker_cannot_open_is_told_in_words(arm_checkpoint: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="sampling '3' is not one of"):
+        open_checkpoint(arm_checkpoint, sampling="3")
+    with pytest.raises(ValueError, match="nowhere"):
+        open_checkpoint(str(tmp_path / "nowhere"))
+
+
+def test_the_command_line_makes_the_config() -> None:
+    overrides = ["checkpoint=c", "loop.seam_steps=2", "safety.max_change_per_s=[1,2]", "goal=go"]
+    config = compose(ControlConfig, "control", overrides)
+    assert (config.checkpoint, config.loop.seam_steps, config.goal) == ("c", 2, "go")
+    assert config.safety.max_change_per_s == [1.0, 2.0]
+    for bad, complaint in {
+        "duration_s=0": "duration_s=0",
+        "loop.priority=100": "loop.priority=100",
+        "checkpoint=''": "checkpoint is missing",
+    }.items():
+        with pytest.raises(ValueError, match=complaint):
+            compose(ControlConfig, "control", ["checkpoint=c", bad])
