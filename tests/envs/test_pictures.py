@@ -1,5 +1,7 @@
 """Camera pictures: upright, of the right size, the goal's marker where the goal is; films."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import imageio_ffmpeg
@@ -147,3 +149,14 @@ def test_a_film_shows_the_episode(tmp_path: Path, num_workers: int) -> None:
     assert np.abs(pictures[0].astype(int) - first).mean() < 10
     assert np.abs(pictures[0].astype(int) - pictures[-1]).mean() > 0.5, "the arm has moved"
     assert [path.name for path in film.parent.iterdir()] == ["first.mp4"]
+
+
+def test_torch_can_load_its_kernel_compiler_after_a_picture_was_drawn() -> None:
+    pytest.importorskip("triton")
+    program = """
+from telic.envs.rendering import require_rendering
+require_rendering()
+import triton
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
