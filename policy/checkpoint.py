@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from enum import Enum
 from functools import cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -38,8 +38,48 @@ from telic.policy.train_state import load_tree, save_tree
 from telic.spec import Array, ChunkPolicy, FieldStats, Interface
 
 FORMAT = 1
-# Kinds that are no `Policy`: kind -> module with `load(folder, device) -> ChunkPolicy`.
-OTHER_KINDS: dict[str, str] = {}
+# Kinds that are no `Policy`: kind -> module with `load(parts, device) -> ChunkPolicy`.
+OTHER_KINDS: dict[str, str] = {"robomimic": "telic.policy.robomimic_baseline"}
+
+
+class Saveable(Protocol):
+    """What a policy offers to be written as a checkpoint."""
+
+    interface: Interface
+    stats: dict[str, FieldStats]
+    obs_horizon: int
+    action_horizon: int
+
+    @property
+    def config(self) -> Any:
+        """Return the config dataclass that built it."""
+        ...
+
+    @property
+    def kind(self) -> str:
+        """Return the key of KINDS or OTHER_KINDS by which it is loaded."""
+        ...
+
+    @property
+    def known_embeddings(self) -> dict[str, Array]:
+        """Return the vectors of the sentences it knows."""
+        ...
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return its weights."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Parts:
+    """What a checkpoint directory holds besides `train_state`."""
+
+    folder: Path
+    config: dict[str, Any]
+    interface: Interface
+    stats: dict[str, FieldStats]
+    weights: dict[str, Tensor]
+    embeddings: dict[str, Array]
 
 
 @dataclass(kw_only=True, slots=True)
@@ -54,7 +94,7 @@ class TrainState:
 
 def save_checkpoint(
     path: str | Path,
-    policy: Policy,
+    policy: Saveable,
     train_state: Mapping[str, Any] | None = None,
     extra: Mapping[str, Any] | None = None,
 ) -> None:
@@ -65,19 +105,18 @@ def save_checkpoint(
     """
     config = {
         "format": FORMAT,
-        "kind": policy.denoiser_config.kind,
+        "kind": policy.kind,
         "git_commit": git_commit(),
-        "policy": _plain(policy.config),
-        **_plain(extra or {}),
+        "policy": plain(policy.config),
+        **plain(extra or {}),
     }
     spec = {
         "interface": policy.interface.to_json(),
         "obs_horizon": policy.obs_horizon,
         "action_horizon": policy.action_horizon,
     }
-    weights = {k: v.detach().cpu().contiguous() for k, v in policy.state_dict().items()}
     with replacing_directory(Path(path)) as folder:
-        save_file(weights, folder / "model.safetensors")
+        save_file(_weights(policy), folder / "model.safetensors")
         (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(config)))
         (folder / "spec.json").write_text(json.dumps(spec, indent=1))
         save_file(_stats_to_tensors(policy.stats), folder / "stats.safetensors")
@@ -93,15 +132,17 @@ def load_policy(path: str | Path, device: str | torch.device = "cpu") -> ChunkPo
 
     ValueError names what is missing or does not fit: a file, a kind, a tensor, a shape.
     """
-    folder = _checkpoint(path)
-    config = _read_config(folder)
-    kind = str(config.get("kind"))
-    require_kind(kind, [*KINDS, *OTHER_KINDS], str(folder / "config.yaml"))
+    parts = _read_parts(_checkpoint(path))
     place = pick_device(str(device))
-    if kind in OTHER_KINDS:
+    if (kind := parts.config["kind"]) in OTHER_KINDS:
         module = importlib.import_module(OTHER_KINDS[kind])
-        return cast(ChunkPolicy, module.load(folder, place))
-    return _load_diffusion(folder, config, place)
+        return cast(ChunkPolicy, module.load(parts, place))
+    return _load_diffusion(parts, place)
+
+
+def read_config(path: str | Path) -> dict[str, Any]:
+    """Return config.yaml of checkpoint directory `path`: kind, git_commit, policy, training."""
+    return _read_config(_checkpoint(path))
 
 
 def load_train_state(path: str | Path) -> TrainState:
@@ -126,16 +167,26 @@ def git_commit() -> str:
     return head.stdout.strip() + ("+" if status.stdout.strip() else "")
 
 
-def _load_diffusion(folder: Path, config: Mapping[str, Any], device: torch.device) -> Policy:
+def _read_parts(folder: Path) -> Parts:
+    config = _read_config(folder)
+    require_kind(str(config.get("kind")), [*KINDS, *OTHER_KINDS], str(folder / "config.yaml"))
     with _readable(folder):
         spec = json.loads((folder / "spec.json").read_text())
-        stats = _stats_from_tensors(load_file(folder / "stats.safetensors"))
-        weights = load_file(folder / "model.safetensors")
-        embeddings = _load_embeddings(folder / "embeddings.safetensors")
-    interface = Interface.from_json(spec["interface"])
-    policy = policy_config(config["policy"], str(folder / "config.yaml")).build(interface, stats)
-    load_exactly(policy, weights, str(folder / "model.safetensors"))
-    policy.set_embeddings(embeddings)
+        return Parts(
+            folder=folder,
+            config=config,
+            interface=Interface.from_json(spec["interface"]),
+            stats=_stats_from_tensors(load_file(folder / "stats.safetensors")),
+            weights=load_file(folder / "model.safetensors"),
+            embeddings=_load_embeddings(folder / "embeddings.safetensors"),
+        )
+
+
+def _load_diffusion(parts: Parts, device: torch.device) -> Policy:
+    config = policy_config(parts.config["policy"], str(parts.folder / "config.yaml"))
+    policy = config.build(parts.interface, parts.stats)
+    load_exactly(policy, parts.weights, str(parts.folder / "model.safetensors"))
+    policy.set_embeddings(parts.embeddings)
     return policy.to(device).eval()
 
 
@@ -182,14 +233,25 @@ def _readable(folder: Path) -> Iterator[None]:
         raise ValueError(f"{folder}: damaged checkpoint ({line})") from error
 
 
-def _plain(value: Any) -> Any:
+def _weights(policy: Saveable) -> dict[str, Tensor]:
+    """Return the weights on the CPU; what two names share is copied, as safetensors wants it."""
+    weights: dict[str, Tensor] = {}
+    places: set[int] = set()
+    for name, tensor in policy.state_dict().items():
+        tensor = tensor.detach().cpu().contiguous()
+        weights[name] = tensor.clone() if tensor.data_ptr() in places else tensor
+        places.add(tensor.data_ptr())
+    return weights
+
+
+def plain(value: Any) -> Any:
     """Return `value` as YAML data: dataclasses to dict, enums to their names, paths to str."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
+        return [plain(v) for v in value]
     if isinstance(value, Enum):
         return value.name
     return str(value) if isinstance(value, Path) else value

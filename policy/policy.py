@@ -219,6 +219,11 @@ class Policy(nn.Module):
         return self.action_normalizer.center.device
 
     @property
+    def kind(self) -> str:
+        """Return the name of the denoiser's kind."""
+        return self.denoiser_config.kind
+
+    @property
     def language_name(self) -> str | None:
         """Return the name of the text encoder, or None where goals have no text."""
         language = self.goal_encoder.language

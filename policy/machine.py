@@ -1,0 +1,44 @@
+"""What a measured number depends on besides the code: the machine and the versions."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+_PACKAGES = ("telic", "torch", "numpy", "mujoco", "gymnasium", "metaworld")
+
+
+def machine() -> dict[str, str | int]:
+    """Return processor, number of cores it may use, torch's threads, GPU and system."""
+    facts: dict[str, str | int] = {
+        "cpu": _cpu(),
+        "cores": len(os.sched_getaffinity(0)),
+        "torch_threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
+        "system": f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
+    }
+    return facts
+
+
+def versions() -> dict[str, str]:
+    """Return the installed versions of what computes and simulates."""
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _cpu() -> str:
+    """Return the processor's name; Linux tells it in /proc, and not always."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    name = names[0] if names else ""
+    return name if name and name != "unknown" else platform.processor() or platform.machine()
