@@ -1,0 +1,298 @@
+"""`evaluate-policy`: a checkpoint in simulated tasks -> success with intervals, report, videos.
+
+Every policy meets the same episodes (task, seed), so that two results compare pair by pair.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shlex
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from telic.configs.launch import launch
+from telic.envs.demos import expert_results
+from telic.envs.episode_log import EpisodeLog
+from telic.envs.progress import with_progress
+from telic.envs.registry import entry, expand
+from telic.envs.rendering import require_rendering
+from telic.envs.report import table, write_report
+from telic.envs.results import (
+    Evaluation,
+    EvaluationProtocol,
+    Latency,
+    compare,
+    read_evaluation,
+    require_same_episodes,
+    write_evaluation,
+)
+from telic.envs.rollout import EpisodeJob, EpisodeResult, RolloutConfig, run_rollouts
+from telic.envs.task import StateChoice
+from telic.policy.checkpoint import git_commit, load_policy, plain, read_config
+from telic.policy.device import pick_device
+from telic.policy.latency import chunk_latency_ms
+from telic.policy.machine import machine, versions
+from telic.policy.policy import Policy
+from telic.policy.robomimic_baseline import RobomimicPolicy
+from telic.policy.sampling import preset
+from telic.spec import ChunkPolicy
+
+EXPERT = "expert"
+STDOUT, STDERR = Console(), Console(stderr=True)
+
+
+class Phrasings(Enum):
+    """Which of a task's sentences the episodes are given."""
+
+    canonical = "canonical"
+    all = "all"  # episode i gets phrasing i modulo their number
+
+
+@dataclass(kw_only=True, slots=True)
+class EvaluateConfig:
+    """One policy, the episodes it meets, and where the report goes."""
+
+    checkpoint: str = ""  # a checkpoint directory, or "expert": the tasks' scripted experts
+    tasks: list[str] = field(default_factory=lambda: ["mt10"])  # names, ids or tags
+    episodes_per_task: int = 10
+    seed: int = 200_000  # of each task's first episode; training uses others
+    max_steps: int = 200
+    instructions: Phrasings = Phrasings.canonical
+    state: StateChoice = StateChoice.full  # what the environments show, as in collect-demos
+    sampling: str | None = None  # preset "10", "5", "2" or "1" steps; None: the checkpoint's own
+    execute_horizon: int = 4  # actions run of each chunk (all, if the policy gives fewer)
+    num_workers: int = 2  # simulator processes; 0 simulates in this one
+    envs_per_worker: int = 10
+    device: str = "auto"
+    threads: int | None = None  # CPU threads of the policy; None leaves torch's choice
+    out: str = "runs/evaluate"
+    resume: bool = True  # go on where `out` holds a part of the same evaluation
+    videos: int = 0  # episodes per task filmed, failed ones first
+    compare: str | None = None  # results.json, or its folder, of another policy
+
+    def __post_init__(self) -> None:
+        if not self.checkpoint:
+            raise ValueError(
+                "checkpoint is empty; give a directory (checkpoint=runs/demo/checkpoints/best) or "
+                "checkpoint=expert"
+            )
+        for name in ("episodes_per_task", "max_steps", "execute_horizon"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        for name in ("seed", "videos"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)} must not be negative")
+        if self.checkpoint == EXPERT and self.videos:
+            raise ValueError(f"videos={self.videos}: the scripted experts are not filmed")
+
+    def protocol(self) -> EvaluationProtocol:
+        """Return which episodes that makes; ValueError for an unknown task."""
+        return EvaluationProtocol(
+            tasks=expand(self.tasks),
+            episodes_per_task=self.episodes_per_task,
+            seed=self.seed,
+            max_steps=self.max_steps,
+            all_phrasings=self.instructions is Phrasings.all,
+            env={} if self.state is StateChoice.full else {"state": self.state.value},
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Contestant:
+    """Who acts. identity: all that its actions depend on; policy None: the scripted experts."""
+
+    title: str
+    identity: dict[str, Any]
+    policy: ChunkPolicy | None
+
+    def results(self, jobs: list[EpisodeJob], config: EvaluateConfig) -> Iterator[EpisodeResult]:
+        """Return an iterator of the results of `jobs` as they finish."""
+        rollout = RolloutConfig(
+            num_workers=config.num_workers,
+            envs_per_worker=config.envs_per_worker,
+            max_steps=config.max_steps,
+        )
+        if self.policy is None:
+            return expert_results(jobs, rollout)
+        horizon = min(config.execute_horizon, self.policy.action_horizon)
+        return run_rollouts(jobs, self.policy, replace(rollout, execute_horizon=horizon))
+
+
+def run(config: EvaluateConfig) -> dict[str, Any]:
+    """Evaluate as `config` says; return what `out`/results.json then holds.
+
+    Also leaves `out`/episodes.jsonl, report.md, success.png and videos/. A stop (Ctrl-C) leaves
+    them for the episodes that were finished and raises KeyboardInterrupt. ValueError on bad input.
+    """
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    protocol, out = config.protocol(), Path(config.out)
+    other = None if config.compare is None else read_evaluation(Path(config.compare))
+    if other is not None:
+        require_same_episodes(protocol, other.protocol, str(config.compare))
+    if config.videos:
+        require_rendering()
+    who = contestant(config)
+    evaluation = Evaluation(policy=who.title, protocol=protocol, about=_about(config, who))
+    if isinstance(who.policy, Policy | RobomimicPolicy):  # not in the middle of the first episodes
+        who.policy.embed([str(job.instruction) for job in protocol.jobs()])
+    try:
+        _run_episodes(config, who, evaluation)
+        if who.policy is not None:
+            text = entry(protocol.tasks[0]).instructions[0]
+            evaluation.chunk_latency_ms = Latency.of(chunk_latency_ms(who.policy, text))
+        if config.videos:
+            evaluation.videos = _film(config, who, evaluation)
+    except KeyboardInterrupt:
+        _report(evaluation, other, out)
+        raise
+    data = _report(evaluation, other, out)
+    if evaluation.overall().episodes == 0:
+        raise ValueError(
+            f"all {len(evaluation.episodes)} episodes crashed, the first one with: "
+            f"{evaluation.episodes[0].crashed}"
+        )
+    return data
+
+
+def contestant(config: EvaluateConfig) -> Contestant:
+    """Return who is evaluated; ValueError where checkpoint or sampling do not fit."""
+    if config.checkpoint == EXPERT:
+        return Contestant(title="scripted expert", identity={"checkpoint": EXPERT}, policy=None)
+    folder = Path(config.checkpoint)
+    policy = load_policy(folder, pick_device(config.device))
+    title = str(read_config(folder)["kind"])
+    identity: dict[str, Any] = {
+        "checkpoint": _digest(folder / "model.safetensors"),
+        "execute_horizon": min(config.execute_horizon, policy.action_horizon),
+    }
+    if isinstance(policy, Policy):
+        if config.sampling is not None:
+            policy.sampling = preset(config.sampling)
+        title = f"{title}, {policy.sampling.steps} steps"
+        identity["sampling"] = plain(policy.sampling)
+    else:
+        title = policy.title if isinstance(policy, RobomimicPolicy) else title
+        if config.sampling is not None:
+            raise ValueError(
+                f"sampling={config.sampling}: {config.checkpoint} ({title}) does not denoise; "
+                "leave sampling out"
+            )
+    return Contestant(title=title, identity=identity, policy=policy)
+
+
+def _run_episodes(config: EvaluateConfig, who: Contestant, evaluation: Evaluation) -> None:
+    """Add every episode to `evaluation`, those of an earlier run first, in the protocol's order."""
+    identity = {**asdict(evaluation.protocol), **who.identity}
+    order = {(job.task, job.seed): n for n, job in enumerate(evaluation.protocol.jobs())}
+    episodes = evaluation.episodes
+    try:
+        with EpisodeLog(Path(config.out) / "episodes.jsonl", identity, config.resume) as log:
+            episodes += log.finished
+            done = {(episode.task, episode.seed) for episode in episodes}
+            jobs = [j for j in evaluation.protocol.jobs() if (j.task, j.seed) not in done]
+            if done:
+                STDERR.print(f"{len(done)} of {len(order)} episodes were run before")
+            for result in with_progress(who.results(jobs, config), evaluation):
+                log.append(result)
+                episodes.append(result)
+    finally:
+        episodes.sort(key=lambda episode: order[episode.task, episode.seed])
+        waits = [ms for episode in episodes for ms in episode.policy_latency_ms]
+        evaluation.batch_latency_ms = Latency.of(waits)
+
+
+def _film(config: EvaluateConfig, who: Contestant, evaluation: Evaluation) -> dict[str, list[str]]:
+    """Run up to `videos` episodes of each task again, failed ones first, before a camera.
+
+    Returns task -> paths of the films relative to `out`; a name ends in what was filmed.
+    """
+    out = Path(config.out)
+    jobs = {(job.task, job.seed): job for job in evaluation.protocol.jobs()}
+    chosen = []
+    for task in evaluation.protocol.tasks:
+        finished = [e for e in evaluation.episodes if e.task == task and e.crashed is None]
+        finished.sort(key=lambda episode: episode.success)
+        chosen += finished[: config.videos]
+    films = []
+    for episode in chosen:
+        name = f"{episode.task.rpartition('/')[2]}_{episode.seed}.mp4"
+        job = jobs[episode.task, episode.seed]
+        films.append(replace(job, video=out / "videos" / name))
+    paths: dict[str, list[str]] = {task: [] for task in evaluation.protocol.tasks}
+    for result in who.results(films, config):
+        if result.video is not None:
+            outcome = "success" if result.success else "failure"
+            named = result.video.with_stem(f"{result.video.stem}_{outcome}")
+            result.video.replace(named)
+            paths[result.task].append(str(named.relative_to(out)))
+    return {task: sorted(films) for task, films in paths.items() if films}
+
+
+def _report(evaluation: Evaluation, other: Evaluation | None, out: Path) -> dict[str, Any]:
+    """Write results.json and report.md, show the table; return what results.json holds."""
+    comparison = None if other is None else compare(evaluation, other)
+    data = write_evaluation(evaluation, comparison, out)
+    write_report(evaluation, comparison, out)
+    STDOUT.print(table(evaluation, comparison))
+    for name in ("report.md", "results.json"):
+        STDOUT.print(f"{out / name}", highlight=False, soft_wrap=True)
+    return data
+
+
+def _about(config: EvaluateConfig, who: Contestant) -> dict[str, Any]:
+    """Return what the result depends on and where it is from, as JSON data."""
+    facts: dict[str, Any] = {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": machine(),
+        "versions": versions(),
+        "code": git_commit(),
+        **who.identity,
+    }
+    if who.policy is not None:
+        trained = read_config(config.checkpoint)
+        facts["checkpoint"] = {
+            "path": config.checkpoint,
+            "sha256": who.identity["checkpoint"],
+            "kind": trained["kind"],
+            "git_commit": trained["git_commit"],
+        }
+    return facts | {"command": _command(config), "config": plain(config)}
+
+
+def _command(config: EvaluateConfig) -> str:
+    """Return the command line of which `config` is made."""
+    given, default = plain(config), plain(EvaluateConfig(checkpoint=config.checkpoint))
+    words = [f"checkpoint={config.checkpoint}"]
+    words += [f"{key}={_word(value)}" for key, value in given.items() if value != default[key]]
+    return shlex.join(["evaluate-policy", *words])
+
+
+def _word(value: Any) -> str:
+    """Return `value` as Hydra reads it."""
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{key}:{_word(entry)}" for key, entry in value.items()) + "}"
+    if isinstance(value, list):
+        return f"[{','.join(map(_word, value))}]"
+    return "null" if value is None else str(value).lower() if value in (True, False) else str(value)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def main() -> None:
+    """Entry point of `evaluate-policy`."""
+    launch(EvaluateConfig, run, "evaluate")
+
+
+if __name__ == "__main__":
+    main()
