@@ -23,9 +23,12 @@ class RandomPolicy:
 
     def _chunk(self, request: ActRequest) -> ActionChunk:
         rng = np.random.default_rng([request.seed, request.step])
-        actions = [self.interface.action.sample(rng) for _ in range(self.action_horizon)]
+        spec = self.interface.action
+        low = -1.0 if spec.minimum is None else spec.minimum
+        high = 1.0 if spec.maximum is None else spec.maximum
+        actions = rng.uniform(low, high, (self.action_horizon, spec.shape[0] or 0))
         return ActionChunk(
-            actions=np.stack(actions),
+            actions=actions.astype(np.float32),
             t_obs_ns=request.observation.t_obs_ns,
             dt_ns=round(1e9 / self.interface.rate_hz),
         )

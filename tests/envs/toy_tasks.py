@@ -22,7 +22,7 @@ class ToyTask(TaskEnv):
     """State (steps taken, sum of actions); success once the sum passes +1.
 
     Seeds: 90.. raise at step 3, 91.. kill their process, 92.. never come back, 93.. raise in
-    reset. Pictures show the number of steps as their grey level.
+    reset. Pictures show the number of steps as their grey level. TOY_SLEEP_S slows the steps down.
     """
 
     def __init__(
@@ -56,6 +56,7 @@ class ToyTask(TaskEnv):
         return self._observation(), {"instruction": self.instructions[0]}
 
     def step(self, action: Array) -> tuple[DictObs, float, bool, bool, dict[str, Any]]:
+        time.sleep(float(os.environ.get("TOY_SLEEP_S", "0")))
         self.state = self.state + np.array([1.0, action[0]], np.float32)
         if self.state[0] == 3:
             if self.kind == 90:
@@ -90,6 +91,9 @@ def _make(**kwargs: Any) -> TaskEnv:
     return ToyTask(**kwargs)
 
 
-registry.register(
-    registry.TaskEntry(task_id="toy/sum", make=_make, instructions=("add up", "b", "c", "d"))
-)
+for name in ("sum", "other"):
+    registry.register(
+        registry.TaskEntry(
+            task_id=f"toy/{name}", make=_make, instructions=("add up", "b", "c", "d"), robot="toy"
+        )
+    )
