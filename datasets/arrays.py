@@ -49,7 +49,11 @@ class RowArray:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._meta = read_meta(path)
-        if problem := _not_plain(self._meta):
+        try:
+            problem = _not_plain(self._meta)
+        except (KeyError, TypeError, IndexError) as error:
+            raise ValueError(f"{path}/zarr.json: not a zarr array's ({error!r})") from error
+        if problem:
             raise ValueError(f"{path}: {problem}; telic reads rows stored whole and uncompressed")
         self.row_shape = tuple(cast(list[int], self._meta["shape"])[1:])
         self.dtype = np.dtype(self._meta["data_type"]).newbyteorder("<")
@@ -178,8 +182,10 @@ def read_meta(path: Path) -> dict[str, Any]:
         meta = json.loads((path / "zarr.json").read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         raise ValueError(f"{path}: no zarr v3 array or group here") from None
+    except OSError as error:
+        raise ValueError(f"{path}/zarr.json: {error.strerror or error}") from error
     except ValueError as error:
-        raise ValueError(f"{path}/zarr.json: not readable as JSON ({error})") from None
+        raise ValueError(f"{path}/zarr.json: not readable as JSON ({error})") from error
     if not isinstance(meta, dict) or meta.get("zarr_format") != 3:
         raise ValueError(f"{path}/zarr.json: not zarr format 3")
     return meta
@@ -197,7 +203,7 @@ def replace_file(path: Path, text: str) -> None:
 
 
 def _not_plain(meta: Mapping[str, Any]) -> str | None:
-    """Return why the array is not in the plain layout, or None."""
+    """Return why the array is not in the plain layout, or None; KeyError where keys lack."""
     if meta.get("node_type") != "array":
         return "is a group, expected an array"
     codecs = meta["codecs"]
@@ -205,6 +211,7 @@ def _not_plain(meta: Mapping[str, Any]) -> str | None:
         return f"has codecs {', '.join(codec['name'] for codec in codecs)}, expected bytes alone"
     if codecs[0].get("configuration", {}).get("endian", "little") != "little":
         return "is big-endian, expected little-endian"
+    np.dtype(meta["data_type"]), meta["chunk_key_encoding"]["configuration"]["separator"]
     chunk = meta["chunk_grid"]["configuration"]["chunk_shape"]
     if list(chunk[1:]) != list(meta["shape"][1:]):
         return f"has chunks {tuple(chunk)}, expected whole rows of {tuple(meta['shape'][1:])}"

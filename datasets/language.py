@@ -113,9 +113,12 @@ class Language:
         return zarr.open_array(self._root, path=f"meta/{name}", mode="r+")
 
     def _committed_strings(self, name: str, used: Array) -> list[str]:
-        array = zarr.open_array(self._root, path=f"meta/{name}", mode="r")
-        known = min(int(used.max(initial=-1)) + 1, array.shape[0])
-        return [str(sentence) for sentence in np.asarray(array[:known])]
+        try:
+            array = zarr.open_array(self._root, path=f"meta/{name}", mode="r")
+            known = min(int(used.max(initial=-1)) + 1, array.shape[0])
+            return [str(sentence) for sentence in np.asarray(array[:known])]
+        except (ValueError, KeyError, TypeError, RuntimeError, OSError) as error:
+            raise ValueError(f"{self._root}/meta/{name}: not readable ({error})") from error
 
 
 def write_embeddings(root: Path, encoder: str, sentences: Sequence[str], vectors: Array) -> None:

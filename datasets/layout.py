@@ -84,6 +84,8 @@ def read_attributes(path: Path) -> dict[str, Any]:
             f"{path}: version {attributes.get('version')} of the format, this program reads "
             f"{VERSION}; install the telic that wrote it"
         )
+    if not isinstance(attributes.get("fields"), dict) or "rate_hz" not in attributes:
+        raise ValueError(f"{path}/zarr.json: fields and rate_hz are missing; the store is damaged")
     return attributes
 
 

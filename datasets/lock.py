@@ -18,11 +18,12 @@ class WriterLock:
         self._file = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except OSError as error:
             os.close(self._file)
-            raise ValueError(
-                f"{folder}: another writer has this store open; close it first or write elsewhere"
-            ) from None
+            why = "another writer has this store open; close it first or write elsewhere"
+            if not isinstance(error, BlockingIOError):
+                why = f"cannot be locked ({error.strerror}); the file system must support flock"
+            raise ValueError(f"{folder}: {why}") from error
         self.release = weakref.finalize(self, os.close, self._file)
         _held.add(self)
 

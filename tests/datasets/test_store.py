@@ -1,5 +1,6 @@
 """The episode store: what goes in comes out, and what must be refused is."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 import zarr
 
 from telic.datasets.store import EpisodeStore, Segment
+from telic.datasets.validation import validate
 
 Make = Callable[..., dict[str, np.ndarray]]
 
@@ -127,3 +129,36 @@ def test_what_is_no_store_ends_in_one_line(
     meta.unlink()
     with pytest.raises(ValueError, match="no zarr v3 array or group here"):
         EpisodeStore.open(store.path)
+
+
+@pytest.mark.parametrize("damage", ["lost", "garbage", "half", "other keys"])
+def test_any_damaged_file_is_one_line(
+    store: EpisodeStore, tmp_path: Path, make_episode: Make, damage: str
+) -> None:
+    for i in range(2):
+        store.append(make_episode(3, i), [Segment(start=0, end=2, instruction="go", task="t")])
+    store.write_embeddings("encoder", np.ones((1, 4)))
+    whole, copy = store.path, tmp_path / "copy.zarr"
+    for file in sorted(path.relative_to(whole) for path in whole.rglob("*") if path.is_file()):
+        shutil.copytree(whole, copy)
+        content = (copy / file).read_bytes()
+        (copy / file).unlink()
+        if damage != "lost":
+            new = {"garbage": b"\xff\x00" * 40, "half": content[: len(content) // 2]}
+            (copy / file).write_bytes(new.get(damage, b'{"zarr_format": 3, "shape": [2]}'))
+        for use in (read_everything, lambda path: list(validate(path))):
+            try:
+                use(copy)
+            except ValueError as error:
+                assert type(error) is ValueError and "\n" not in str(error)
+                assert str(copy) in str(error)
+        shutil.rmtree(copy)
+
+
+def read_everything(path: Path) -> None:
+    again = EpisodeStore.open(path)
+    assert all(len(episode.data) == len(again.fields) for episode in again)
+    assert again.stats
+    assert len(again.segments) <= 2
+    for encoder in again.encoders:
+        again.read_embeddings(encoder)
