@@ -36,6 +36,7 @@ from telic.policy.ema import EmaConfig
 from telic.policy.optimizer import OptimizerConfig
 from telic.policy.policy import LossTerms, Policy, PolicyConfig
 from telic.policy.presets import POLICIES
+from telic.policy.robomimic_baseline import RobomimicPolicy
 from telic.policy.run_log import RunLog, WandbConfig
 from telic.policy.seeding import seed_shard
 from telic.policy.stop_signals import StopSignals
@@ -137,7 +138,7 @@ def run(config: TrainConfig) -> dict[str, float]:
     set_seed(config.seed)
     stores = train_windows.stores
     policy = config.policy.build(stores[0].interface, stores[0].stats)
-    _prime_embeddings(policy, stores)
+    prime_embeddings(policy, stores)
     policy.to(accelerator.device)
     ema = config.ema.build(policy)
     averaged = cast(Policy, ema.module)
@@ -288,7 +289,7 @@ def _windows(config: TrainConfig) -> tuple[Windows, Windows | None]:
     return train, Windows(stores, shape, [held_out for _, held_out in splits])
 
 
-def _prime_embeddings(policy: Policy, stores: Sequence[EpisodeStore]) -> None:
+def prime_embeddings(policy: Policy | RobomimicPolicy, stores: Sequence[EpisodeStore]) -> None:
     """Give the policy the stores' cached sentence vectors; compute and cache what is missing."""
     name = policy.language_name
     if name is None:

@@ -57,14 +57,20 @@ class RobomimicConfig:
 
     algorithm: Algorithm = Algorithm.bc_rnn_gmm
     language: LanguageConfig = field(default_factory=LanguageConfig)
+    learning_rate: float = 1e-4  # Adam, constant
     settings: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.learning_rate <= 0:
+            raise ValueError(f"policy.learning_rate={self.learning_rate} must be positive")
 
     def robomimic(self) -> Any:
         """Return robomimic's own config object with everything filled in."""
         config = import_robomimic().config_factory("bc")
         with config.values_unlocked():
             config.observation.modalities.obs.low_dim = [STATE, GOAL]
-            for key, value in {**_PUBLISHED[self.algorithm], **self.settings}.items():
+            rate = {"algo.optim_params.policy.learning_rate.initial": self.learning_rate}
+            for key, value in {**rate, **_PUBLISHED[self.algorithm], **self.settings}.items():
                 _set(config, key, value)
         return config
 
@@ -80,6 +86,7 @@ class _Robomimic:
     config_factory: Any
     algo_factory: Any
     obs_utils: Any
+    SequenceDataset: Any
 
 
 def import_robomimic() -> _Robomimic:
@@ -88,6 +95,7 @@ def import_robomimic() -> _Robomimic:
         with redirect_stdout(io.StringIO()):  # "No private macro file found!"
             import robomimic.algo
             import robomimic.config
+            import robomimic.utils.dataset
             import robomimic.utils.obs_utils
     except ModuleNotFoundError as error:
         raise ValueError(
@@ -98,6 +106,7 @@ def import_robomimic() -> _Robomimic:
         config_factory=robomimic.config.config_factory,
         algo_factory=robomimic.algo.algo_factory,
         obs_utils=robomimic.utils.obs_utils,
+        SequenceDataset=robomimic.utils.dataset.SequenceDataset,
     )
 
 
@@ -156,16 +165,32 @@ class RobomimicPolicy(nn.Module):
         """Return the sentence vectors that need no text encoder."""
         return self.language.known
 
+    @property
+    def language_name(self) -> str:
+        """Return the name of the text encoder."""
+        return self.language.name
+
+    def set_embeddings(self, vectors: Mapping[str, Array]) -> None:
+        """Give the text encoder vectors of sentences, so that it need not be loaded for them."""
+        self.language.set_embeddings(vectors)
+
     def embed(self, sentences: Sequence[str]) -> dict[str, Array]:
         """Return the sentences' vectors; loads the text encoder if it does not know them all."""
         return self.language.embed(sentences)
 
-    def observe(self, state: Tensor, sentences: Sequence[str]) -> dict[str, Tensor]:
-        """Return robomimic's inputs for states [B ... P], each row's goal a sentence."""
-        vectors = self.language(sentences, state.device)
-        steps = state.shape[1:-1]
-        goal = vectors.view(len(vectors), *(1 for _ in steps), -1).expand(-1, *steps, -1)
-        return {STATE: self.normalizer.normalize(state), GOAL: goal}
+    def train_step(self, batch: dict[str, Any]) -> dict[str, float]:
+        """Take one optimizer step of robomimic's; return what it logs.
+
+        batch, as robomimic's SequenceDataset gives it: `obs`: `state` [B T P] in physical units
+        and `goal` [B T G], `actions` [B T A].
+        """
+        self.algorithm.device = self.device
+        state = batch["obs"][STATE].to(self.device)
+        obs = {**batch["obs"], STATE: self.normalizer.normalize(state)}
+        rows = self.algorithm.process_batch_for_training({**batch, "obs": obs})
+        rows = self.algorithm.postprocess_batch_for_training(rows, obs_normalization_stats=None)
+        info = self.algorithm.train_on_batch(rows, epoch=0)
+        return {name.lower(): float(value) for name, value in self.algorithm.log_info(info).items()}
 
     @torch.inference_mode()
     def act_batch(self, requests: list[ActRequest]) -> list[ActionChunk]:
@@ -176,7 +201,11 @@ class RobomimicPolicy(nn.Module):
         """
         self.eval()
         batch = stack_requests(requests, self._needs)
-        obs = self.observe(batch["state"][:, 0].to(self.device), batch["text"])
+        state = batch["state"][:, 0].to(self.device)
+        obs = {
+            STATE: self.normalizer.normalize(state),
+            GOAL: self.language(batch["text"], self.device),
+        }
         network = self.nets["policy"]
         if self.config.algorithm is Algorithm.bc:
             actions = network(obs)
@@ -244,6 +273,7 @@ def load(parts: Parts, device: torch.device) -> RobomimicPolicy:
     config = RobomimicConfig(
         algorithm=Algorithm[plain["algorithm"]],
         language=LanguageConfig(**plain["language"]),
+        learning_rate=plain["learning_rate"],
         settings=plain["settings"],
     )
     policy = config.build(parts.interface, parts.stats)

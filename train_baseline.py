@@ -1,0 +1,167 @@
+"""`train-baseline`: an episode store -> a checkpoint of robomimic's BC or BC-RNN-GMM.
+
+The store is exported to HDF5, robomimic's own dataset reads it and its own algorithm trains on it,
+so that `evaluate-policy` can hold our policies against theirs on the same episodes.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import redirect_stdout
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from telic.configs.launch import launch
+from telic.datasets.robomimic_hdf5 import ExportOptions, export_hdf5
+from telic.datasets.sampler import BatchSampler
+from telic.datasets.store import EpisodeStore
+from telic.policy.checkpoint import save_checkpoint
+from telic.policy.device import pick_device
+from telic.policy.robomimic_baseline import (
+    GOAL,
+    STATE,
+    RobomimicConfig,
+    RobomimicPolicy,
+    import_robomimic,
+)
+from telic.policy.run_log import RunLog, WandbConfig
+from telic.policy.stop_signals import StopSignals
+from telic.train import prime_embeddings
+
+
+@dataclass(kw_only=True, slots=True)
+class TrainBaselineConfig:
+    """Everything a baseline is a function of. The defaults are robomimic's published ones."""
+
+    out: str = "runs/baseline"
+    overwrite: bool = False  # start again where `out` holds another run
+    store: str = "runs/demo/demos.zarr"
+    policy: RobomimicConfig = field(default_factory=RobomimicConfig)
+    steps: int = 20_000
+    minutes: float | None = None  # stop earlier
+    batch_size: int = 100
+    device: str = "auto"
+    threads: int | None = None  # CPU threads; None leaves torch's choice
+    seed: int = 1
+    log_every: int = 20
+    checkpoint_every: int = 1000
+    wandb: WandbConfig = field(default_factory=WandbConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "log_every", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+
+
+def run(config: TrainBaselineConfig) -> dict[str, float]:
+    """Train as `config` says; return the last step's record.
+
+    Leaves `out`/checkpoints/last and `out`/log.jsonl. ValueError on bad input, KeyboardInterrupt
+    after a SIGINT or SIGTERM, when the checkpoint is written.
+    """
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    out = Path(config.out)
+    checkpoint = out / "checkpoints" / "last"
+    if checkpoint.exists() and not config.overwrite:
+        raise ValueError(
+            f"out={out} holds a run already; overwrite=true starts again, or choose another out"
+        )
+    store = EpisodeStore.open(config.store)
+    _require_unit_actions(store)
+    device = pick_device(config.device)
+    torch.manual_seed(config.seed)
+    policy = config.policy.build(store.interface, store.stats)
+    prime_embeddings(policy, [store])
+    policy.to(device).train()
+    out.mkdir(parents=True, exist_ok=True)
+    batches = _batches(config, policy, out)
+
+    def save(step: int) -> None:
+        extra = {"train": config, "steps": step, "robomimic": config.policy.robomimic().to_dict()}
+        save_checkpoint(checkpoint, policy, extra=extra)
+
+    deadline = math.inf if config.minutes is None else time.monotonic() + 60 * config.minutes
+    record: dict[str, float] = {}
+    with StopSignals() as stop, RunLog(out, config, config.wandb, config.steps) as log:
+        parameters = sum(p.numel() for p in policy.parameters())
+        log.say(f"{policy.title}: {parameters / 1e6:.2f} M parameters, {store.num_steps} steps")
+        for step in range(1, config.steps + 1):
+            record = policy.train_step(next(batches))
+            _require_finite(record, step)
+            last = step == config.steps or time.monotonic() > deadline or stop.received is not None
+            if last or step % config.log_every == 0:
+                log.write(step, record)
+                log.advance(step, f"loss {record['loss']:.4f}")
+            if last or step % config.checkpoint_every == 0:
+                save(step)
+            if last:
+                log.say(f"{checkpoint} after {step} steps")
+                break
+        if stop.received is not None:
+            raise KeyboardInterrupt(int(stop.received or signal.SIGINT))
+    return record
+
+
+def _batches(
+    config: TrainBaselineConfig, policy: RobomimicPolicy, out: Path
+) -> Iterator[dict[str, Any]]:
+    """Return endless batches of robomimic's dataset, which holds the exported store in memory."""
+    theirs = config.policy.robomimic()
+    folder = Path(tempfile.mkdtemp(prefix="robomimic-", dir=out))
+    try:
+        file = folder / "demos.hdf5"
+        goal = ExportOptions(goal=policy.language_name, next_obs=False, valid_fraction=0.0)
+        export_hdf5(Path(config.store), file, goal)
+        with redirect_stdout(io.StringIO()):  # its progress bars
+            dataset = import_robomimic().SequenceDataset(
+                hdf5_path=str(file),
+                obs_keys=(STATE, GOAL),
+                dataset_keys=("actions",),
+                seq_length=theirs.train.seq_length,
+                hdf5_cache_mode="low_dim",
+                load_next_obs=False,
+            )
+    finally:
+        shutil.rmtree(folder)
+    order = BatchSampler(len(dataset), config.batch_size, seed=config.seed)
+    batches = ((batch % len(dataset)).tolist() for batch in order)
+    return iter(DataLoader(dataset, batch_sampler=batches))
+
+
+def _require_unit_actions(store: EpisodeStore) -> None:
+    """Raise ValueError for actions that robomimic's networks, which end in tanh, cannot give."""
+    stats = store.stats["action"]
+    low, high = float(stats.minimum.min()), float(stats.maximum.max())
+    if low < -1 or high > 1:
+        raise ValueError(
+            f"{store.path}: actions span {low:.3g} .. {high:.3g}, robomimic's baselines need "
+            "[-1, 1]; scale them when the store is made"
+        )
+
+
+def _require_finite(record: dict[str, float], step: int) -> None:
+    if not math.isfinite(record["loss"]):
+        raise ValueError(
+            f"step {step}: the loss is not finite; demo-store validate finds bad data, a lower "
+            "policy.learning_rate steadies training"
+        )
+
+
+def main() -> None:
+    """Entry point of `train-baseline`."""
+    launch(TrainBaselineConfig, run, "train_baseline")
+
+
+if __name__ == "__main__":
+    main()
