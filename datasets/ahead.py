@@ -9,7 +9,7 @@ pictures this is faster than DataLoader workers, whose shared memory is the bott
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -19,7 +19,7 @@ from telic.datasets.windows import Windows
 
 def read_ahead(
     windows: Windows, sampler: BatchSampler, depth: int = 2, threads: int = 1
-) -> Iterator[dict[str, Any]]:
+) -> Generator[dict[str, Any], None, None]:
     """Yield the batches of `sampler` from its position on, without end, `depth` read ahead.
 
     `sampler.position` counts the batches handed out, not those read ahead: save it to resume. An

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from telic.datasets.cli import main
 from telic.datasets.store import EpisodeStore, Segment
 
 MakeStore = Callable[..., EpisodeStore]
-Damage = Callable[[zarr.Group, Path], None]
+Damage = Callable[[Path], None]
 
 
 @pytest.fixture
@@ -30,29 +31,35 @@ def run(*arguments: object) -> int:
     return int(caught.value.code or 0)
 
 
-def put(name: str, row: int, value: object) -> Damage:
-    """Return a defect: one row of an array overwritten through zarr-python."""
+def array(path: Path, name: str) -> zarr.Array[Any]:
+    """Return an array of a store, through zarr-python."""
+    return zarr.open_array(path, path=name, mode="r+")
 
-    def damage(group: zarr.Group, _: Path) -> None:
-        group[name][row] = value
+
+def put(name: str, row: int, value: Any) -> Damage:
+    """Return a defect: one row of an array overwritten."""
+
+    def damage(path: Path) -> None:
+        array(path, name)[row] = value
 
     return damage
 
 
-def cut_file(group: zarr.Group, path: Path) -> None:
+def cut_file(path: Path) -> None:
     with (path / "data/state/c.0.0").open("r+b") as file:
         file.truncate(12 * 12 + 5)
 
 
-def drop_file(group: zarr.Group, path: Path) -> None:
+def drop_file(path: Path) -> None:
     (path / "data/image/front/c.0.0.0.0").unlink()
 
 
-def cut_array(group: zarr.Group, path: Path) -> None:
-    group["data/action"].resize((32, 2))
+def cut_array(path: Path) -> None:
+    array(path, "data/action").resize((32, 2))
 
 
-def other_dtype(group: zarr.Group, path: Path) -> None:
+def other_dtype(path: Path) -> None:
+    group = zarr.open_group(path, mode="r+")
     del group["data/state"]
     group.create_array("data/state", shape=(45, 3), chunks=(45, 3), dtype="f8", compressors=None)
 
@@ -107,15 +114,15 @@ def test_each_defect_is_found_with_episode_and_step(
     assert run("validate", store.path) == 0
     assert "nothing wrong found" in capsys.readouterr().out
     damage, message = DEFECTS[defect]
-    damage(zarr.open_group(store.path, mode="r+"), store.path)
+    damage(store.path)
     assert run("validate", store.path) == 1
     assert message in capsys.readouterr().out
 
 
 def test_many_findings_are_counted(store: EpisodeStore, capsys: pytest.CaptureFixture[str]) -> None:
-    group = zarr.open_group(store.path, mode="r+")
-    group["meta/segments"].resize((80, 4))
-    group["meta/segments"][:] = np.tile([2, 8, 9, 9], (80, 1))
+    segments = array(store.path, "meta/segments")
+    segments.resize((80, 4))
+    segments[:] = np.tile([2, 8, 9, 9], (80, 1))
     assert run("validate", store.path) == 1
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 52 and lines[-2:] == [

@@ -6,6 +6,7 @@ import sys
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from telic.datasets.ahead import read_ahead
 from telic.datasets.goals import GoalConfig, Hindsight, TextGoal, steps_ahead
+from telic.datasets.layout import row_shape
 from telic.datasets.sampler import BatchSampler
 from telic.datasets.store import EpisodeStore, Segment
 from telic.datasets.windows import WindowConfig, Windows, split_episodes
@@ -169,8 +171,8 @@ def test_loader_workers_read_what_this_process_reads(
     store = make_store([30, 20], [[Segment(start=0, end=n, instruction="go")] for n in (30, 20)])
     windows = Windows(store, WindowConfig(obs_horizon=2))
     sampler = BatchSampler(len(windows), 16, seed=1)
-    loader = DataLoader(
-        windows,
+    loader: DataLoader[Any] = DataLoader(
+        cast(Any, windows),
         batch_size=None,
         sampler=sampler,
         num_workers=2,
@@ -219,7 +221,7 @@ def test_memory_stays_flat_on_a_store_that_does_not_fit(tmp_path: Path) -> None:
     }
     store = EpisodeStore.create(tmp_path / "s.zarr", fields, rate_hz=10)
     for _ in range(10):  # 32 MB
-        store.append({name: np.zeros((100, *s.shape), s.dtype) for name, s in fields.items()})
+        store.append({name: np.zeros((100, *row_shape(s)), s.dtype) for name, s in fields.items()})
     windows = Windows(store, WindowConfig(goal=ANY_STEP, memory_mb=1))
     tracemalloc.start()
     for indices, _ in zip(BatchSampler(len(windows), 8, seed=0), range(250), strict=False):
