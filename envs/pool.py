@@ -84,14 +84,13 @@ class LocalPool(Pool):
 
 
 class ProcessPool(Pool):
-    """`num_workers` worker processes with `slots_per_worker` slots each.
+    """`num_workers` worker processes with `slots_per_worker` slots each, dealt out in turn.
 
     A worker that does not answer for `timeout_s` is killed and counted as dead.
     """
 
     def __init__(self, num_workers: int, slots_per_worker: int, timeout_s: float) -> None:
         self.num_slots = num_workers * slots_per_worker
-        self._slots_per_worker = slots_per_worker
         self._timeout_s = timeout_s
         self._workers: list[_Worker] = []
         try:
@@ -113,8 +112,7 @@ class ProcessPool(Pool):
 
     def send(self, order: Order) -> None:
         """Send an order to the worker of its slot."""
-        index = order.slot // self._slots_per_worker
-        worker = self._workers[index]
+        worker = self._workers[order.slot % len(self._workers)]
         worker.orders.append(order)
         worker.busy_since = worker.busy_since or time.monotonic()
         with suppress(BrokenPipeError, ConnectionResetError):  # dead: receive() finds out
@@ -145,8 +143,7 @@ class ProcessPool(Pool):
         """Replace a dead worker; return the crash of the order it was at."""
         worker = self._workers[index]
         at = worker.orders[0].slot
-        first = index * self._slots_per_worker
-        slots = range(first, first + self._slots_per_worker)
+        slots = range(index, self.num_slots, len(self._workers))
         worker.close(0.0)
         self._workers[index] = _Worker()
         self._workers[index].wait_until_ready()

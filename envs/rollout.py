@@ -117,7 +117,8 @@ def _with_pool(
     if pool is not None:
         yield from rollout.run(pool)
         return
-    with open_pool(config.num_workers, config.envs_per_worker, config.timeout_s) as own:
+    num_workers = min(config.num_workers, rollout.num_jobs)
+    with open_pool(num_workers, config.envs_per_worker, config.timeout_s) as own:
         yield from rollout.run(own)
 
 
@@ -195,6 +196,7 @@ class _Rollout:
     ) -> None:
         self._policy, self._config, self._horizon = policy, config, horizon
         self._queue = _JobQueue(jobs, policy, config)
+        self.num_jobs = len(jobs)
         self._live: dict[int, _Live] = {}
         self._numbers = itertools.count()
 

@@ -13,6 +13,8 @@ import pytest
 
 from telic.envs import registry
 from telic.envs.baselines import RandomPolicy
+from telic.envs.demos import Describe
+from telic.envs.host import EnvChoice
 from telic.envs.pool import ProcessPool
 from telic.envs.rollout import EpisodeJob, EpisodeResult, RolloutConfig, run_rollouts
 from telic.envs.task import image_specs
@@ -133,6 +135,14 @@ def test_a_worker_killed_from_outside_costs_one_episode(toy: str) -> None:
     crashed = [result for result in results if result.crashed is not None]
     assert [result.crashed for result in crashed] == ["worker process died of SIGKILL"]
     assert sorted(result.seed for result in results) == list(range(12))
+
+
+def test_few_episodes_are_shared_out_among_the_workers(toy: str) -> None:
+    with ProcessPool(3, 4, timeout_s=60) as pool:
+        for slot in range(3):
+            pool.send(Describe(slot=slot, choice=EnvChoice(task=toy)))
+        assert [len(worker.orders) for worker in pool._workers] == [1, 1, 1]
+        assert {pool.receive().slot for _ in range(3)} == {0, 1, 2}
 
 
 def test_a_pool_serves_several_runs(toy: str) -> None:
