@@ -74,7 +74,7 @@ class EvaluateConfig:
     threads: int | None = None  # CPU threads of the policy; None leaves torch's choice
     out: str = "runs/evaluate"
     resume: bool = True  # go on where `out` holds a part of the same evaluation
-    videos: int = 0  # episodes per task filmed, failed ones first
+    videos: int = 0  # episodes per task filmed, failed ones first, where pictures can be drawn
     compare: str | None = None  # results.json, or its folder, of another policy
 
     def __post_init__(self) -> None:
@@ -137,8 +137,6 @@ def run(config: EvaluateConfig) -> dict[str, Any]:
     other = None if config.compare is None else read_evaluation(Path(config.compare))
     if other is not None:
         require_same_episodes(protocol, other.protocol, str(config.compare))
-    if config.videos:
-        require_rendering()
     who = contestant(config)
     evaluation = Evaluation(policy=who.title, protocol=protocol, about=_about(config, who))
     if isinstance(who.policy, Policy | RobomimicPolicy):  # not in the middle of the first episodes
@@ -148,7 +146,7 @@ def run(config: EvaluateConfig) -> dict[str, Any]:
         if who.policy is not None:
             text = entry(protocol.tasks[0]).instructions[0]
             evaluation.chunk_latency_ms = Latency.of(chunk_latency_ms(who.policy, text))
-        if config.videos:
+        if config.videos and _can_film(out):
             evaluation.videos = _film(config, who, evaluation)
     except KeyboardInterrupt:
         _report(evaluation, other, out)
@@ -207,6 +205,16 @@ def _run_episodes(config: EvaluateConfig, who: Contestant, evaluation: Evaluatio
         episodes.sort(key=lambda episode: order[episode.task, episode.seed])
         waits = [ms for episode in episodes for ms in episode.policy_latency_ms]
         evaluation.batch_latency_ms = Latency.of(waits)
+
+
+def _can_film(out: Path) -> bool:
+    """Return whether pictures can be drawn here; if not, say why: the figures stand without."""
+    try:
+        require_rendering()
+    except ValueError as error:
+        STDERR.print(f"{out}: no videos: {error}", highlight=False, soft_wrap=True)
+        return False
+    return True
 
 
 def _film(config: EvaluateConfig, who: Contestant, evaluation: Evaluation) -> dict[str, list[str]]:
