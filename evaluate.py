@@ -168,7 +168,7 @@ def contestant(config: EvaluateConfig) -> Contestant:
     policy = load_policy(folder, pick_device(config.device))
     title = str(read_config(folder)["kind"])
     identity: dict[str, Any] = {
-        "checkpoint": _digest(folder / "model.safetensors"),
+        "checkpoint": _digest(folder),
         "execute_horizon": min(config.execute_horizon, policy.action_horizon),
     }
     if isinstance(policy, Policy):
@@ -292,9 +292,14 @@ def _word(value: Any) -> str:
     return "null" if value is None else str(value).lower() if value in (True, False) else str(value)
 
 
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _digest(checkpoint: Path) -> str:
+    """Return the SHA-256 of all that acts: weights, statistics, config; not of `train_state`."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in checkpoint.iterdir() if path.is_file()):
+        digest.update(path.name.encode())
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
 
 
 def main() -> None:

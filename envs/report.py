@@ -208,7 +208,7 @@ def _legend(comparison: Comparison | None) -> list[str]:
 def _latencies(evaluation: Evaluation) -> list[tuple[str, Latency]]:
     pairs = [
         ("one chunk at batch 1", evaluation.chunk_latency_ms),
-        ("one call for all waiting environments", evaluation.batch_latency_ms),
+        ("a batched call, as each waiting episode saw it", evaluation.batch_latency_ms),
     ]
     return [(label, latency) for label, latency in pairs if latency is not None]
 

@@ -12,16 +12,16 @@ import torch
 _PACKAGES = ("telic", "torch", "numpy", "mujoco", "gymnasium", "metaworld")
 
 
-def machine() -> dict[str, str | int]:
-    """Return processor, number of cores it may use, torch's threads, GPU and system."""
-    facts: dict[str, str | int] = {
+def machine() -> dict[str, str | int | float]:
+    """Return processor, cores it may use, torch's threads, load before the run, GPU, system."""
+    return {
         "cpu": _cpu(),
         "cores": len(os.sched_getaffinity(0)),
         "torch_threads": torch.get_num_threads(),
+        "load_1min": round(os.getloadavg()[0], 2),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
         "system": f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
     }
-    return facts
 
 
 def versions() -> dict[str, str]:
