@@ -21,7 +21,6 @@ from telic.spec import ActionChunk, ActRequest, Array, ChunkPolicy, Goal, Interf
 _POLL_S = 0.0005
 _RECENT = 20  # chunks over which the delay is judged
 _WARM_UPS = 3
-_NICENESS = 5  # the control process comes first where cores are short
 
 
 @dataclass(kw_only=True, slots=True)
@@ -66,7 +65,6 @@ def worker_main(
 ) -> None:
     """Be the policy worker of the daemon at the other end of `channel`."""
     daemon_pid = os.getppid()
-    os.nice(_NICENESS)
     with reporting(channel, starting=True):
         policy = open_policy()
         if config.execute_horizon > policy.action_horizon:

@@ -1,7 +1,8 @@
 """What a robot is to the control loop, and the table of those that there are.
 
 A robot is one file: a config dataclass with `build`, the class that it builds, and one line in
-`ROBOTS`. Its methods are called by the control process alone, in this order:
+`ROBOTS`, or none: `robot=my_package.my_arm:MyArmConfig` works too. Its methods are called by the
+control process alone, in this order:
 
     connect (read (command | hold))* hold stop
 """
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, is_dataclass
 from types import MappingProxyType
 from typing import Any, Protocol, cast
 
@@ -86,21 +87,12 @@ class RobotConfig(Protocol):
 def robot_config(
     name: str, options: Mapping[str, Any], defaults: Mapping[str, Any] = MappingProxyType({})
 ) -> RobotConfig:
-    """Return the config of the robot `name` with `options`, and those `defaults` that it knows.
+    """Return the config of a robot with `options`, and those of `defaults` that it knows.
 
-    `name` is one of ROBOTS, or "module:Config" for a robot of another package. ValueError if there
-    is no such robot or option, or the robot refuses a value.
+    `name` is a key of `ROBOTS`, or "module:Config" for a robot of another package. ValueError if
+    there is no such robot or option, or the robot refuses a value.
     """
-    module, _, attribute = ROBOTS.get(name, name).partition(":")
-    if not attribute:
-        raise ValueError(
-            f"robot={name} is not one of {', '.join(ROBOTS)}{near_misses(name, ROBOTS)}; "
-            "a robot of your own is robot=module:Config"
-        )
-    try:
-        schema = getattr(importlib.import_module(module), attribute)
-    except (ModuleNotFoundError, AttributeError) as error:
-        raise ValueError(f"robot={name}: {error}") from error
+    schema = _schema(name)
     known = [entry.name for entry in fields(schema)]
     for option in options:
         if option not in known:
@@ -110,3 +102,22 @@ def robot_config(
             )
     kept = {option: value for option, value in defaults.items() if option in known}
     return cast(RobotConfig, schema(**(kept | dict(options))))
+
+
+def _schema(name: str) -> type[Any]:
+    """Return the config dataclass of the robot `name`."""
+    module, _, attribute = ROBOTS.get(name, name).partition(":")
+    if not attribute:
+        raise ValueError(
+            f"robot={name} is not one of {', '.join(ROBOTS)}, nor module:Config of another package"
+            f"{near_misses(name, ROBOTS)}"
+        )
+    try:
+        found = getattr(importlib.import_module(module), attribute, None)
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"robot={name}: no module {error.name!r}; install it, or put its folder on PYTHONPATH"
+        ) from error
+    if not (isinstance(found, type) and is_dataclass(found) and hasattr(found, "build")):
+        raise ValueError(f"robot={name}: {module} has no dataclass {attribute} with `build`")
+    return found

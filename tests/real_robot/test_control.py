@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -84,10 +85,8 @@ def test_ctrl_c_prints_the_summary_and_gives_130(arm_checkpoint: str, tmp_path: 
     process = start_command(
         f"checkpoint={arm_checkpoint}", "robot=arm", "duration_s=null", "sampling=2", f"out={out}"
     )
-    assert process.stderr is not None
-    while "ACTIVE" not in (line := process.stderr.readline()):
-        assert line, "the daemon ended before it got there"
-    time.sleep(0.3)
+    wait_until_active(process)
+    assert [with_torch(pid) for pid in group_of(process.pid)].count(True) == 1  # the worker alone
     os.killpg(process.pid, signal.SIGINT)
     stdout, stderr = process.communicate(timeout=30)
     assert process.returncode == 130
@@ -96,6 +95,23 @@ def test_ctrl_c_prints_the_summary_and_gives_130(arm_checkpoint: str, tmp_path: 
     summary = json.loads(out.read_text())
     assert summary["robot"]["stopped"] is True
     assert [event["phase"] for event in summary["events"]][-2:] == ["HOLD", "STOP"]
+
+
+def test_a_killed_worker_gives_1_with_the_reason(arm_checkpoint: str, tmp_path: Path) -> None:
+    arm = "telic.tests.real_robot.breaking:BreakingArmConfig"
+    process = start_command(
+        f"checkpoint={arm_checkpoint}",
+        f"robot='{arm}'",
+        f"robot_options={{stopped_file: {tmp_path / 'stopped'}}}",
+        f"out={tmp_path / 'control.json'}",
+    )
+    wait_until_active(process)
+    (worker,) = [pid for pid in group_of(process.pid) if with_torch(pid)]
+    os.kill(worker, signal.SIGKILL)
+    stdout, _ = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert "fault: the policy worker was killed by SIGKILL" in stdout
+    assert float((tmp_path / "stopped").read_text()) < 0.05  # rad/s when it was let go of
 
 
 def test_a_policy_for_another_robot_is_one_line_and_status_2(arm_checkpoint: str) -> None:
@@ -120,10 +136,34 @@ def start_command(*arguments: str) -> subprocess.Popen[str]:
     )
 
 
+def wait_until_active(process: subprocess.Popen[str]) -> None:
+    assert process.stderr is not None
+    while "ACTIVE" not in (line := process.stderr.readline()):
+        assert line, "the daemon ended before it got there"
+    time.sleep(0.3)
+
+
+def group_of(group: int) -> list[int]:
+    """Return the ids of the processes in a process group."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            if int(entry.read_text().rpartition(")")[2].split()[2]) == group:
+                found.append(int(entry.parent.name))
+    return found
+
+
+def with_torch(pid: int) -> bool:
+    """Return whether a process has torch loaded."""
+    return "libtorch" in Path(f"/proc/{pid}/maps").read_text()
+
+
 @pytest.mark.parametrize(
     ("settings", "complaint"),
     [
         ({"robot": "metaword"}, r"robot=metaword is not one of .*; did you mean metaworld"),
+        ({"robot": "no_such_package:Arm"}, r"no module 'no_such_package'; install it"),
+        ({"robot": "telic.spec:Interface"}, r"telic.spec has no dataclass Interface with `build`"),
         ({"task": "drawer-opn-v3"}, r"unknown task 'drawer-opn-v3'; did you mean drawer-open-v3"),
         ({"robot": "arm", "task": "reach-v3"}, r"robot arm has no option 'task'"),
         ({"execute_horizon": 0}, r"execute_horizon=0 must be at least 1"),
