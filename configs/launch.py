@@ -90,7 +90,13 @@ def register_choices(group: str, choices: Mapping[str, object]) -> None:
 
 
 def _register(schema: type[object], name: str) -> None:
-    ConfigStore.instance().store(name=f"{name}_schema", node=schema)
+    """Make `schema` known to Hydra; a field that is a plain dict takes any keys."""
+    node = OmegaConf.structured(schema)
+    for key in node:
+        value = None if OmegaConf.is_missing(node, key) else node[key]
+        if isinstance(value, DictConfig) and OmegaConf.get_type(value) is dict:
+            OmegaConf.set_struct(value, False)
+    ConfigStore.instance().store(name=f"{name}_schema", node=node)
 
 
 def one_line(error: Exception, schema: type[Any]) -> str:

@@ -103,6 +103,7 @@ def test_a_killed_worker_gives_1_with_the_reason(arm_checkpoint: str, tmp_path: 
         f"checkpoint={arm_checkpoint}",
         f"robot='{arm}'",
         f"robot_options={{stopped_file: {tmp_path / 'stopped'}}}",
+        "loop.stop_hold_s=0.6",
         f"out={tmp_path / 'control.json'}",
     )
     wait_until_active(process)
@@ -189,6 +190,8 @@ def test_the_command_line_makes_the_config() -> None:
     config = compose(ControlConfig, "control", overrides)
     assert (config.checkpoint, config.loop.seam_steps, config.goal) == ("c", 2, "go")
     assert config.safety.max_change_per_s == [1.0, 2.0]
+    options = ["checkpoint=c", "robot_options={max_steps: 60}", "robot_options.seed=3"]
+    assert compose(ControlConfig, "control", options).robot_options == {"max_steps": 60, "seed": 3}
     for bad, complaint in {
         "duration_s=0": "duration_s=0",
         "loop.priority=100": "loop.priority=100",
