@@ -49,11 +49,14 @@ class MonotonicClock:
 class FakeClock:
     """Time that passes only when told to, or while a loop sleeps in it.
 
-    `oversleep()` gives the nanoseconds by which the next wait comes back late.
+    `meanwhile(due_ns)` is called first when a loop sleeps until `due_ns`: whatever else goes on in
+    that time, in steps of its own. `oversleep()` gives the nanoseconds by which the loop then
+    comes back late.
     """
 
     t_ns: int = 0
     oversleep: Callable[[], int] = lambda: 0
+    meanwhile: Callable[[int], None] = lambda due_ns: None
 
     def now_ns(self) -> int:
         """Return the time that this clock was brought to."""
@@ -61,6 +64,7 @@ class FakeClock:
 
     def sleep_until(self, due_ns: int) -> None:
         """Let the time pass to `due_ns`, plus what `oversleep` adds."""
+        self.meanwhile(due_ns)
         self.t_ns = max(self.t_ns, due_ns) + self.oversleep()
 
     def advance(self, duration_ns: int) -> None:

@@ -17,7 +17,7 @@ from telic.real_robot.loop import Inputs, LoopRules, LoopState, NumberedChunk, P
 from telic.real_robot.robot import Reading, Robot, RobotConfig
 from telic.real_robot.safety import SafetyConfig
 from telic.real_robot.summary import Tally
-from telic.real_robot.timeline import TimelineRules
+from telic.real_robot.timeline import Motion, TimelineRules
 from telic.real_robot.wires import Order, Wires, decode_text, encode_text
 from telic.spec import ActionChunk, Array, Interface
 
@@ -26,7 +26,9 @@ from telic.spec import ActionChunk, Array, Interface
 class LoopConfig:
     """How the control loop runs."""
 
-    seam_steps: int = 1  # how many steps of a chunk still carry something of the one before
+    # how many steps of a chunk still carry something of the one before; None: 1 for absolute
+    # actions, 0 for relative ones, where a jump is one of speed and blending cost success
+    seam_steps: int | None = None
     stop_hold_s: float = 0.25  # to come to rest before the robot is let go of
     spin_us: float = 300.0  # of every wait, spun through; more: less lag, more load
     priority: int = 0  # SCHED_FIFO priority 1-99 (needs the right to it); 0: as any process
@@ -35,16 +37,19 @@ class LoopConfig:
         if not 0 <= self.priority <= 99:
             raise ValueError(f"loop.priority={self.priority} must be 0 or lie within 1..99")
         for name in ("stop_hold_s", "seam_steps", "spin_us"):
-            if getattr(self, name) < 0:
+            if (getattr(self, name) or 0) < 0:
                 raise ValueError(f"loop.{name}={getattr(self, name)} must not be negative")
 
     def build(self, robot: Robot, safety: SafetyConfig, duration_s: float | None) -> LoopRules:
         """Return the rules of a run on `robot`."""
+        seam_steps = self.seam_steps
+        if seam_steps is None:
+            seam_steps = 1 if robot.motion is Motion.absolute else 0
         return LoopRules(
             timeline=TimelineRules(
                 motion=robot.motion,
                 dt_ns=round(NS / robot.interface.rate_hz),
-                seam_steps=self.seam_steps,
+                seam_steps=seam_steps,
                 switched=robot.switched,
             ),
             envelope=safety.build(robot.interface.action),

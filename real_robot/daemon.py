@@ -21,7 +21,8 @@ from telic.real_robot.child import Child, ChildDiedError
 from telic.real_robot.clock import NS
 from telic.real_robot.control_process import LoopConfig, control_main
 from telic.real_robot.loop import Cause, Phase
-from telic.real_robot.policy_worker import WorkerConfig, worker_main
+from telic.real_robot.policy_worker import worker_main
+from telic.real_robot.requests import WorkerConfig
 from telic.real_robot.ring import SharedRing
 from telic.real_robot.robot import RobotConfig
 from telic.real_robot.safety import SafetyConfig
@@ -124,6 +125,8 @@ class _Run:
         if ready is None:
             return
         self.report(f"policy ready, {ready['ready']:.1f} ms a chunk; goal: {text}")
+        if ready["warning"] is not None:
+            self.report(f"warning: {ready['warning']}")
         self.control.channel.send({}, wires.descriptors())
         self.wires, self.began_ns = wires, time.monotonic_ns()
 

@@ -1,0 +1,148 @@
+"""When the policy is asked for a chunk, and from which observations."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass
+
+import numpy as np
+
+from telic.real_robot.clock import NS
+from telic.real_robot.ring import SharedRing
+from telic.spec import ActRequest, Array, ChunkPolicy, Goal, Observation
+
+_RECENT = 20  # chunks over which the delay is judged
+
+
+@dataclass(kw_only=True, slots=True)
+class WorkerConfig:
+    """How the policy is asked."""
+
+    # steps after which a new chunk is asked for; 1: as soon as the policy is free. It is asked for
+    # earlier where the steps would run out before the next chunk is there.
+    execute_horizon: int = 1
+    seed: int = 0  # of the policy's noise
+
+    def __post_init__(self) -> None:
+        if self.execute_horizon < 1:
+            raise ValueError(f"execute_horizon={self.execute_horizon} must be at least 1")
+
+
+class Requests:
+    """The requests of one run: the next one, once the observations for it are there."""
+
+    def __init__(
+        self, policy: ChunkPolicy, goal: Goal, observations: SharedRing, config: WorkerConfig
+    ) -> None:
+        self._ring, self._goal, self._config = observations, goal, config
+        self._obs_horizon, self._action_horizon = policy.obs_horizon, policy.action_horizon
+        self._dt_ns = round(NS / policy.interface.rate_hz)
+        self._delays_ns: deque[int] = deque(maxlen=_RECENT)
+        self._seen = 0  # readings looked at
+        self._episode, self._episode_ns = -1, 0
+        self._wanted_ns = 0  # an observation as new as this
+
+    def next(self) -> ActRequest | None:
+        """Return a request from the newest observations, or None while none new enough is there.
+
+        A new episode is asked about at once.
+        """
+        written = self._ring.written
+        if written == self._seen:
+            return None
+        self._seen = written
+        window = observation_window(self._ring, self._obs_horizon, self._dt_ns)
+        if window is None:
+            return None
+        t_obs_ns = window.observation.t_obs_ns
+        if window.episode != self._episode:
+            self._episode, self._episode_ns = window.episode, t_obs_ns
+        elif t_obs_ns < self._wanted_ns:
+            return None
+        return ActRequest(
+            observation=window.observation,
+            goal=self._goal,
+            episode=window.episode,
+            seed=self._config.seed + window.episode,
+            step=round((t_obs_ns - self._episode_ns) / self._dt_ns),
+        )
+
+    def answered(self, request: ActRequest, finished_ns: int) -> None:
+        """Note when the chunk for `request` was there; it decides about the next one."""
+        t_obs_ns = request.observation.t_obs_ns
+        self._delays_ns.append(finished_ns - t_obs_ns)
+        self._wanted_ns = t_obs_ns + wait_for_observation_ns(
+            self._action_horizon,
+            self._config.execute_horizon,
+            self._dt_ns,
+            max(self._delays_ns),
+        )
+
+
+def wait_for_observation_ns(
+    action_horizon: int, execute_horizon: int, dt_ns: int, delay_ns: int
+) -> int:
+    """Return how much newer than the last one the observation for the next chunk must be.
+
+    `execute_horizon` steps, or fewer where the last chunk would run out while the next one is
+    computed; a quarter of a step less, so that an observation may come a little early.
+    """
+    spare_steps = action_horizon - 1 - math.ceil(delay_ns / dt_ns)
+    return max(0, min(execute_horizon, spare_steps) * dt_ns - dt_ns // 4)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Window:
+    """The last O observations of one episode."""
+
+    observation: Observation
+    episode: int
+
+
+def observation_window(ring: SharedRing, obs_horizon: int, dt_ns: int) -> Window | None:
+    """Return the newest O observations, `dt_ns` apart, or None if they were overwritten meanwhile.
+
+    Each is the reading nearest to its time. Before the episode's first reading, that one repeats.
+    """
+    newest = ring.newest()
+    if newest is None:
+        return None
+    number, record = newest
+    t_obs_ns, episode = int(record["t_obs_ns"]), int(record["episode"])
+    records = [record]
+    nearest_ns = t_obs_ns
+    for back in range(1, obs_horizon):
+        wanted_ns = t_obs_ns - back * dt_ns
+        number, nearest_ns = _nearest(ring, number, nearest_ns, wanted_ns, episode)
+        chosen = ring.read(number)
+        if chosen is None:
+            return None
+        records.append(chosen)
+    records.reverse()
+    return Window(
+        observation=Observation(
+            state=np.stack([r["state"] for r in records]),
+            images={
+                name.removeprefix("image/"): np.stack([r[name] for r in records])
+                for name in record
+                if name.startswith("image/")
+            },
+            t_obs_ns=t_obs_ns,
+        ),
+        episode=episode,
+    )
+
+
+def _nearest(
+    ring: SharedRing, number: int, time_ns: int, wanted_ns: int, episode: int
+) -> tuple[int, int]:
+    """Return (number, time) of the record nearest to `wanted_ns`, going back from `number`."""
+    while time_ns > wanted_ns:
+        before: dict[str, Array] | None = ring.read(number - 1, ("t_obs_ns", "episode"))
+        if before is None or before["episode"] != episode:
+            break
+        if abs(int(before["t_obs_ns"]) - wanted_ns) > abs(time_ns - wanted_ns):
+            break
+        number, time_ns = number - 1, int(before["t_obs_ns"])
+    return number, time_ns

@@ -1,0 +1,111 @@
+"""When the policy is asked, and what it sees then."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from telic.real_robot.policy_worker import check_pace
+from telic.real_robot.requests import (
+    Requests,
+    WorkerConfig,
+    observation_window,
+    wait_for_observation_ns,
+)
+from telic.real_robot.simulated_arm import arm_interface
+from telic.real_robot.wires import Wires
+from telic.spec import ActRequest, Goal
+from telic.tests.real_robot.reaching import Reaching
+
+DT = 50_000_000  # the arm's policy acts at 20 Hz
+
+
+def write(wires: Wires, t_ns: int, episode: int = 0) -> None:
+    """Write a reading whose state tells its time in milliseconds."""
+    state = np.full(6, t_ns / 1e6, np.float32)
+    wires.observations.write({"state": state, "t_obs_ns": t_ns, "episode": episode})
+
+
+def seen(request: ActRequest | None) -> list[float]:
+    assert request is not None
+    return [float(state[0]) for state in request.observation.state]
+
+
+@given(
+    times=st.lists(st.integers(1, 3 * DT), min_size=1, max_size=40),
+    starts=st.sets(st.integers(0, 39)),
+    obs_horizon=st.integers(1, 4),
+)
+def test_a_window_is_the_nearest_readings_of_one_episode(
+    times: list[int], starts: set[int], obs_horizon: int
+) -> None:
+    wires = Wires.create(arm_interface(), 8, 64)
+    t_ns, episode = 0, 0
+    of_episode: list[int] = []
+    for i, gap_ns in enumerate(times):
+        t_ns += gap_ns
+        if i in starts:
+            episode, of_episode = episode + 1, []
+        of_episode.append(t_ns)
+        write(wires, t_ns, episode)
+    window = observation_window(wires.observations, obs_horizon, DT)
+    wires.close()
+    assert window is not None and window.episode == episode
+    assert window.observation.t_obs_ns == t_ns
+    assert window.observation.state.shape == (obs_horizon, 6)
+    for back, state in enumerate(window.observation.state[::-1]):
+        wanted_ns = t_ns - back * DT
+        best_ns = min(abs(t - wanted_ns) for t in of_episode)
+        assert (
+            min(abs(t - wanted_ns) for t in of_episode if np.float32(t / 1e6) == state[0])
+            == best_ns
+        )
+
+
+def test_the_policy_is_asked_once_its_share_of_the_chunk_is_carried_out() -> None:
+    wires = Wires.create(arm_interface(), 8, 64)
+    requests = Requests(
+        Reaching(), Goal(text="go"), wires.observations, WorkerConfig(execute_horizon=2, seed=7)
+    )
+    assert requests.next() is None
+    write(wires, 0)
+    first = requests.next()
+    assert first is not None and (first.seed, first.step, seen(first)) == (7, 0, [0.0, 0.0])
+    assert requests.next() is None  # nothing new
+    requests.answered(first, DT // 2)
+    write(wires, DT)
+    assert requests.next() is None  # one step, two are asked for
+    write(wires, 2 * DT - DT // 10)  # a little early is in time
+    second = requests.next()
+    assert second is not None and second.step == 2
+    assert seen(second) == [50.0, 95.0]
+    requests.answered(second, 2 * DT)
+    write(wires, 2 * DT, episode=1)  # a new episode does not wait
+    third = requests.next()
+    assert third is not None and (third.episode, third.seed, third.step) == (1, 8, 0)
+    assert seen(third) == [100.0, 100.0]
+    wires.close()
+
+
+@given(
+    horizon=st.integers(2, 50),
+    execute=st.integers(1, 50),
+    delay_steps=st.floats(0, 60),
+)
+def test_a_chunk_lasts_until_the_next_one_where_that_is_possible(
+    horizon: int, execute: int, delay_steps: float
+) -> None:
+    wait_ns = wait_for_observation_ns(horizon, execute, DT, round(delay_steps * DT))
+    assert 0 <= wait_ns <= execute * DT
+    if wait_ns > 0:  # asked for at the next step, it is there before the last step is over
+        asked_steps = -(-wait_ns // DT)
+        assert asked_steps + delay_steps <= horizon - 1
+
+
+def test_a_slow_policy_is_warned_about_and_a_hopeless_one_refused() -> None:
+    policy = Reaching()  # 8 actions of 50 ms
+    assert check_pace(policy, 170_000_000) is None
+    warning = check_pace(policy, 180_000_000)
+    assert warning is not None and "the robot will hold between chunks" in warning
+    with pytest.raises(ValueError, match="every one would come too late"):
+        check_pace(policy, 350_000_000)
