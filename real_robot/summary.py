@@ -196,9 +196,13 @@ def _rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
             ),
             ("time in phases", ", ".join(f"{k} {v:.2f} s" for k, v in summary["phase_s"].items())),
             ("held for", ", ".join(f"{k} {v:.2f} s" for k, v in summary["hold_s"].items()) or "-"),
-            ("robot", ", ".join(f"{k} {v}" for k, v in robot.items()) or "-"),
+            ("robot", ", ".join(f"{k} {_short(v)}" for k, v in robot.items()) or "-"),
         ]
     return rows
+
+
+def _short(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _milliseconds(values: Mapping[str, float | None]) -> str:
