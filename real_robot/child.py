@@ -31,9 +31,7 @@ class Child:
         self.name = name
         self.channel, theirs = Channel.pair()
         self._reason: str | None = None
-        self._process = _SPAWN.Process(
-            target=_child_main, args=(target, theirs, *args), name=name, daemon=True
-        )
+        self._process = _SPAWN.Process(target=_child_main, args=(target, theirs, *args), name=name)
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # the child inherits it
         try:
             self._process.start()

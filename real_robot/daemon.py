@@ -13,7 +13,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -63,25 +63,29 @@ def supervise(
     "ended": {"failed", "cause", "reason", "signal"}.
     """
     with _signals() as caught:
-        control = Child(
-            "the control process",
-            control_main,
-            robot,
-            config.loop,
-            config.safety,
-            config.duration_s,
-        )
-        worker = Child("the policy worker", worker_main, open_policy, config.worker)
-        run = _Run(control=control, worker=worker, config=config, caught=caught, report=report)
         try:
-            run.start(names, goal)
-            summary = run.watch() if run.wires is not None and not caught else None
+            with ExitStack() as ending:
+                control = Child(
+                    "the control process",
+                    control_main,
+                    robot,
+                    config.loop,
+                    config.safety,
+                    config.duration_s,
+                )
+                ending.callback(control.end, config.grace_s)
+                worker = Child("the policy worker", worker_main, open_policy, config.worker)
+                ending.callback(worker.end, config.grace_s)
+                run = _Run(
+                    control=control, worker=worker, config=config, caught=caught, report=report
+                )
+                ending.callback(run.end)
+                run.start(names, goal)
+                summary = None if run.wires is None or caught else run.watch()
         except ChildDiedError as death:
-            summary = _without_a_run(Cause.FAULT.value, str(death), failed=True)
-        finally:
-            run.end()
+            summary = _without_a_run(Cause.FAULT, str(death), failed=True)
         if summary is None:
-            summary = _without_a_run(Cause.ORDERED.value, "before the run began", failed=False)
+            summary = _without_a_run(Cause.ORDERED, "before the run began", failed=False)
         summary["ended"]["signal"] = caught[0].name if caught else None
         return summary
 
@@ -194,12 +198,10 @@ class _Run:
             self.report(f"{phase.name}: {decode_text(newest[1]['text'])}")
 
     def end(self) -> None:
-        """End both processes, whatever they are doing, and free the rings."""
-        if self.wires is not None and not self.told:
-            self._tell(Order.STOP, "the daemon ends")
-        self.control.end(self.config.grace_s)
-        self.worker.end(self.config.grace_s)
+        """Tell both processes to end, if they were not told; let go of the rings."""
         if self.wires is not None:
+            if not self.told:
+                self._tell(Order.STOP, "the daemon ends")
             self.wires.close()
 
 
@@ -222,7 +224,7 @@ def _signals() -> Iterator[list[signal.Signals]]:
             signal.signal(number, handler)
 
 
-def _without_a_run(cause: str, reason: str, failed: bool) -> dict[str, Any]:
+def _without_a_run(cause: Cause, reason: str, failed: bool) -> dict[str, Any]:
     """Return the summary of a run that left none."""
-    ended = {"failed": failed, "cause": cause, "reason": f"{cause}: {reason}"}
+    ended = {"failed": failed, "cause": cause.value, "reason": f"{cause.value}: {reason}"}
     return {"ended": ended, "duration_s": 0.0, "ticks": 0, "events": []}
