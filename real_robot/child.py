@@ -44,10 +44,13 @@ class Child:
         """Return whether the process runs."""
         return self._process.is_alive()
 
-    @property
-    def pid(self) -> int | None:
-        """Return the process id."""
-        return self._process.pid
+    def send(self, message: dict[str, Any], descriptors: tuple[int, ...] = ()) -> None:
+        """Send a message, and copies of the open `descriptors`. Raises as `message` does."""
+        try:
+            self.channel.send(message, descriptors)
+        except ChannelClosedError:
+            self.message(0.0)
+            raise ChildDiedError(self.death()) from None
 
     def message(self, timeout_s: float) -> dict[str, Any] | None:
         """Return the next message, or None if there is none within `timeout_s`.

@@ -62,6 +62,7 @@ def supervise(
     Raises ValueError if an input is at fault. What goes wrong later is in the summary under
     "ended": {"failed", "cause", "reason", "signal"}.
     """
+    summary = None
     with _signals() as caught:
         try:
             with ExitStack() as ending:
@@ -76,12 +77,10 @@ def supervise(
                 ending.callback(control.end, config.grace_s)
                 worker = Child("the policy worker", worker_main, open_policy, config.worker)
                 ending.callback(worker.end, config.grace_s)
-                run = _Run(
-                    control=control, worker=worker, config=config, caught=caught, report=report
-                )
-                ending.callback(run.end)
-                run.start(names, goal)
-                summary = None if run.wires is None or caught else run.watch()
+                start = _Start(control, worker, config.start_s, caught, report)
+                wires = start.run(ending, names, goal)
+                if wires is not None:
+                    summary = _Watch(control, worker, wires, config, caught, report).run()
         except ChildDiedError as death:
             summary = _without_a_run(Cause.FAULT, str(death), failed=True)
         if summary is None:
@@ -91,59 +90,72 @@ def supervise(
 
 
 @dataclass(slots=True)
-class _Run:
-    """One run: its processes, and its rings once they are known."""
+class _Start:
+    """Brings both processes up to the first tick."""
 
     control: Child
     worker: Child
-    config: DaemonConfig
+    patience_s: float
     caught: list[signal.Signals]
     report: Callable[[str], None]
-    wires: Wires | None = None
-    began_ns: int = 0
-    told: bool = False  # that the run is to end
-    changes: int = 0  # of phase, reported so far
 
-    def start(self, names: tuple[str, str], goal: str | None) -> None:
-        """Bring both processes up to the first tick; comes back early on a signal."""
-        policy_says = self._expect(self.worker)
-        if policy_says is None:
-            return
-        needs = Interface.from_json(policy_says["interface"])
-        self.control.channel.send({"needs": policy_says["interface"]})
-        robot_says = self._expect(self.control)
-        if robot_says is None:
-            return
-        offers = Interface.from_json(robot_says["interface"])
+    def run(self, ending: ExitStack, names: tuple[str, str], goal: str | None) -> Wires | None:
+        """Return the rings that the processes now run with, or None after a signal.
+
+        Raises ValueError if an input is at fault, ChildDiedError if a process dies.
+        """
+        policy = self._hear(self.worker)
+        if policy is None:
+            return None
+        self.control.send({"needs": policy["interface"]})
+        robot = self._hear(self.control)
+        if robot is None:
+            return None
+        needs, offers = (Interface.from_json(x["interface"]) for x in (policy, robot))
         needs.require(offers, names[0], names[1])
-        if (text := goal or robot_says["instruction"]) is None:
+        if (text := goal or robot["instruction"]) is None:
             raise ValueError(f"{names[1]} has no instruction of its own; give one: goal='...'")
-        stride = max(1.0, robot_says["control_hz"] / needs.rate_hz)
+        readings_a_step = max(1.0, robot["control_hz"] / needs.rate_hz)
         wires = Wires.create(
             offers,
-            policy_says["action_horizon"],
-            2 * math.ceil(policy_says["obs_horizon"] * stride) + _SPARE_OBSERVATIONS,
+            policy["action_horizon"],
+            2 * math.ceil(policy["obs_horizon"] * readings_a_step) + _SPARE_OBSERVATIONS,
         )
-        self.worker.channel.send({"goal": text}, wires.descriptors())
-        ready = self._expect(self.worker)
+        ending.callback(_release, wires)
+        self.worker.send({"goal": text}, wires.descriptors())
+        ready = self._hear(self.worker)
         if ready is None:
-            return
+            return None
         self.report(f"policy ready, {ready['ready']:.1f} ms a chunk; goal: {text}")
         if ready["warning"] is not None:
             self.report(f"warning: {ready['warning']}")
-        self.control.channel.send({}, wires.descriptors())
-        self.wires, self.began_ns = wires, time.monotonic_ns()
+        self.control.send({}, wires.descriptors())
+        return wires
 
-    def _expect(self, child: Child) -> dict[str, Any] | None:
-        return child.expect(self.config.start_s, lambda: bool(self.caught))
+    def _hear(self, child: Child) -> dict[str, Any] | None:
+        return child.expect(self.patience_s, lambda: bool(self.caught))
 
-    def watch(self) -> dict[str, Any] | None:
-        """Watch over the run until the control process sends its summary; return it.
+
+@dataclass(slots=True)
+class _Watch:
+    """Watches over both processes while they run."""
+
+    control: Child
+    worker: Child
+    wires: Wires
+    config: DaemonConfig
+    caught: list[signal.Signals]
+    report: Callable[[str], None]
+    began_ns: int = field(default_factory=time.monotonic_ns)
+    told: bool = False  # that the run is to end
+    changes: int = 0  # of phase, reported so far
+
+    def run(self) -> dict[str, Any]:
+        """Return the summary that the control process sends at the end.
 
         Raises ValueError if the robot cannot be connected, ChildDiedError if the control process
         dies or hangs.
         """
-        assert self.wires is not None
         while True:
             message = self.control.message(_WATCH_S)
             self._report_changes()
@@ -168,7 +180,6 @@ class _Run:
         return self.worker.death()
 
     def _require_ticks(self) -> None:
-        assert self.wires is not None
         status = self.wires.status.newest()
         patience_s = self.config.control_silence_s
         if status is None:
@@ -185,24 +196,21 @@ class _Run:
         return (time.monotonic_ns() - last_ns) / NS
 
     def _tell(self, order: Order, text: str) -> None:
-        assert self.wires is not None
         self.told = True
         self.wires.orders.write({"kind": int(order), "text": encode_text(text)})
 
     def _report_changes(self) -> None:
-        assert self.wires is not None
         newest = self.wires.status.newest()
         if newest is not None and int(newest[1]["changes"]) != self.changes:
             self.changes = int(newest[1]["changes"])
             phase = Phase(int(newest[1]["phase"]))
             self.report(f"{phase.name}: {decode_text(newest[1]['text'])}")
 
-    def end(self) -> None:
-        """Tell both processes to end, if they were not told; let go of the rings."""
-        if self.wires is not None:
-            if not self.told:
-                self._tell(Order.STOP, "the daemon ends")
-            self.wires.close()
+
+def _release(wires: Wires) -> None:
+    """Tell whoever still listens that the run is over, and let go of the rings."""
+    wires.orders.write({"kind": int(Order.STOP), "text": encode_text("the daemon ends")})
+    wires.close()
 
 
 @contextmanager
