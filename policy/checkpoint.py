@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from enum import Enum
 from functools import cache
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 import torch
@@ -42,6 +42,7 @@ FORMAT = 1
 OTHER_KINDS: dict[str, str] = {"robomimic": "telic.policy.robomimic_baseline"}
 
 
+@runtime_checkable
 class Saveable(Protocol):
     """What a policy offers to be written as a checkpoint."""
 
@@ -183,7 +184,7 @@ def _read_parts(folder: Path) -> Parts:
 
 
 def _load_diffusion(parts: Parts, device: torch.device) -> Policy:
-    config = policy_config(parts.config["policy"], str(parts.folder / "config.yaml"))
+    config = policy_config(parts.config.get("policy") or {}, str(parts.folder / "config.yaml"))
     policy = config.build(parts.interface, parts.stats)
     load_exactly(policy, parts.weights, str(parts.folder / "model.safetensors"))
     policy.set_embeddings(parts.embeddings)
@@ -228,6 +229,8 @@ def _readable(folder: Path) -> Iterator[None]:
     except FileNotFoundError as error:
         name = Path(error.filename or "").name or str(error)
         raise ValueError(f"{folder}: {name} is missing; the checkpoint is incomplete") from error
+    except KeyError as error:
+        raise ValueError(f"{folder}: damaged checkpoint ({error} is not in it)") from error
     except (OSError, SafetensorError, json.JSONDecodeError, YAMLError) as error:
         line = str(error).splitlines()[0]
         raise ValueError(f"{folder}: damaged checkpoint ({line})") from error

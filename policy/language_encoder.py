@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -55,7 +55,7 @@ class LanguageEncoder:
         self._table = torch.zeros(1, self.dim)
         self._tower: _Tower | None = None
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+    def __deepcopy__(self, memo: dict[int, Any]) -> LanguageEncoder:
         return self  # frozen: an averaged copy of the policy shares it
 
     @property

@@ -177,7 +177,12 @@ class Policy(nn.Module):
         """Return sampled actions for a batch of windows, in physical units, within bounds."""
         shape = (len(batch["state"]), self.action_horizon, self.action_dim)
         noise = torch.randn(shape, generator=generator, device=self.device)
-        return self._sample(batch, noise)
+        actions = self._sample(batch, noise)
+        low, high = (
+            None if bound is None else torch.tensor(bound, device=self.device)
+            for bound in (self.interface.action.minimum, self.interface.action.maximum)
+        )
+        return actions if low is None and high is None else actions.clamp(low, high)
 
     def act(
         self, observation: Observation, goal: Goal, seed: int = 0, step: int = 0

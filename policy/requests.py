@@ -86,9 +86,7 @@ def _check(request: ActRequest, needs: Needs, where: str) -> None:
     if not usable:
         names = {"text": needs.goal_text, "images": needs.goal_cameras, "state": needs.goal_state}
         known = ", ".join(name for name, understood in names.items() if understood)
-        raise ValueError(
-            f"{where}: no goal that this policy understands; it was trained on {known}"
-        )
+        raise ValueError(f"{where}: no goal this policy understands; it was trained on {known}")
 
 
 def _stacked(spec: ArraySpec, horizon: int) -> ArraySpec:

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from enum import Enum
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -65,7 +65,7 @@ class RunLog:
         self._run: Any = None
         self._said_at = self._began = time.monotonic()
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> RunLog:
         if not self._enabled:
             return self
         self._folder.mkdir(parents=True, exist_ok=True)

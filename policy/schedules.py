@@ -38,7 +38,8 @@ def linear(num_steps: int, sigma_min: float, sigma_max: float) -> Sigmas:
 def explicit(sigmas: Sequence[float]) -> Sigmas:
     """Return the given sigmas followed by 0; ValueError unless they fall and stay above 0."""
     levels = [*map(float, sigmas), 0.0]
-    if len(levels) < 2 or any(a <= b for a, b in itertools.pairwise(levels)):
+    falling = all(a > b for a, b in itertools.pairwise(levels))  # False for NaN
+    if len(levels) < 2 or not falling or math.isinf(levels[0]):
         raise ValueError(
             f"sigmas={list(sigmas)} must be positive and strictly falling, such as [5.0, 0.5]"
         )

@@ -5,7 +5,7 @@ N images; h w of the image, c x y of the map.
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -48,7 +48,7 @@ class VisionTower(nn.Module):
         features: Tensor = self.network((pixels - self.mean) / self.std)
         return features
 
-    def train(self, mode: bool = True) -> Self:
+    def train(self, mode: bool = True) -> VisionTower:
         """Keep a pretrained network in eval mode: its batch statistics are those it came with."""
         super().train(mode)
         if self.pretrained:

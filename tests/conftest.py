@@ -3,6 +3,10 @@
 from pathlib import Path
 
 import pytest
+from jaxtyping import install_import_hook
+
+# Shapes and dtypes in telic.policy's signatures are checked under pytest, and only there.
+install_import_hook("telic.policy", "beartype.beartype")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

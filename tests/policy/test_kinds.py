@@ -1,0 +1,149 @@
+"""Conformance: every kind of denoiser trains, acts and keeps its contract. Registering tests it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from telic.policy.denoiser import Context, DenoiserConfig, Sizes
+from telic.policy.kinds import KINDS, require_kind
+from telic.policy.mode import ModeConfig
+from telic.policy.policy import Policy, PolicyConfig
+from telic.policy.presets import POLICIES
+from telic.policy.sampling import PRESETS
+from telic.spec import ChunkPolicy
+
+SMALL: dict[str, DenoiserConfig] = {
+    "mode": ModeConfig(width=32, num_layers=2, num_heads=2, expert_hidden=16)
+}
+SIZES = Sizes(num_goals=1, num_images=2, num_states=1, action_horizon=6, action_dim=3)
+
+
+def context(batch: int = 2, width: int = 32) -> Context:
+    """Return random tokens."""
+    return Context(
+        goal=torch.randn(batch, 1, width),
+        images=torch.randn(batch, 2, width),
+        state=torch.randn(batch, 1, width),
+    )
+
+
+@pytest.fixture(params=sorted(KINDS))
+def kind(request: pytest.FixtureRequest) -> DenoiserConfig:
+    """Return the small config of each kind."""
+    return SMALL[request.param]
+
+
+def test_denoiser_answers_in_the_shape_of_the_chunk(kind: DenoiserConfig) -> None:
+    network = kind.build(SIZES).eval()
+    x, ctx = torch.randn(2, 6, 3), context()
+    assert network(x, torch.tensor([0.1, 9.0]), ctx).actions.shape == (2, 6, 3)
+    shared = network(x, torch.tensor([0.7]), ctx).actions
+    assert torch.allclose(shared, network(x, torch.tensor([0.7, 0.7]), ctx).actions, atol=1e-6)
+
+
+def test_answer_depends_on_all_it_is_conditioned_on(kind: DenoiserConfig) -> None:
+    network = kind.build(SIZES).eval()
+    x, sigma, ctx = torch.randn(2, 6, 3), torch.tensor([0.5]), context()
+    answer = network(x, sigma, ctx).actions
+    assert (answer - network(x, sigma * 2, ctx).actions).abs().max() > 1e-4
+    for part in ("goal", "images", "state"):
+        other = context()
+        changed = Context(goal=ctx.goal, images=ctx.images, state=ctx.state)
+        setattr(changed, part, getattr(other, part))
+        assert (answer - network(x, sigma, changed).actions).abs().max() > 1e-4, part
+
+
+def test_rows_of_a_batch_do_not_mix(kind: DenoiserConfig) -> None:
+    network = kind.build(SIZES).eval()
+    x, sigma, ctx = torch.randn(2, 6, 3), torch.tensor([0.1, 9.0]), context()
+    alone = Context(goal=ctx.goal[1:], images=ctx.images[1:], state=ctx.state[1:])
+    together = network(x, sigma, ctx).actions[1:]
+    assert torch.allclose(together, network(x[1:], sigma[1:], alone).actions, atol=1e-6)
+
+
+def test_bf16_autocast_is_close_to_float32(kind: DenoiserConfig) -> None:
+    network = kind.build(SIZES).eval()
+    x, sigma, ctx = torch.randn(2, 6, 3), torch.tensor([0.1, 9.0]), context()
+    want = network(x, sigma, ctx).actions
+    with torch.autocast("cpu", torch.bfloat16):
+        got = network(x, sigma, ctx).actions
+    assert (got.float() - want).abs().max() < 0.05 * want.abs().max()
+
+
+def policy_config(kind: DenoiserConfig) -> PolicyConfig:
+    """Return a policy over state and both cameras, two observations, chunks of five."""
+    config = PolicyConfig(denoiser=kind, obs_horizon=2, action_horizon=5)
+    config.images.share_tower = True
+    return config
+
+
+def test_policy_trains_every_parameter(
+    kind: DenoiserConfig,
+    build: Callable[[PolicyConfig], Policy],
+    make_batch: Callable[..., dict[str, Any]],
+) -> None:
+    config = policy_config(kind)
+    policy = build(config).train()
+    terms = policy(make_batch(config), torch.Generator().manual_seed(0))
+    assert terms.per_sample.shape == terms.sigma.shape == (4,)
+    assert torch.allclose(terms.diffusion, terms.per_sample.mean())
+    weights = kind.loss_weights()
+    assert terms.parts.keys() == {"diffusion", *weights}
+    own = sum(weights[name] * terms.parts[name] for name in weights)
+    assert torch.allclose(terms.total, terms.diffusion + own)
+    terms.total.backward()
+    idle = [name for name, p in policy.named_parameters() if p.requires_grad and p.grad is None]
+    assert not idle
+
+
+def test_policy_is_a_chunk_policy(
+    kind: DenoiserConfig, build: Callable[[PolicyConfig], Policy], make_requests: Callable[..., Any]
+) -> None:
+    config = policy_config(kind)
+    policy = build(config)
+    assert isinstance(policy, ChunkPolicy)
+    for name, sampling in PRESETS.items():
+        policy.sampling = sampling
+        chunks = policy.act_batch(make_requests(config))
+        assert len(chunks) == 3, name
+        for seed, chunk in enumerate(chunks):
+            assert chunk.t_obs_ns == 1000 + seed and chunk.dt_ns == 50_000_000
+            assert chunk.actions.shape == (5, 3) and chunk.actions.dtype == np.float32
+            assert np.abs(chunk.actions).max() <= 1
+
+
+def test_published_preset_has_the_published_size() -> None:
+    config = POLICIES["mode_published"].denoiser
+    assert config is not None
+    sizes = Sizes(num_goals=1, num_images=2, num_states=0, action_horizon=10, action_dim=7)
+    with torch.device("meta"):
+        count = sum(p.numel() for p in config.build(sizes).parameters())
+    # without its projections of goal and images, of which one is dead
+    assert count == 685_853_751 - 1024 * (512 + 2 * 2048)
+
+
+def test_small_preset_has_a_million_parameters(build: Callable[[PolicyConfig], Policy]) -> None:
+    config = PolicyConfig(denoiser=ModeConfig())
+    config.images.cameras = []
+    assert sum(p.numel() for p in build(config).parameters()) == pytest.approx(0.9e6, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [({"top_k": 5}, "top_k=5 must lie in 1..num_experts=4"), ({"num_heads": 3}, "multiple of")],
+)
+def test_impossible_networks_are_refused(bad: dict[str, int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ModeConfig(**bad)
+
+
+def test_unknown_kind_offers_the_near_one() -> None:
+    with pytest.raises(ValueError, match="here: kind 'mod' is not one of mode; did you mean mode"):
+        require_kind("mod", KINDS, "here")
+    with pytest.raises(ValueError, match="is a base"):
+        DenoiserConfig().build(SIZES)
