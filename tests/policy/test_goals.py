@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -79,6 +80,62 @@ def test_given_vectors_need_no_text_model() -> None:
         language.set_embeddings({"go": np.ones(5, np.float32)})
     with pytest.raises(ValueError, match=r"encoder='nowhere/to-be-found' is neither a folder"):
         language.embed(["unknown"])
+
+
+def text_model(folder: Path, model: Any) -> str:
+    """Write a tiny model of `transformers` and a tokenizer of five words; return the folder."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    words = {"<pad>": 0, "<end>": 1, "<unk>": 2, "open": 3, "close": 4, "drawer": 5}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A <end>", special_tokens=[("<end>", 1)]
+    )
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<end>", unk_token="<unk>"
+    ).save_pretrained(folder)
+    model.eval().save_pretrained(folder)
+    return str(folder)
+
+
+def test_clip_gives_its_projected_end_of_text(tmp_path: Path) -> None:
+    from transformers import CLIPTextConfig, CLIPTextModelWithProjection
+
+    model = CLIPTextModelWithProjection(
+        CLIPTextConfig(
+            vocab_size=8,
+            hidden_size=16,
+            intermediate_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            max_position_embeddings=8,
+            projection_dim=12,
+            eos_token_id=1,
+        )
+    )
+    language = LanguageConfig(encoder=text_model(tmp_path, model)).build()
+    assert language.dim == 12 and language.name == tmp_path.name
+    got = language.embed(["open drawer", "close"])
+    with torch.no_grad():
+        states = model.text_model(torch.tensor([[3, 5, 1]])).last_hidden_state
+        want = model.text_projection(states[0, 2]).numpy()
+    assert np.allclose(got["open drawer"], want, atol=1e-5)
+    assert not np.allclose(got["close"], want, atol=1e-3)
+
+
+def test_other_text_models_give_their_mean(tmp_path: Path) -> None:
+    from transformers import T5Config, T5EncoderModel
+
+    model = T5EncoderModel(
+        T5Config(vocab_size=8, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
+    )
+    language = LanguageConfig(encoder=text_model(tmp_path, model)).build()
+    got = language.embed(["open drawer", "close"])  # padded to three tokens
+    with torch.no_grad():
+        want = model(torch.tensor([[4, 1]])).last_hidden_state[0].mean(0).numpy()
+    assert np.allclose(got["close"], want, atol=1e-5)
 
 
 def test_several_goals_are_averaged_and_absent_ones_left_out() -> None:

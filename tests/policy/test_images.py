@@ -19,10 +19,11 @@ def frames(b: int = 2, o: int = 1, side: int = 64) -> dict[str, torch.Tensor]:
     return {c: torch.randint(0, 256, shape, dtype=torch.uint8) for c in ("front", "wrist")}
 
 
+@pytest.mark.parametrize("tower", ["resnet18", "keypoint_conv"])
 @pytest.mark.parametrize("pooling", list(Pooling))
 @pytest.mark.parametrize("share", [True, False])
-def test_one_token_per_camera_and_frame(pooling: Pooling, share: bool) -> None:
-    config = ImageConfig(pooling=pooling, share_tower=share)
+def test_one_token_per_camera_and_frame(tower: str, pooling: Pooling, share: bool) -> None:
+    config = ImageConfig(tower=tower, pooling=pooling, share_tower=share)
     made = ImageEncoder(config, ["front", "wrist"], 16).eval()
     assert len(made.towers) == (1 if share else 2)
     seen = frames(o=3)
@@ -41,8 +42,30 @@ def test_resnet_has_group_norms_and_trains_from_scratch() -> None:
     images = torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8)
     tower(images).mean().backward()
     assert all(p.grad is not None for p in tower.parameters())
-    with pytest.raises(ValueError, match="freeze resnet18 at random weights"):
-        load_tower("resnet18", frozen=True)
+    for name in ("resnet18", "keypoint_conv"):
+        with pytest.raises(ValueError, match=f"freeze {name} at random weights"):
+            load_tower(name, frozen=True)
+
+
+def test_small_tower_finds_a_spot_in_little_training() -> None:
+    """Its keypoints learn to follow a bright square, which is what a gripper needs."""
+    made = ImageEncoder(
+        ImageConfig(tower="keypoint_conv", pooling=Pooling.keypoints, random_shift=0), ["front"], 8
+    )
+    readout = torch.nn.Linear(8, 2)
+    optimizer = torch.optim.AdamW([*made.parameters(), *readout.parameters()], lr=3e-3)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(40):
+        corner = torch.randint(0, 28, (32, 2), generator=generator)
+        images = torch.zeros(32, 1, 32, 32, 3, dtype=torch.uint8)
+        for image, (row, column) in zip(images, corner.tolist(), strict=True):
+            image[0, row : row + 4, column : column + 4] = 255
+        where = corner / 14 - 1
+        error = (readout(made({"front": images})[:, 0]) - where).square().mean()
+        optimizer.zero_grad()
+        error.backward()
+        optimizer.step()
+    assert error < 0.1 < where.square().mean()
 
 
 def test_pretrained_tower_tells_what_it_sees_and_stays_frozen() -> None:
