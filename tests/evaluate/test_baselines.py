@@ -127,6 +127,22 @@ def test_memory_lasts_an_episode_and_ten_steps(tmp_path: Path) -> None:
     assert means(0, episode=0) == pytest.approx(first[0])  # a new episode under the same number
 
 
+def test_memory_is_robomimics_own(tmp_path: Path) -> None:
+    checkpoint = train(make_store(tmp_path / "demos.zarr"), tmp_path / "run", "bc_rnn_gmm")
+    policy = load_policy(checkpoint)
+    assert isinstance(policy, RobomimicPolicy)
+    algorithm, goal = policy.algorithm, policy.language(["b"], policy.device)
+    algorithm.reset()
+    for step in range(12):
+        asked = request(0, step)
+        policy.act_batch([asked])
+        state = policy.normalizer.normalize(torch.from_numpy(asked.observation.state))
+        with torch.inference_mode():
+            algorithm.get_action({"state": state, "goal": goal})  # as its own rollouts do
+        cell = algorithm._rnn_hidden_state[1]
+        torch.testing.assert_close(policy._memory[0].cell, cell, rtol=1e-5, atol=1e-6)
+
+
 def test_a_step_is_robomimics_own(tmp_path: Path) -> None:
     """The loss of a BC step is the squared error to the actions, of the normalised state."""
     store = EpisodeStore.open(make_store(tmp_path / "demos.zarr", largest_action=0.5))
