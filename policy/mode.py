@@ -157,11 +157,8 @@ class Mode(nn.Module):
 
     def _shared_choices(self, routing: Routing) -> list[list[int] | None]:
         """Return each layer's experts if all tokens share them and picking them out pays."""
-        if (
-            self.training
-            or routing.chosen.shape[1] > 1
-            or not self.config.expert_hidden >= PICKING_PAYS
-        ):
+        shared = not self.training and routing.chosen.shape[1] == 1
+        if not shared or self.config.expert_hidden < PICKING_PAYS:
             return [None] * len(self.blocks)
         top_k = self.config.top_k
         return routing.chosen.int().topk(top_k, dim=-1).indices.view(-1, top_k).tolist()

@@ -20,8 +20,7 @@ from telic.policy.image_encoder import ImageConfig, ImageEncoder
 from telic.policy.mode import ModeConfig
 from telic.policy.normalizer import NormalizerConfig, Scaling
 from telic.policy.requests import Needs, stack_requests, unit_noise
-from telic.policy.samplers import Denoise
-from telic.policy.sampling import SamplingConfig
+from telic.policy.sampling import SamplingConfig, first_non_finite
 from telic.policy.state_encoder import StateEncoder
 from telic.spec import (
     ActionChunk,
@@ -158,6 +157,11 @@ class Policy(nn.Module):
         batch: as `loss` takes it, without actions. `generator` draws what training augments and
         hides.
         """
+        if missing := [name for name in self._needs.fields if name not in batch]:
+            raise ValueError(
+                f"the windows have no {missing[0]}, which the policy reads; data.windows.cameras "
+                "and data.windows.goal say what windows hold"
+            )
         goals = dict(batch)
         if self.config.goal.state:
             goals["goal_state"] = self.state_normalizer.normalize(batch["goal_state"])
@@ -198,6 +202,8 @@ class Policy(nn.Module):
         A chunk does not depend on the other requests (up to rounding): its noise is a function of
         its own (seed, step). ValueError for an observation or goal that does not fit.
         """
+        if not requests:
+            return []
         batch = stack_requests(requests, self._needs)
         batch = {k: v.to(self.device) if torch.is_tensor(v) else v for k, v in batch.items()}
         noise = unit_noise(requests, (self.action_horizon, self.action_dim))
@@ -255,39 +261,21 @@ class Policy(nn.Module):
         training = self.training
         if training:
             self.eval()
-        with torch.autocast(noise.device.type, enabled=False):
-            context = self.encode(batch)
+        try:
+            with torch.autocast(noise.device.type, enabled=False):
+                context = self.encode(batch)
 
-            def network(x: Tensor, sigma: Tensor) -> Tensor:
-                actions: Tensor = self.denoiser(x, sigma, context).actions
-                return actions
+                def network(x: Tensor, sigma: Tensor) -> Tensor:
+                    actions: Tensor = self.denoiser(x, sigma, context).actions
+                    return actions
 
-            def denoise(x: Tensor, sigma: Tensor) -> Tensor:
-                return self.formulation.denoise(network, x, sigma)
+                def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+                    return self.formulation.denoise(network, x, sigma)
 
-            sampled = self.sampling.sample(denoise, noise)
-            if not bool(torch.isfinite(sampled).all()):
-                raise ValueError(_first_non_finite(self.sampling, denoise, noise))
-        if training:
-            self.train()
+                sampled = self.sampling.sample(denoise, noise)
+                if not bool(torch.isfinite(sampled).all()):
+                    raise ValueError(first_non_finite(self.sampling, denoise, noise))
+        finally:
+            if training:
+                self.train()
         return self.action_normalizer.unnormalize(sampled)
-
-
-def _first_non_finite(sampling: SamplingConfig, denoise: Denoise, noise: Tensor) -> str:
-    """Return where sampling first leaves the finite numbers; samples once more to find out."""
-    calls: list[str] = []
-    bad: list[str] = []
-
-    def watch(x: Tensor, sigma: Tensor) -> Tensor:
-        out = denoise(x, sigma)
-        calls.append(f"denoiser call {len(calls)} at sigma {float(sigma):.4g}")
-        if not torch.isfinite(out).all():
-            bad.append(calls[-1])
-        return out
-
-    sampling.sample(watch, noise)
-    where = bad[0] if bad else "no single call: the sampler itself overflowed"
-    return (
-        f"actions are not finite, first at {where}; the observation or goal is far outside the "
-        "training data, or the weights are damaged"
-    )

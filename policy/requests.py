@@ -23,6 +23,13 @@ class Needs:
     goal_cameras: Sequence[str]  # empty: the policy knows no goal images
     goal_state: bool
 
+    @property
+    def fields(self) -> list[str]:
+        """Return the fields that a batch of windows must have."""
+        fields = ["state", *(f"image/{camera}" for camera in self.cameras)]
+        fields += [f"goal_image/{camera}" for camera in self.goal_cameras]
+        return fields + ["text"] * self.goal_text + ["goal_state"] * self.goal_state
+
 
 def stack_requests(requests: Sequence[ActRequest], needs: Needs) -> dict[str, Any]:
     """Return `requests` in the form of a batch of windows, on the CPU.

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -77,6 +78,28 @@ class SamplingConfig:
         """Return the sample that starts at `unit_noise` times the first sigma."""
         sigmas = self.levels()
         return _SAMPLERS[self.sampler](denoise, float(sigmas[0]) * unit_noise, sigmas)
+
+
+def first_non_finite(
+    sampling: SamplingConfig, denoise: Denoise, unit_noise: Float[Tensor, "b ..."]
+) -> str:
+    """Return where sampling first leaves the finite numbers; samples once more to find out."""
+    calls: list[str] = []
+    bad: list[str] = []
+
+    def watch(x: Tensor, sigma: Tensor) -> Tensor:
+        out = denoise(x, sigma)
+        calls.append(f"denoiser call {len(calls)} at sigma {float(sigma):.4g}")
+        if not torch.isfinite(out).all():
+            bad.append(calls[-1])
+        return out
+
+    sampling.sample(watch, unit_noise)
+    where = bad[0] if bad else "no single call: the sampler itself overflowed"
+    return (
+        f"actions are not finite, first at {where}; the observation or goal is far outside the "
+        "training data, or the weights are damaged"
+    )
 
 
 # One and two steps need a start that the training density has seen: at 80 it is off the data.

@@ -164,7 +164,8 @@ def test_a_non_finite_action_names_where_it_came_from(
     with torch.no_grad():
         policy.denoiser.blocks[0].experts.weight_in[0, 0, 0] = float("nan")
     with pytest.raises(ValueError, match="not finite, first at denoiser call 0 at sigma 80"):
-        policy.act_batch(make_requests(config))
+        policy.train().act_batch(make_requests(config))
+    assert policy.training
 
 
 def test_an_averaged_copy_shares_the_sentences(config: PolicyConfig, build: Build) -> None:
@@ -200,6 +201,20 @@ def test_what_does_not_fit_is_named(
     spoil(requests[1])
     with pytest.raises(ValueError, match=f"request 1 .episode 0, step 4.: .*{message}"):
         policy.act_batch(requests)
+
+
+def test_windows_that_lack_a_field_are_named(
+    config: PolicyConfig, build: Build, make_batch: Any
+) -> None:
+    config.images.cameras = ["front"]
+    policy, batch = build(config), make_batch(config)
+    batch.pop("image/front")
+    with pytest.raises(ValueError, match="the windows have no image/front, which the policy reads"):
+        policy(batch, torch.Generator())
+
+
+def test_no_requests_get_no_chunks(config: PolicyConfig, build: Build) -> None:
+    assert build(config).act_batch([]) == []
 
 
 def test_impossible_horizons_are_refused() -> None:
