@@ -30,6 +30,7 @@ from telic.real_robot.wires import Order, Wires, decode_text, encode_text
 from telic.spec import ChunkPolicy, Interface
 
 _WATCH_S = 0.02
+_REPORT_NS = 500_000_000  # between two lines about changes of phase
 _SPARE_OBSERVATIONS = 16
 
 
@@ -149,6 +150,7 @@ class _Watch:
     began_ns: int = field(default_factory=time.monotonic_ns)
     told: bool = False  # that the run is to end
     changes: int = 0  # of phase, reported so far
+    reported_ns: int = 0  # when
 
     def run(self) -> dict[str, Any]:
         """Return the summary that the control process sends at the end.
@@ -200,11 +202,16 @@ class _Watch:
         self.wires.orders.write({"kind": int(order), "text": encode_text(text)})
 
     def _report_changes(self) -> None:
+        """Report the newest change of phase; where they come thick and fast, some of them."""
         newest = self.wires.status.newest()
-        if newest is not None and int(newest[1]["changes"]) != self.changes:
-            self.changes = int(newest[1]["changes"])
-            phase = Phase(int(newest[1]["phase"]))
-            self.report(f"{phase.name}: {decode_text(newest[1]['text'])}")
+        if newest is None or int(newest[1]["changes"]) == self.changes:
+            return
+        now_ns, phase = time.monotonic_ns(), Phase(int(newest[1]["phase"]))
+        if phase is Phase.STOP or now_ns - self.reported_ns > _REPORT_NS:
+            skipped = int(newest[1]["changes"]) - self.changes - 1
+            more = f" (and {skipped} before it)" if skipped else ""
+            self.report(f"{phase.name}: {decode_text(newest[1]['text'])}{more}")
+            self.changes, self.reported_ns = int(newest[1]["changes"]), now_ns
 
 
 def _release(wires: Wires) -> None:
