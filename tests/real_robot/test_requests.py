@@ -90,16 +90,16 @@ def test_the_policy_is_asked_once_its_share_of_the_chunk_is_carried_out() -> Non
 @given(
     horizon=st.integers(2, 50),
     execute=st.integers(1, 50),
-    delay_steps=st.floats(0, 60),
+    delay_ns=st.integers(0, 60 * DT),
 )
 def test_a_chunk_lasts_until_the_next_one_where_that_is_possible(
-    horizon: int, execute: int, delay_steps: float
+    horizon: int, execute: int, delay_ns: int
 ) -> None:
-    wait_ns = wait_for_observation_ns(horizon, execute, DT, round(delay_steps * DT))
+    wait_ns = wait_for_observation_ns(horizon, execute, DT, delay_ns)
     assert 0 <= wait_ns <= execute * DT
     if wait_ns > 0:  # asked for at the next step, it is there before the last step is over
-        asked_steps = -(-wait_ns // DT)
-        assert asked_steps + delay_steps <= horizon - 1
+        asked_ns = -(-wait_ns // DT) * DT
+        assert asked_ns + delay_ns <= (horizon - 1) * DT
 
 
 def test_a_slow_policy_is_warned_about_and_a_hopeless_one_refused() -> None:
