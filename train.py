@@ -33,6 +33,7 @@ from telic.envs.selection import SelectionRollouts
 from telic.policy.checkpoint import load_train_state, save_checkpoint
 from telic.policy.device import pick_device, supports_bf16
 from telic.policy.ema import EmaConfig
+from telic.policy.formulations import FORMULATIONS
 from telic.policy.optimizer import OptimizerConfig
 from telic.policy.policy import LossTerms, Policy, PolicyConfig
 from telic.policy.presets import POLICIES
@@ -389,6 +390,7 @@ def _describe(
 
 
 register_choices("policy", POLICIES)
+register_choices("policy/formulation", {name: build() for name, build in FORMULATIONS.items()})
 
 
 def main() -> None:

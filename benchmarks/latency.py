@@ -23,7 +23,7 @@ from torch import Tensor
 
 from telic.policy.denoiser import Context, Sizes
 from telic.policy.device import pick_device
-from telic.policy.formulation import EdmConfig
+from telic.policy.edm import EdmConfig
 from telic.policy.latency import chunk_latency_ms
 from telic.policy.machine import machine
 from telic.policy.mode import ModeConfig
@@ -75,10 +75,15 @@ def denoiser_call(size: str, device: torch.device) -> Callable[[SamplingConfig],
     context = Context(goal=goal, images=images, state=state)
     edm = EdmConfig().build()
 
-    def denoise(x: Tensor, sigma: Tensor) -> Tensor:
-        return edm.denoise(lambda y, s: network(y, s, context).actions, x, sigma)
+    def sample(sampling: SamplingConfig) -> Tensor:
+        memory = network.encode(context)
 
-    return lambda sampling: sampling.sample(denoise, noise)
+        def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+            return edm.denoise(lambda y, s: network(y, s, memory).actions, x, sigma)
+
+        return sampling.sample(denoise, noise)
+
+    return sample
 
 
 @torch.inference_mode()

@@ -31,6 +31,7 @@ from yaml import YAMLError
 
 from telic.policy.atomic import existing_directory, replacing_directory
 from telic.policy.device import pick_device
+from telic.policy.formulations import FORMULATIONS
 from telic.policy.kinds import KINDS, require_kind
 from telic.policy.policy import Policy, PolicyConfig
 from telic.policy.tensors import load_exactly
@@ -195,8 +196,12 @@ def policy_config(plain: Mapping[str, Any], where: str) -> PolicyConfig:
     """Return the config that `plain` data (of a YAML file) describe; ValueError if they do not."""
     kind = (plain.get("denoiser") or {}).get("kind", "")
     require_kind(kind, list(KINDS), where)
+    formulation = (plain.get("formulation") or {}).get("name", "")
+    require_kind(formulation, list(FORMULATIONS), where, "formulation")
     try:
-        schema = OmegaConf.structured(PolicyConfig(denoiser=KINDS[kind]()))
+        schema = OmegaConf.structured(
+            PolicyConfig(denoiser=KINDS[kind](), formulation=FORMULATIONS[formulation]())
+        )
         return cast(PolicyConfig, OmegaConf.to_object(OmegaConf.merge(schema, dict(plain))))
     except OmegaConfBaseException as error:
         raise ValueError(f"{where}: {str(error).splitlines()[0]}") from error

@@ -5,25 +5,28 @@ B samples, D width of tokens, G goal tokens, V cameras, O observation horizon, H
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 
 @dataclass(kw_only=True, slots=True)
 class Context:
-    """Tokens that depend neither on sigma nor on the actions; encoded once per chunk.
+    """What depends neither on sigma nor on the actions, as tokens.
 
-    goal: [B G D]; images: [B V*O D], camera by camera, each oldest first; state: [B O D].
-    A part that a policy does without has no tokens (G, V*O or O is 0).
+    goal: [B G D]; images: [B N D], camera by camera, each oldest first; state: [B O D].
+    A part that a policy does without has no tokens (G, N or O is 0).
+    goal_mask: bool [B G], False where a sentence is shorter than the longest; None: all count.
     """
 
     goal: Tensor
     images: Tensor
     state: Tensor
+    goal_mask: Tensor | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,21 +49,32 @@ class Prediction:
     losses: dict[str, Tensor] = field(default_factory=dict)
 
 
-class Denoiser(Protocol):
-    """The network of one kind, an nn.Module."""
+class Denoiser(nn.Module, ABC):
+    """The network of one kind: `encode` once per chunk, then one call per step."""
 
-    def __call__(
+    @abstractmethod
+    def encode(self, context: Context) -> Any:
+        """Return the kind's own memory of a context: all that no step changes, rows first.
+
+        An encoder's output, keys and values of cross-attention, a stream's prefix.
+        """
+
+    @abstractmethod
+    def latent(self, memory: Any) -> Float[Tensor, "b n d"]:
+        """Return the tokens of a memory that auxiliary objectives read."""
+
+    @abstractmethod
+    def forward(
         self,
         x: Float[Tensor, "b h a"],
         sigma: Float[Tensor, " s"],
-        context: Context,
+        memory: Any,
         generator: torch.Generator | None = None,
     ) -> Prediction:
         """Answer actions x, scaled by the formulation, at noise level sigma ([B], or [1] for all).
 
         `generator` draws what is random in training besides dropout.
         """
-        ...
 
 
 @dataclass(kw_only=True, slots=True)
@@ -70,7 +84,7 @@ class DenoiserConfig:
     kind: str = ""
     width: int = 128  # D
 
-    def build(self, sizes: Sizes) -> torch.nn.Module:
+    def build(self, sizes: Sizes) -> Denoiser:
         """Return a Denoiser for contexts and chunks of these sizes."""
         raise ValueError(f"policy.denoiser.kind={self.kind!r} is a base, not a kind")
 

@@ -11,9 +11,9 @@ from telic.spec import near_misses
 KINDS: dict[str, type[DenoiserConfig]] = {"mode": ModeConfig}
 
 
-def require_kind(kind: str, known: Iterable[str], where: str) -> None:
+def require_kind(kind: str, known: Iterable[str], where: str, what: str = "kind") -> None:
     """Raise ValueError, which begins with `where`, unless `kind` is known."""
     if kind not in (names := list(known)):
         raise ValueError(
-            f"{where}: kind {kind!r} is not one of {', '.join(names)}{near_misses(kind, names)}"
+            f"{where}: {what} {kind!r} is not one of {', '.join(names)}{near_misses(kind, names)}"
         )

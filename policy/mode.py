@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from telic.policy.attention import CausalSelfAttention
-from telic.policy.denoiser import Context, DenoiserConfig, Prediction, Sizes
+from telic.policy.denoiser import Context, Denoiser, DenoiserConfig, Prediction, Sizes
 from telic.policy.experts import Experts
 from telic.policy.norms import RMSNorm
 from telic.policy.router import NoiseRouters, Routing, load_balance_loss
@@ -91,7 +91,7 @@ class ModeConfig(DenoiserConfig):
         )
 
 
-class Mode(nn.Module):
+class Mode(Denoiser):
     """The denoiser. Contexts come as tokens of its width."""
 
     position_rows: Tensor
@@ -123,21 +123,29 @@ class Mode(nn.Module):
         self.norm = RMSNorm(config.width)
         self.action_out = nn.Linear(config.width, sizes.action_dim)
 
+    def encode(self, context: Context) -> Float[Tensor, "b n d"]:
+        """Return the stream's prefix: goal, images and state with their positions."""
+        prefix = torch.cat([context.goal, context.images, context.state], 1)
+        return prefix + self.positions[self.position_rows[: prefix.shape[1]]]
+
+    def latent(self, memory: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
+        """Return the prefix itself."""
+        return memory
+
     def forward(
         self,
         x: Float[Tensor, "b h a"],
         sigma: Float[Tensor, " s"],
-        context: Context,
+        memory: Float[Tensor, "b n d"],
         generator: torch.Generator | None = None,
     ) -> Prediction:
         """Return the answer [B H A] and, in training, the load-balance loss."""
         num_tokens = 1 + len(self.position_rows)
         embedding, routing = self.condition(sigma, num_tokens, generator)
         choices = self._shared_choices(routing)
-        tokens = torch.cat([context.goal, context.images, context.state, self.action_in(x)], 1)
-        tokens = tokens + self.positions[self.position_rows]
+        actions = self.action_in(x) + self.positions[self.position_rows[-x.shape[1] :]]
         embedding = embedding.unsqueeze(1)
-        tokens = torch.cat([embedding.expand(len(x), -1, -1), tokens], 1)
+        tokens = torch.cat([embedding.expand(len(x), -1, -1), memory, actions], 1)
         for block, gates, chosen in zip(self.blocks, routing.gates, choices, strict=True):
             tokens = block(tokens, embedding, gates, chosen)
         actions = self.action_out(self.norm(tokens[:, -x.shape[1] :]))

@@ -14,7 +14,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from telic.policy.denoiser import Context, DenoiserConfig, Sizes
-from telic.policy.formulation import EdmConfig, squared_error
+from telic.policy.edm import EdmConfig
+from telic.policy.formulation import FormulationConfig, squared_error
 from telic.policy.goal_encoder import GoalConfig, GoalEncoder
 from telic.policy.image_encoder import ImageConfig, ImageEncoder
 from telic.policy.mode import ModeConfig
@@ -47,7 +48,7 @@ class PolicyConfig:
         default_factory=lambda: NormalizerConfig(scaling=Scaling.mean_std, clamp=5.0)
     )
     action: NormalizerConfig = field(default_factory=NormalizerConfig)
-    formulation: EdmConfig = field(default_factory=EdmConfig)
+    formulation: FormulationConfig = field(default_factory=EdmConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
 
     def __post_init__(self) -> None:
@@ -141,8 +142,8 @@ class Policy(nn.Module):
         sigma = self.formulation.draw_sigma(len(clean), generator, device)
         noise = torch.randn(clean.shape, generator=generator, device=device)
         pair = self.formulation.training_pair(clean, noise, sigma)
-        context = self.encode(batch, generator)
-        prediction = self.denoiser(pair.network_input, sigma, context, generator)
+        memory = self.denoiser.encode(self.encode(batch, generator))
+        prediction = self.denoiser(pair.network_input, sigma, memory, generator)
         per_sample = squared_error(prediction.actions, pair.target, batch.get("action_mask"))
         parts = {"diffusion": per_sample.mean(), **prediction.losses}
         weights = self.denoiser_config.loss_weights()
@@ -263,10 +264,10 @@ class Policy(nn.Module):
             self.eval()
         try:
             with torch.autocast(noise.device.type, enabled=False):
-                context = self.encode(batch)
+                memory = self.denoiser.encode(self.encode(batch))
 
                 def network(x: Tensor, sigma: Tensor) -> Tensor:
-                    actions: Tensor = self.denoiser(x, sigma, context).actions
+                    actions: Tensor = self.denoiser(x, sigma, memory).actions
                     return actions
 
                 def denoise(x: Tensor, sigma: Tensor) -> Tensor:

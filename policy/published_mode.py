@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from telic.policy.denoiser import Context, Sizes
-from telic.policy.formulation import EdmConfig, squared_error
+from telic.policy.edm import EdmConfig
+from telic.policy.formulation import squared_error
 from telic.policy.mode import Mode, ModeConfig
 from telic.policy.sampling import Sampler, SamplingConfig, Schedule
 from telic.policy.tensors import load_exactly
@@ -33,7 +34,7 @@ class PublishedMode(nn.Module):
         """Return the network's answer [B H A]; inputs: goal [B G .], state_images [B V .]."""
         images = self.image_in(inputs["state_images"])
         context = Context(goal=self.goal_in(inputs["goal"]), images=images, state=images[:, :0])
-        actions: Tensor = self.denoiser(x, sigma, context).actions
+        actions: Tensor = self.denoiser(x, sigma, self.denoiser.encode(context)).actions
         return actions
 
 

@@ -8,8 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
-from telic.policy.denoiser import Context, DenoiserConfig, Sizes
+from telic.policy.denoiser import Context, Denoiser, DenoiserConfig, Sizes
+from telic.policy.formulation import FormulationConfig
+from telic.policy.formulations import FORMULATIONS
 from telic.policy.kinds import KINDS, require_kind
 from telic.policy.mode import ModeConfig
 from telic.policy.policy import Policy, PolicyConfig
@@ -38,56 +41,68 @@ def kind(request: pytest.FixtureRequest) -> DenoiserConfig:
     return SMALL[request.param]
 
 
+def answer(network: Denoiser, x: Tensor, sigma: Tensor, context: Context) -> Tensor:
+    """Return what the network answers to a context that it has not seen yet."""
+    return network(x, sigma, network.encode(context)).actions
+
+
 def test_denoiser_answers_in_the_shape_of_the_chunk(kind: DenoiserConfig) -> None:
     network = kind.build(SIZES).eval()
     x, ctx = torch.randn(2, 6, 3), context()
-    assert network(x, torch.tensor([0.1, 9.0]), ctx).actions.shape == (2, 6, 3)
-    shared = network(x, torch.tensor([0.7]), ctx).actions
-    assert torch.allclose(shared, network(x, torch.tensor([0.7, 0.7]), ctx).actions, atol=1e-6)
+    assert answer(network, x, torch.tensor([0.1, 9.0]), ctx).shape == (2, 6, 3)
+    shared = answer(network, x, torch.tensor([0.7]), ctx)
+    assert torch.allclose(shared, answer(network, x, torch.tensor([0.7, 0.7]), ctx), atol=1e-6)
 
 
 def test_answer_depends_on_all_it_is_conditioned_on(kind: DenoiserConfig) -> None:
     network = kind.build(SIZES).eval()
     x, sigma, ctx = torch.randn(2, 6, 3), torch.tensor([0.5]), context()
-    answer = network(x, sigma, ctx).actions
-    assert (answer - network(x, sigma * 2, ctx).actions).abs().max() > 1e-4
+    before = answer(network, x, sigma, ctx)
+    assert (before - answer(network, x, sigma * 2, ctx)).abs().max() > 1e-4
     for part in ("goal", "images", "state"):
         other = context()
         changed = Context(goal=ctx.goal, images=ctx.images, state=ctx.state)
         setattr(changed, part, getattr(other, part))
-        assert (answer - network(x, sigma, changed).actions).abs().max() > 1e-4, part
+        assert (before - answer(network, x, sigma, changed)).abs().max() > 1e-4, part
 
 
 def test_rows_of_a_batch_do_not_mix(kind: DenoiserConfig) -> None:
     network = kind.build(SIZES).eval()
     x, sigma, ctx = torch.randn(2, 6, 3), torch.tensor([0.1, 9.0]), context()
     alone = Context(goal=ctx.goal[1:], images=ctx.images[1:], state=ctx.state[1:])
-    together = network(x, sigma, ctx).actions[1:]
-    assert torch.allclose(together, network(x[1:], sigma[1:], alone).actions, atol=1e-6)
+    together = answer(network, x, sigma, ctx)[1:]
+    assert torch.allclose(together, answer(network, x[1:], sigma[1:], alone), atol=1e-6)
 
 
 def test_bf16_autocast_is_close_to_float32(kind: DenoiserConfig) -> None:
     network = kind.build(SIZES).eval()
     x, sigma, ctx = torch.randn(2, 6, 3), torch.tensor([0.1, 9.0]), context()
-    want = network(x, sigma, ctx).actions
+    want = answer(network, x, sigma, ctx)
     with torch.autocast("cpu", torch.bfloat16):
-        got = network(x, sigma, ctx).actions
+        got = answer(network, x, sigma, ctx)
     assert (got.float() - want).abs().max() < 0.05 * want.abs().max()
 
 
-def policy_config(kind: DenoiserConfig) -> PolicyConfig:
+@pytest.fixture(params=sorted(FORMULATIONS))
+def formulation(request: pytest.FixtureRequest) -> FormulationConfig:
+    """Return each formulation with its defaults."""
+    return FORMULATIONS[request.param]()
+
+
+def policy_config(kind: DenoiserConfig, formulation: FormulationConfig) -> PolicyConfig:
     """Return a policy over state and both cameras, two observations, chunks of five."""
-    config = PolicyConfig(denoiser=kind, obs_horizon=2, action_horizon=5)
+    config = PolicyConfig(denoiser=kind, formulation=formulation, obs_horizon=2, action_horizon=5)
     config.images.share_tower = True
     return config
 
 
 def test_policy_trains_every_parameter(
     kind: DenoiserConfig,
+    formulation: FormulationConfig,
     build: Callable[[PolicyConfig], Policy],
     make_batch: Callable[..., dict[str, Any]],
 ) -> None:
-    config = policy_config(kind)
+    config = policy_config(kind, formulation)
     policy = build(config).train()
     terms = policy(make_batch(config), torch.Generator().manual_seed(0))
     assert terms.per_sample.shape == terms.sigma.shape == (4,)
@@ -102,9 +117,12 @@ def test_policy_trains_every_parameter(
 
 
 def test_policy_is_a_chunk_policy(
-    kind: DenoiserConfig, build: Callable[[PolicyConfig], Policy], make_requests: Callable[..., Any]
+    kind: DenoiserConfig,
+    formulation: FormulationConfig,
+    build: Callable[[PolicyConfig], Policy],
+    make_requests: Callable[..., Any],
 ) -> None:
-    config = policy_config(kind)
+    config = policy_config(kind, formulation)
     policy = build(config)
     assert isinstance(policy, ChunkPolicy)
     for name, sampling in PRESETS.items():

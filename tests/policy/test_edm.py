@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from telic.policy.formulation import EdmConfig, scalings, squared_error
+from telic.policy.edm import EdmConfig
+from telic.policy.formulation import squared_error
 
 
 def test_sigmas_have_the_published_quantiles() -> None:
@@ -63,7 +64,7 @@ def test_shared_sigma_is_the_same_as_repeated() -> None:
 
 def test_scalings_keep_unit_variance() -> None:
     sigma = torch.logspace(-3, 2, 20)
-    c_skip, c_out, c_in = scalings(sigma, 0.5)
+    c_skip, c_out, c_in = EdmConfig().build().scalings(sigma)
     assert torch.allclose(c_in**2 * (sigma**2 + 0.25), torch.ones(20))
     assert torch.allclose(c_skip**2 * (sigma**2 + 0.25) * 4, 1 - 4 * c_out**2, atol=1e-5)
 

@@ -1,0 +1,86 @@
+"""Flow matching: a straight line from data to noise, x_t = (1 - t) x0 + t noise, t in [0, 1].
+
+Lipman et al. 2023, Liu et al. 2023. The network answers the velocity noise - x0. With
+sigma = t / (1 - t), x_t = (1 - t) (x0 + sigma noise): flow matching is c_in = 1 - t.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from telic.policy.formulation import Formulation, FormulationConfig, Scalings
+
+
+class TimeDensity(Enum):
+    """How training draws t."""
+
+    uniform = "uniform"
+    logit_normal = "logit_normal"  # sigmoid(N(0, 1)); Esser et al. 2024 (SD3), section 3.1
+    beta = "beta"  # 1 - t_max + t_max Beta(a, 1), towards noise; Black et al. 2024 (pi0)
+
+
+@dataclass(kw_only=True, slots=True)
+class FlowConfig(FormulationConfig):
+    """Velocity matching on the straight path."""
+
+    name: str = "flow"
+    density: TimeDensity = TimeDensity.logit_normal
+    logit_mean: float = 0.0  # of logit_normal; above 0 leans towards noise
+    logit_std: float = 1.0
+    beta_a: float = 1.5  # of beta: a density in proportion to t^(a-1)
+    t_max: float = 0.999  # t is kept at or below; sigma is infinite at 1
+
+    def __post_init__(self) -> None:
+        for name in ("logit_std", "beta_a"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"formulation.{name}={getattr(self, name)} must be positive")
+        if not 0 < self.t_max < 1:
+            raise ValueError(f"formulation.t_max={self.t_max} must lie between 0 and 1")
+
+    def build(self) -> Flow:
+        """Return the formulation."""
+        return Flow(self)
+
+
+class Flow(Formulation):
+    """The formulation; holds nothing but its config."""
+
+    def __init__(self, config: FlowConfig) -> None:
+        self.config = config
+
+    def scalings(self, sigma: Float[Tensor, "*size"]) -> Scalings:
+        """Return c_skip = c_in = 1 - t and c_out = -t."""
+        rest = 1 / (1 + sigma)
+        return Scalings(rest, -sigma * rest, rest)
+
+    def target(self, clean: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
+        """Return the velocity."""
+        return noise - clean
+
+    def draw_sigma(
+        self, count: int, generator: torch.Generator | None, device: torch.device
+    ) -> Float[Tensor, " b"]:
+        """Return `count` sigmas of the density of t on `device`, f32."""
+        config = self.config
+        draw = torch.randn if config.density is TimeDensity.logit_normal else torch.rand
+        t = draw(count, generator=generator, device=device, dtype=torch.float64)
+        if config.density is TimeDensity.logit_normal:
+            t = torch.sigmoid(config.logit_mean + config.logit_std * t)
+        elif config.density is TimeDensity.beta:
+            t = 1 - config.t_max + config.t_max * t ** (1 / config.beta_a)
+        return sigma_of(t.clamp(1e-6, config.t_max)).float()
+
+
+def sigma_of(t: Float[Tensor, "*size"]) -> Float[Tensor, "*size"]:
+    """Return sigma = t / (1 - t)."""
+    return t / (1 - t)
+
+
+def time_of(sigma: Float[Tensor, "*size"]) -> Float[Tensor, "*size"]:
+    """Return t = sigma / (1 + sigma)."""
+    return sigma / (1 + sigma)
