@@ -13,6 +13,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from telic.policy.edm import EdmConfig
+from telic.policy.formulation import FormulationConfig
+
 
 @dataclass(kw_only=True, slots=True)
 class Context:
@@ -87,6 +90,10 @@ class DenoiserConfig:
     def build(self, sizes: Sizes) -> Denoiser:
         """Return a Denoiser for contexts and chunks of these sizes."""
         raise ValueError(f"policy.denoiser.kind={self.kind!r} is a base, not a kind")
+
+    def default_formulation(self) -> FormulationConfig:
+        """Return the formulation that the kind is trained with where none is named."""
+        return EdmConfig()
 
     def loss_weights(self) -> dict[str, float]:
         """Return the weight of each of the kind's own losses."""

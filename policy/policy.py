@@ -14,7 +14,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from telic.policy.denoiser import Context, DenoiserConfig, Sizes
-from telic.policy.edm import EdmConfig
 from telic.policy.formulation import FormulationConfig, squared_error
 from telic.policy.goal_encoder import GoalConfig, GoalEncoder
 from telic.policy.image_encoder import ImageConfig, ImageEncoder
@@ -48,7 +47,7 @@ class PolicyConfig:
         default_factory=lambda: NormalizerConfig(scaling=Scaling.mean_std, clamp=5.0)
     )
     action: NormalizerConfig = field(default_factory=NormalizerConfig)
-    formulation: FormulationConfig = field(default_factory=EdmConfig)
+    formulation: FormulationConfig | None = None  # None: the kind's own
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
 
     def __post_init__(self) -> None:
@@ -90,8 +89,10 @@ class Policy(nn.Module):
         self, config: PolicyConfig, interface: Interface, stats: Mapping[str, FieldStats]
     ) -> None:
         super().__init__()
+        denoiser = config.denoiser or ModeConfig()
+        formulation = config.formulation or denoiser.default_formulation()
         config = replace(
-            config, denoiser=config.denoiser or ModeConfig(), goal=config.goal.resolved()
+            config, denoiser=denoiser, formulation=formulation, goal=config.goal.resolved()
         )
         cameras = config.images.choose(interface.images)
         goal_cameras = config.goal.image.choose(interface.images) if config.goal.images else []
@@ -100,7 +101,7 @@ class Policy(nn.Module):
         self.stats = dict(stats)
         self.obs_horizon, self.action_horizon = config.obs_horizon, config.action_horizon
         self.sampling = config.sampling
-        self.formulation = config.formulation.build()
+        self.formulation = formulation.build()
         self.state_normalizer = config.state.build("state", interface.state, stats.get("state"))
         self.action_normalizer = config.action.build(
             "action", interface.action, stats.get("action")
