@@ -11,7 +11,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from telic.policy import samplers, schedules
+from telic.policy.ddpm import Betas
 from telic.policy.samplers import Denoise
+from telic.policy.schedules import Spacing
 from telic.spec import near_misses
 
 
@@ -25,11 +27,13 @@ class Sampler(Enum):
 
 
 class Schedule(Enum):
-    """How sigmas are spaced between sigma_max and sigma_min."""
+    """How sigmas are spaced (schedules.py)."""
 
     exponential = "exponential"
     karras = "karras"
     linear = "linear"
+    flow = "flow"  # evenly in flow time, from sigma_max to 0
+    timesteps = "timesteps"  # those of a DDPM's timesteps
 
 
 _SAMPLERS: dict[Sampler, Callable[[Denoise, Tensor, Tensor], Tensor]] = {
@@ -37,10 +41,12 @@ _SAMPLERS: dict[Sampler, Callable[[Denoise, Tensor, Tensor], Tensor]] = {
     Sampler.heun: samplers.heun,
     Sampler.dpmpp_2m: samplers.dpmpp_2m,
 }
-_SCHEDULES: dict[Schedule, Callable[[int, float, float], Tensor]] = {
-    Schedule.exponential: schedules.exponential,
-    Schedule.karras: schedules.karras,
-    Schedule.linear: schedules.linear,
+_SCHEDULES: dict[Schedule, Callable[[SamplingConfig], Tensor]] = {
+    Schedule.exponential: lambda c: schedules.exponential(c.steps, c.sigma_min, c.sigma_max),
+    Schedule.karras: lambda c: schedules.karras(c.steps, c.sigma_min, c.sigma_max),
+    Schedule.linear: lambda c: schedules.linear(c.steps, c.sigma_min, c.sigma_max),
+    Schedule.flow: lambda c: schedules.flow(c.steps, c.sigma_max, c.shift),
+    Schedule.timesteps: lambda c: schedules.discrete(c.steps, c.spacing, c.betas, c.num_timesteps),
 }
 
 
@@ -51,8 +57,12 @@ class SamplingConfig:
     sampler: Sampler = Sampler.euler
     schedule: Schedule = Schedule.exponential
     steps: int = 10
-    sigma_min: float = 0.001
-    sigma_max: float = 80.0
+    sigma_min: float = 0.001  # of exponential, karras, linear: the last before 0
+    sigma_max: float = 80.0  # of these and flow: the first
+    shift: float = 1.0  # of flow; SD3's is 3
+    spacing: Spacing = Spacing.solver_linspace  # of timesteps; the defaults are RDT's
+    betas: Betas = Betas.squared_cosine
+    num_timesteps: int = 1000
     sigmas: list[float] | None = None  # falling, without the final 0, such as [5.0, 0.5]
 
     def __post_init__(self) -> None:
@@ -65,12 +75,16 @@ class SamplingConfig:
                 f"sampling.sigma_min={self.sigma_min} and sigma_max={self.sigma_max} "
                 "must satisfy 0 < sigma_min <= sigma_max"
             )
+        if self.shift <= 0:
+            raise ValueError(f"sampling.shift={self.shift} must be positive")
+        if self.sigmas is None and self.schedule is Schedule.timesteps:
+            schedules.timesteps(self.steps, self.spacing, self.num_timesteps)
 
     def levels(self) -> Float[Tensor, " levels"]:
         """Return the sigmas, f32 [steps + 1], the last one 0."""
         if self.sigmas is not None:
             return schedules.explicit(self.sigmas)
-        return _SCHEDULES[self.schedule](self.steps, self.sigma_min, self.sigma_max)
+        return _SCHEDULES[self.schedule](self)
 
     def sample(
         self, denoise: Denoise, unit_noise: Float[Tensor, "b ..."]

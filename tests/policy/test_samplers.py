@@ -12,7 +12,7 @@ from torch import Tensor
 
 from telic.policy import samplers, schedules
 from telic.policy.samplers import Denoise
-from telic.policy.sampling import PRESETS, Sampler, SamplingConfig, Schedule, preset
+from telic.policy.sampling import PRESETS, Sampler, SamplingConfig, preset
 
 MEAN, STD = 0.3, 0.5
 ALL: list[Callable[[Denoise, Tensor, Tensor], Tensor]] = [
@@ -98,31 +98,6 @@ def test_euler_is_ddim_and_flow_euler() -> None:
         velocity = (x - clean) / t
         x = x + (t_next - t) * velocity
     assert torch.allclose(x, want, atol=1e-9)
-
-
-def test_exponential_schedule_is_the_published_one() -> None:
-    want = [80, 22.819, 6.509, 1.8566, 0.52959, 0.15106, 0.04309, 0.01229, 0.00351, 0.001, 0]
-    assert torch.allclose(
-        schedules.exponential(10, 0.001, 80.0), torch.tensor(want), rtol=1e-3, atol=1e-6
-    )
-
-
-@pytest.mark.parametrize("schedule", list(Schedule))
-@pytest.mark.parametrize("steps", [1, 2, 7])
-def test_schedules_fall_from_max_to_min_to_zero(schedule: Schedule, steps: int) -> None:
-    sigmas = SamplingConfig(schedule=schedule, steps=steps, sigma_min=0.1, sigma_max=10.0).levels()
-    assert sigmas.dtype == torch.float32 and len(sigmas) == steps + 1
-    assert sigmas[0] == 10 and sigmas[-1] == 0
-    assert steps == 1 or float(sigmas[-2]) == pytest.approx(0.1)
-    assert (sigmas[:-1] > sigmas[1:]).all()
-
-
-def test_explicit_sigmas_replace_the_schedule() -> None:
-    config = SamplingConfig(sigmas=[5.0, 0.5])
-    assert config.levels().tolist() == [5.0, 0.5, 0.0] and config.steps == 2
-    for bad in ([], [1.0, 2.0], [1.0, 1.0], [1.0, 0.0], [-1.0], [math.nan], [math.inf]):
-        with pytest.raises(ValueError, match="strictly falling"):
-            SamplingConfig(sigmas=bad)
 
 
 def test_presets_have_the_steps_of_their_names() -> None:
