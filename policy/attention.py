@@ -1,4 +1,4 @@
-"""Self-attention with normalised queries and keys."""
+"""Attention: over one sequence, and the products that all kinds of it share."""
 
 from __future__ import annotations
 
@@ -38,6 +38,38 @@ class CausalSelfAttention(nn.Module):
         return out
 
 
+class SelfAttention(nn.Module):
+    """Multi-head self-attention; causal: token i sees tokens 0..i, else all see all.
+
+    Projections to queries, keys, values are one matrix with a bias; the way out has none.
+    """
+
+    def __init__(
+        self, width: int, num_heads: int, dropout: float = 0.0, *, causal: bool = False
+    ) -> None:
+        super().__init__()
+        self.num_heads, self.dropout, self.causal = num_heads, dropout, causal
+        self.to_qkv = nn.Linear(width, 3 * width)
+        self.to_out = nn.Linear(width, width, bias=False)
+
+    def forward(self, x: Float[Tensor, "b t d"]) -> Float[Tensor, "b t d"]:
+        """Return what each token gathers."""
+        q, k, v = (split_heads(part, self.num_heads) for part in self.to_qkv(x).chunk(3, -1))
+        dropout = self.dropout if self.training else 0.0
+        out: Tensor = self.to_out(join_heads(attend(q, k, v, causal=self.causal, dropout=dropout)))
+        return out
+
+
+def split_heads(x: Float[Tensor, "b t d"], num_heads: int) -> Float[Tensor, "b h t c"]:
+    """Return the tokens as `num_heads` heads of width d / num_heads."""
+    return x.unflatten(-1, (num_heads, -1)).transpose(1, 2)
+
+
+def join_heads(heads: Float[Tensor, "b h t c"]) -> Float[Tensor, "b t d"]:
+    """Return the heads side by side, the inverse of `split_heads`."""
+    return heads.transpose(1, 2).flatten(2)
+
+
 def attend(
     q: Float[Tensor, "b h t d"],
     k: Float[Tensor, "b h s d"],
@@ -46,13 +78,15 @@ def attend(
     causal: bool = False,
     dropout: float = 0.0,
 ) -> Float[Tensor, "b h t d"]:
-    """Return softmax(q k^T / sqrt(d)) v; causal: query i sees keys 0..i.
+    """Return softmax(q k^T / sqrt(d)) v; causal: query i sees keys 0..i, if they are fewer all.
 
     On a CPU torch's fused kernel is slow in bf16, and slow to train through where sequences are
     short; then explicit products are taken.
     """
     training_short = torch.is_grad_enabled() and q.shape[2] * k.shape[2] <= _SHORT
-    if q.device.type == "cpu" and (q.dtype == torch.bfloat16 or training_short):
+    uneven = causal and q.shape[2] != k.shape[2]  # kernels differ in which corner they start from
+    on_cpu = q.device.type == "cpu" and (q.dtype == torch.bfloat16 or training_short)
+    if uneven or on_cpu:
         return attend_explicitly(q, k, v, causal=causal, dropout=dropout)
     return F.scaled_dot_product_attention(q, k, v, is_causal=causal, dropout_p=dropout)
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from telic.policy.denoiser import DenoiserConfig
+from telic.policy.mdt import MdtConfig
 from telic.policy.mode import ModeConfig
 from telic.spec import near_misses
 
-KINDS: dict[str, type[DenoiserConfig]] = {"mode": ModeConfig}
+KINDS: dict[str, type[DenoiserConfig]] = {"mode": ModeConfig, "mdt": MdtConfig}
 
 
 def require_kind(kind: str, known: Iterable[str], where: str, what: str = "kind") -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from telic.policy.goal_encoder import GoalConfig
+from telic.policy.mdt import MdtConfig
 from telic.policy.mode import ModeConfig
 from telic.policy.policy import PolicyConfig
 
@@ -13,4 +14,6 @@ POLICIES: dict[str, PolicyConfig] = {
         action_horizon=10,
         goal=GoalConfig(element_dropout=0.1),
     ),
+    "mdt": PolicyConfig(denoiser=MdtConfig()),
+    "mdt_published": PolicyConfig(denoiser=MdtConfig.published(), action_horizon=10),
 }

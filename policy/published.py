@@ -17,18 +17,23 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from telic.policy import published_mode
+from telic.policy import published_mdt, published_mode
 from telic.policy.kinds import require_kind
+from telic.policy.published_weights import edm_answers
 
 TOLERANCE = 1e-5
 
 # kind -> (config, published state_dict) -> the network in eval mode
 BUILDERS: dict[str, Callable[[Mapping[str, Any], dict[str, Tensor]], nn.Module]] = {
-    "mode": published_mode.build
+    "mode": published_mode.build,
+    "mdt": published_mdt.build_mdt,
+    "mdtv": published_mdt.build_mdtv,
 }
 # kind -> (network, config, inputs) -> outputs by name
 ANSWERS: dict[str, Callable[[Any, Mapping[str, Any], dict[str, Tensor]], dict[str, Tensor]]] = {
-    "mode": published_mode.answers
+    "mode": edm_answers,
+    "mdt": edm_answers,
+    "mdtv": edm_answers,
 }
 
 

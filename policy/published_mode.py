@@ -1,4 +1,4 @@
-"""The published MoDE denoiser: its names, its sizes, its answers."""
+"""The published MoDE denoiser: its names and sizes."""
 
 from __future__ import annotations
 
@@ -10,13 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from telic.policy.denoiser import Context, Sizes
-from telic.policy.edm import EdmConfig
-from telic.policy.formulation import squared_error
 from telic.policy.mode import Mode, ModeConfig
-from telic.policy.sampling import Sampler, SamplingConfig, Schedule
+from telic.policy.published_weights import translate
 from telic.policy.tensors import load_exactly
-from telic.spec import near_misses
 
+WHERE = "published MoDE weights"
 NUM_CAMERAS = 2  # static, gripper
 DEAD = "gripper_embed.weight"  # in the published files, used by nothing
 
@@ -58,50 +56,13 @@ def build(config: Mapping[str, Any], state_dict: dict[str, Tensor]) -> Published
         normalize_gates=config["router_normalize"],
     )
     network = PublishedMode(ours, sizes, config["goal_dim"], config["obs_dim"])
-    load_exactly(network, _translate(ours, state_dict), "published MoDE weights")
+    load_exactly(network, _translate(ours, state_dict), WHERE)
     return network
-
-
-def answers(
-    network: PublishedMode, config: Mapping[str, Any], inputs: dict[str, Tensor]
-) -> dict[str, Tensor]:
-    """Return inner, denoised, loss and sample for the inputs of a golden file."""
-    edm = EdmConfig(sigma_data=config["sigma_data"]).build()
-    sampling = SamplingConfig(
-        sampler=Sampler[config["sampler"]],
-        schedule=Schedule[config["schedule"]],
-        steps=config["num_steps"],
-        sigma_min=config["sigma_min"],
-        sigma_max=config["sigma_max"],
-    )
-    action, noise, sigma = inputs["action"], inputs["noise"], inputs["sigma"]
-
-    def answer(x: Tensor, sigma: Tensor) -> Tensor:
-        return network(x, sigma, inputs)
-
-    pair = edm.training_pair(action, noise, sigma)
-    return {
-        "inner": answer(action, sigma),
-        "denoised": edm.denoise(answer, action, sigma),
-        "loss": squared_error(answer(pair.network_input, sigma), pair.target).mean(),
-        "sample": sampling.sample(
-            lambda x, sigma: edm.denoise(answer, x, sigma), inputs["x_T_unit"]
-        ),
-    }
 
 
 def _translate(config: ModeConfig, published: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return `published` under our names; ValueError for a name that is absent or unknown."""
-    names = dict(_published_names(config))
-    used = {name for group in names.values() for name in group}
-    for name in sorted(used - published.keys()):
-        raise ValueError(f"published MoDE weights: no tensor {name}{near_misses(name, published)}")
-    for name in sorted(published.keys() - used - {DEAD}):
-        raise ValueError(
-            f"published MoDE weights: unknown tensor {name} {tuple(published[name].shape)}"
-            f"{near_misses(name, used)}"
-        )
-    ours = {key: _join(key, [published[n] for n in group]) for key, group in names.items()}
+    ours = translate(_published_names(config), published, WHERE, dead=[DEAD], join=_join)
     ours["denoiser.positions"] = ours["denoiser.positions"].squeeze(0)
     return ours
 

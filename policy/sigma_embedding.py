@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -21,4 +24,29 @@ class LinearSigmaEmbedding(nn.Module):
         """Return the embedding of each sigma."""
         level = sigma.log().unsqueeze(-1) / 4
         embedding: Tensor = self.mix(self.expand(level))
+        return embedding
+
+
+class WaveSigmaEmbedding(nn.Module):
+    """MDT's: sines and cosines of ln(sigma)/4 at frequencies from 1 to 1/10000, then two Linear
+    maps with Mish between them.
+
+    Sigma enters as float32; run it outside autocast.
+    """
+
+    frequencies: Tensor
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        steps = torch.linspace(0, 1, width // 2)
+        frequencies = torch.exp(-math.log(10000) * steps)
+        self.register_buffer("frequencies", frequencies, persistent=False)
+        self.expand = nn.Linear(width, 2 * width)
+        self.mix = nn.Linear(2 * width, width)
+
+    def forward(self, sigma: Float[Tensor, " b"]) -> Float[Tensor, "b d"]:
+        """Return the embedding of each sigma."""
+        phase = sigma.log().unsqueeze(-1) / 4 * self.frequencies
+        waves = torch.cat([phase.sin(), phase.cos()], -1)
+        embedding: Tensor = self.mix(nn.functional.mish(self.expand(waves)))
         return embedding

@@ -14,6 +14,7 @@ from telic.policy.denoiser import Context, Denoiser, DenoiserConfig, Sizes
 from telic.policy.formulation import FormulationConfig
 from telic.policy.formulations import FORMULATIONS
 from telic.policy.kinds import KINDS, require_kind
+from telic.policy.mdt import MdtConfig
 from telic.policy.mode import ModeConfig
 from telic.policy.policy import Policy, PolicyConfig
 from telic.policy.presets import POLICIES
@@ -21,7 +22,8 @@ from telic.policy.sampling import PRESETS
 from telic.spec import ChunkPolicy
 
 SMALL: dict[str, DenoiserConfig] = {
-    "mode": ModeConfig(width=32, num_layers=2, num_heads=2, expert_hidden=16)
+    "mode": ModeConfig(width=32, num_layers=2, num_heads=2, expert_hidden=16),
+    "mdt": MdtConfig(width=32, num_heads=2, hidden=64),
 }
 SIZES = Sizes(num_goals=1, num_images=2, num_states=1, action_horizon=6, action_dim=3)
 
@@ -161,7 +163,7 @@ def test_impossible_networks_are_refused(bad: dict[str, int], message: str) -> N
 
 
 def test_unknown_kind_offers_the_near_one() -> None:
-    with pytest.raises(ValueError, match="here: kind 'mod' is not one of mode; did you mean mode"):
+    with pytest.raises(ValueError, match=r"here: kind 'mod' is not one of .*did you mean mode"):
         require_kind("mod", KINDS, "here")
     with pytest.raises(ValueError, match="is a base"):
         DenoiserConfig().build(SIZES)
