@@ -3,7 +3,8 @@
 Every one is three factors of sigma around the network F and a density to draw sigma from:
 D(x; sigma) = c_skip x + c_out F(c_in x, sigma), with x = x0 + sigma noise throughout. Training asks
 F for (x0 - c_skip x) / c_out. The network gets sigma itself and reads it as its kind does
-(sigma_embedding.py), so kind and formulation are free of each other. All arithmetic is float32.
+(sigma_embedding.py), so kind and formulation are free of each other. Arithmetic is in x's
+dtype, float32, whatever the network computes in.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ class Formulation(ABC):
     ) -> Float[Tensor, "b h a"]:
         """Return D(x; sigma), the estimate of the clean chunk. sigma: [B], or [1] for all."""
         c_skip, c_out, c_in = self.scalings(sigma[:, None, None])
-        return c_skip * x + c_out * network(c_in * x, sigma).float()
+        return c_skip * x + c_out * network(c_in * x, sigma).to(x.dtype)
 
     def training_pair(
         self,

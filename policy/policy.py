@@ -182,7 +182,9 @@ class Policy(nn.Module):
     ) -> Float[Tensor, "b h a"]:
         """Return sampled actions for a batch of windows, in physical units, within bounds."""
         shape = (len(batch["state"]), self.action_horizon, self.action_dim)
-        noise = torch.randn(shape, generator=generator, device=self.device)
+        noise = torch.randn(
+            (self.sampling.num_draws, *shape), generator=generator, device=self.device
+        )
         actions = self._sample(batch, noise)
         low, high = (
             None if bound is None else torch.tensor(bound, device=self.device)
@@ -208,7 +210,8 @@ class Policy(nn.Module):
             return []
         batch = stack_requests(requests, self._needs)
         batch = {k: v.to(self.device) if torch.is_tensor(v) else v for k, v in batch.items()}
-        noise = unit_noise(requests, (self.action_horizon, self.action_dim))
+        shape = (self.action_horizon, self.action_dim)
+        noise = unit_noise(requests, shape, self.sampling.num_draws)
         actions = self._sample(batch, noise.to(self.device)).cpu().numpy()
         dt_ns = round(1e9 / self.interface.rate_hz)
         return [
@@ -259,7 +262,10 @@ class Policy(nn.Module):
             self.goal_encoder.language.set_embeddings(vectors)
 
     def _sample(self, batch: Mapping[str, Any], noise: Tensor) -> Tensor:
-        """Return actions in physical units; float32 whatever autocast says, dropout off."""
+        """Return actions in physical units; float32 whatever autocast says, dropout off.
+
+        noise: [draws B H A], the first for the start.
+        """
         training = self.training
         if training:
             self.eval()
@@ -274,9 +280,9 @@ class Policy(nn.Module):
                 def denoise(x: Tensor, sigma: Tensor) -> Tensor:
                     return self.formulation.denoise(network, x, sigma)
 
-                sampled = self.sampling.sample(denoise, noise)
+                sampled = self.sampling.sample(denoise, noise[0], noise[1:])
                 if not bool(torch.isfinite(sampled).all()):
-                    raise ValueError(first_non_finite(self.sampling, denoise, noise))
+                    raise ValueError(first_non_finite(self.sampling, denoise, noise[0], noise[1:]))
         finally:
             if training:
                 self.train()

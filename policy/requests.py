@@ -60,13 +60,21 @@ def stack_requests(requests: Sequence[ActRequest], needs: Needs) -> dict[str, An
     return batch
 
 
-def unit_noise(requests: Sequence[ActRequest], shape: tuple[int, int]) -> torch.Tensor:
-    """Return standard normal noise f32 [B H A]; each row a function of its (seed, step) alone."""
+def unit_noise(
+    requests: Sequence[ActRequest], shape: tuple[int, int], num_draws: int = 1
+) -> torch.Tensor:
+    """Return standard normal noise f32 [num_draws B H A].
+
+    Each request's part is a function of its (seed, step) alone; its first draws do not depend on
+    how many follow.
+    """
     rows = [
-        np.random.default_rng((request.seed, request.step)).standard_normal(shape, np.float32)
+        np.random.default_rng((request.seed, request.step)).standard_normal(
+            (num_draws, *shape), np.float32
+        )
         for request in requests
     ]
-    return torch.from_numpy(np.stack(rows))
+    return torch.from_numpy(np.stack(rows, 1))
 
 
 def _check(request: ActRequest, needs: Needs, where: str) -> None:

@@ -1,7 +1,9 @@
 """Samplers: plain functions that follow `denoise(x, sigma) -> x0` down a list of sigmas.
 
 `x` is [B ...] noise of std `sigmas[0]`; `sigmas` is f32 [n + 1] and ends in 0 (schedules.py);
-`denoise` gets sigma as f32 [1], shared by the batch. Each returns x at the last sigma.
+`denoise` gets sigma as f32 [1], shared by the batch. Each returns x at the last sigma. What a
+stochastic sampler adds is given to it: `noise` [n B ...], standard normal, row i for step i, so a
+sample is a function of x and noise alone. A step to 0 adds none.
 """
 
 from __future__ import annotations
@@ -58,13 +60,68 @@ def dpmpp_2m(
         if following == 0:
             return denoised
         h = math.log(level / following)
-        slope = denoised
-        if previous is not None:
-            weight = h / (2 * h_previous)
-            slope = (1 + weight) * denoised - weight * previous
+        slope = _at_midpoint(denoised, previous, h, h_previous)
         x = (following / level) * x + (1 - following / level) * slope
         previous, h_previous = denoised, h
     return x
+
+
+def euler_ancestral(
+    denoise: Denoise,
+    x: Float[Tensor, "b ..."],
+    sigmas: Float[Tensor, " levels"],
+    noise: Float[Tensor, "n b ..."],
+    eta: float = 1.0,
+) -> Float[Tensor, "b ..."]:
+    """Euler's method to a lower sigma, then noise up to the scheduled one.
+
+    With up^2 = eta^2 sigma'^2 (1 - sigma'^2 / sigma^2) the same thing as DDIM with eta (Song et
+    al. 2021, equations 12 and 16): 0 is DDIM, 1 is DDPM's ancestral sampling.
+    """
+    for index, (level, sigma, following) in enumerate(_steps(sigmas, x)):
+        ratio = following / level
+        up = eta * following * math.sqrt(1 - ratio**2)
+        down = math.sqrt(following**2 - up**2) / level
+        x = down * x + (1 - down) * denoise(x, sigma)
+        if up > 0:
+            x = x + up * noise[index]
+    return x
+
+
+def dpmpp_2m_sde(
+    denoise: Denoise,
+    x: Float[Tensor, "b ..."],
+    sigmas: Float[Tensor, " levels"],
+    noise: Float[Tensor, "n b ..."],
+    eta: float = 1.0,
+) -> Float[Tensor, "b ..."]:
+    """SDE-DPM-Solver++(2M) (Lu et al. 2022, equation 18), midpoint form.
+
+    eta scales the noise of the SDE (its square the drift that comes with it): 0 is `dpmpp_2m`, 1
+    the paper's. The step to sigma 0 is of first order.
+    """
+    previous: Tensor | None = None
+    h_previous = 0.0
+    for index, (level, sigma, following) in enumerate(_steps(sigmas, x)):
+        denoised = denoise(x, sigma)
+        if following == 0:
+            return denoised
+        h = math.log(level / following)
+        slope = _at_midpoint(denoised, previous, h, h_previous)
+        kept = math.exp(-h * (1 + eta**2))
+        x = kept * x + (1 - kept) * slope
+        if eta > 0:
+            x = x + following * math.sqrt(-math.expm1(-2 * h * eta**2)) * noise[index]
+        previous, h_previous = denoised, h
+    return x
+
+
+def _at_midpoint(denoised: Tensor, previous: Tensor | None, h: float, h_previous: float) -> Tensor:
+    """Return the denoised in the middle of a step of h = ln(sigma / sigma'), extrapolated."""
+    if previous is None:
+        return denoised
+    weight = h / (2 * h_previous)
+    return (1 + weight) * denoised - weight * previous
 
 
 def _steps(sigmas: Tensor, x: Tensor) -> Iterator[tuple[float, Tensor, float]]:

@@ -24,6 +24,9 @@ class Sampler(Enum):
     ddim = "euler"  # noqa: PIE796 (DDIM in sigma is Euler: one loop, two names)
     heun = "heun"
     dpmpp_2m = "dpmpp_2m"
+    euler_ancestral = "euler_ancestral"
+    ddpm = "euler_ancestral"  # noqa: PIE796 (likewise, with eta 1)
+    dpmpp_2m_sde = "dpmpp_2m_sde"
 
 
 class Schedule(Enum):
@@ -41,6 +44,10 @@ _SAMPLERS: dict[Sampler, Callable[[Denoise, Tensor, Tensor], Tensor]] = {
     Sampler.heun: samplers.heun,
     Sampler.dpmpp_2m: samplers.dpmpp_2m,
 }
+_STOCHASTIC: dict[Sampler, Callable[[Denoise, Tensor, Tensor, Tensor, float], Tensor]] = {
+    Sampler.euler_ancestral: samplers.euler_ancestral,
+    Sampler.dpmpp_2m_sde: samplers.dpmpp_2m_sde,
+}
 _SCHEDULES: dict[Schedule, Callable[[SamplingConfig], Tensor]] = {
     Schedule.exponential: lambda c: schedules.exponential(c.steps, c.sigma_min, c.sigma_max),
     Schedule.karras: lambda c: schedules.karras(c.steps, c.sigma_min, c.sigma_max),
@@ -55,6 +62,7 @@ class SamplingConfig:
     """Ten steps by default, the published schedule. `sigmas`, where given, replace the schedule."""
 
     sampler: Sampler = Sampler.euler
+    eta: float = 1.0  # of euler_ancestral and dpmpp_2m_sde: 0 adds no noise, 1 all of the SDE's
     schedule: Schedule = Schedule.exponential
     steps: int = 10
     sigma_min: float = 0.001  # of exponential, karras, linear: the last before 0
@@ -75,6 +83,8 @@ class SamplingConfig:
                 f"sampling.sigma_min={self.sigma_min} and sigma_max={self.sigma_max} "
                 "must satisfy 0 < sigma_min <= sigma_max"
             )
+        if not 0 <= self.eta <= 1:
+            raise ValueError(f"sampling.eta={self.eta} must lie between 0 and 1")
         if self.shift <= 0:
             raise ValueError(f"sampling.shift={self.shift} must be positive")
         if self.sigmas is None and self.schedule is Schedule.timesteps:
@@ -86,16 +96,39 @@ class SamplingConfig:
             return schedules.explicit(self.sigmas)
         return _SCHEDULES[self.schedule](self)
 
+    @property
+    def num_draws(self) -> int:
+        """Return how many draws of noise a sample takes: the start, and one a step of an SDE."""
+        return 1 + (self.steps if self.sampler in _STOCHASTIC else 0)
+
     def sample(
-        self, denoise: Denoise, unit_noise: Float[Tensor, "b ..."]
+        self,
+        denoise: Denoise,
+        unit_noise: Float[Tensor, "b ..."],
+        step_noise: Float[Tensor, "n b ..."] | None = None,
     ) -> Float[Tensor, "b ..."]:
-        """Return the sample that starts at `unit_noise` times the first sigma."""
+        """Return the sample that starts at `unit_noise` times the first sigma.
+
+        step_noise: the other `num_draws` - 1 draws, standard normal; ValueError where too few.
+        """
         sigmas = self.levels()
-        return _SAMPLERS[self.sampler](denoise, float(sigmas[0]) * unit_noise, sigmas)
+        x = float(sigmas[0]) * unit_noise
+        if self.sampler not in _STOCHASTIC:
+            return _SAMPLERS[self.sampler](denoise, x, sigmas)
+        given = 0 if step_noise is None else len(step_noise)
+        if step_noise is None or given < self.num_draws - 1:
+            raise ValueError(
+                f"sampling.sampler={self.sampler.value} adds noise in {self.num_draws - 1} steps, "
+                f"got {given} draws of step_noise; draw num_draws - 1, or set sampler=euler"
+            )
+        return _STOCHASTIC[self.sampler](denoise, x, sigmas, step_noise, self.eta)
 
 
 def first_non_finite(
-    sampling: SamplingConfig, denoise: Denoise, unit_noise: Float[Tensor, "b ..."]
+    sampling: SamplingConfig,
+    denoise: Denoise,
+    unit_noise: Float[Tensor, "b ..."],
+    step_noise: Float[Tensor, "n b ..."] | None = None,
 ) -> str:
     """Return where sampling first leaves the finite numbers; samples once more to find out."""
     calls: list[str] = []
@@ -108,7 +141,7 @@ def first_non_finite(
             bad.append(calls[-1])
         return out
 
-    sampling.sample(watch, unit_noise)
+    sampling.sample(watch, unit_noise, step_noise)
     where = bad[0] if bad else "no single call: the sampler itself overflowed"
     return (
         f"actions are not finite, first at {where}; the observation or goal is far outside the "

@@ -13,7 +13,8 @@ import torch
 
 from telic.policy.mode import ModeConfig
 from telic.policy.policy import Policy, PolicyConfig
-from telic.policy.sampling import SamplingConfig, preset
+from telic.policy.requests import unit_noise
+from telic.policy.sampling import Sampler, SamplingConfig, preset
 from telic.spec import Goal, Interface
 
 Build = Callable[[PolicyConfig], Policy]
@@ -112,6 +113,35 @@ def test_noise_is_a_function_of_seed_and_step(
     assert np.array_equal(first, single.actions)
     for change in ({"seed": 1}, {"step": 5}):
         assert not np.allclose(first, policy.act_batch([replace(request, **change)])[0].actions)
+
+
+@pytest.mark.parametrize("sampler", [Sampler.euler_ancestral, Sampler.dpmpp_2m_sde])
+def test_noise_of_the_steps_is_a_function_of_seed_and_step(
+    sampler: Sampler, config: PolicyConfig, build: Build, make_requests: Any, make_batch: Any
+) -> None:
+    policy = build(config)
+    policy.sampling = SamplingConfig(sampler=sampler, sigmas=[2.0, 1.0, 0.5])
+    requests = make_requests(config, range(3))
+    together = [chunk.actions for chunk in policy.act_batch(requests)]
+    for request, actions in zip(requests, together, strict=True):
+        torch.manual_seed(99)
+        assert np.allclose(policy.act_batch([request])[0].actions, actions, atol=1e-5)
+    batch = make_batch(config)
+    first, again, other = (
+        policy.predict(batch, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
+    )
+    assert torch.equal(first, again) and not torch.allclose(first, other)
+
+
+def test_draws_of_a_request_are_independent_and_begin_alike(
+    config: PolicyConfig, make_requests: Any
+) -> None:
+    requests = make_requests(config, range(3))
+    draws = unit_noise(requests, (500, 40), num_draws=4)
+    assert draws.shape == (4, 3, 500, 40)
+    assert torch.equal(draws[:1], unit_noise(requests, (500, 40)))
+    overlap = torch.corrcoef(draws.flatten(0, 1).flatten(1)) - torch.eye(12)
+    assert overlap.abs().max() < 0.03 and draws.std().item() == pytest.approx(1, abs=0.01)
 
 
 def test_acting_ignores_autocast_and_training_mode(
