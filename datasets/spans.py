@@ -30,14 +30,24 @@ class Spans:
         return self.stop - self.start
 
 
-def find_spans(store: EpisodeStore, episodes: Array | None, labelled_only: bool) -> Spans:
-    """Return the spans of the given episodes (None: all); `labelled_only` drops bare ones."""
+def find_spans(
+    store: EpisodeStore,
+    episodes: Array | None,
+    labelled_only: bool,
+    speaking: Array | None = None,
+) -> Spans:
+    """Return the spans of the given episodes (None: all); `labelled_only` drops bare ones.
+
+    speaking: bool, one for each episode of the store; the labels of others count as absent.
+    """
     ends, table = store.episode_ends, store.segment_table
     known = len(store.instructions)
     if len(table) and not (table[:, 2].min() >= 0 and table[:, 2].max() < known):
         raise ValueError(
             f"{store.path}: a segment's instruction is missing; run demo-store validate"
         )
+    if speaking is not None:
+        table = table[speaking[np.searchsorted(ends, table[:, 0], side="right")]]
     covers = np.clip(table[:, :2], 0, store.num_steps)
     bounds = np.unique(np.concatenate([[0], ends, covers.reshape(-1)]))
     start, stop = bounds[:-1], bounds[1:]

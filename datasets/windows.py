@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -23,12 +23,24 @@ class WindowConfig:
     action_horizon: int = 8  # H, steps
     goal: GoalConfig = field(default_factory=GoalConfig)
     cameras: list[str] | None = None  # None: all of the store's
+    future_steps: int = 0  # how far ahead the future frames lie (MDT: 3); 0: windows have none
+    language_fraction: float = 1.0  # share of the episodes that keep their sentences
     memory_mb: int = 256  # fields of small rows are held in memory up to this, in each process
 
     def __post_init__(self) -> None:
-        for name in ("obs_horizon", "action_horizon"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"windows.{name}={getattr(self, name)} must be >= 1")
+        for name, least in (("obs_horizon", 1), ("action_horizon", 1), ("future_steps", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"windows.{name}={getattr(self, name)} must be >= {least}")
+        if not 0 <= self.language_fraction <= 1:  # NaN too
+            raise ValueError(
+                f"windows.language_fraction={self.language_fraction} must lie in [0, 1]"
+            )
+        silent = self.goal.text is TextGoal.optional and self.goal.hindsight is Hindsight.none
+        if self.language_fraction < 1 and silent:
+            raise ValueError(
+                f"windows.language_fraction={self.language_fraction} leaves windows without a "
+                "goal; set goal.hindsight=uniform, or goal.text=required to do without them"
+            )
 
 
 class Windows:
@@ -47,18 +59,22 @@ class Windows:
         config: WindowConfig,
         episodes: Sequence[Array | Sequence[int] | int | None] | Array | None = None,
         seed: int = 0,
+        video_only: Collection[int] = (),
     ) -> None:
         """`episodes` picks a subset: indices for one store, one such list (or None) for each of
-        several stores. ValueError where stores do not agree or no window is left."""
+        several stores. `video_only` numbers the stores whose actions are not used: there they are
+        zero and `action_mask` is False. ValueError where stores do not agree, where no window is
+        left, or none of a video-only store."""
         self.stores = [stores] if isinstance(stores, EpisodeStore) else list(stores)
         self.config = config
         self.seed = seed
         self.cameras = _common_cameras(self.stores, config.cameras)
         chosen = _episode_lists(self.stores, episodes)
         labelled_only = config.goal.text is TextGoal.required
+        self._video_only = frozenset(video_only)
         self._spans = [
-            find_spans(store, subset, labelled_only)
-            for store, subset in zip(self.stores, chosen, strict=True)
+            find_spans(store, subset, labelled_only, self._speaking(number))
+            for number, (store, subset) in enumerate(zip(self.stores, chosen, strict=True))
         ]
         budget = config.memory_mb * 2**20 // len(self.stores)
         self._rows = [HeldRows(store, budget) for store in self.stores]
@@ -71,7 +87,15 @@ class Windows:
             why = "empty"
             if labelled_only and any(store.num_steps for store in self.stores):
                 why = "no labelled step: label them or set goal.text=optional"
+                if config.language_fraction < 1:
+                    why += f", or raise language_fraction={config.language_fraction}"
             raise ValueError(f"{names}: no window to learn from ({why})")
+        for number in self._video_only:
+            if not len(self._spans[number].start):
+                raise ValueError(
+                    f"{self.stores[number].path}: video only, but none of its steps is a window; "
+                    "set goal.text=optional and goal.hindsight=uniform for videos without sentences"
+                )
 
     def __len__(self) -> int:
         return int(self._first_index[-1])
@@ -93,7 +117,9 @@ class Windows:
         an episode repeated before it; "action" f32 [B H A] from the window's step on, the last
         repeated after the episode, where "action_mask" bool [B H] is False; "text" list[str] ("":
         none); with hindsight "goal_state" f32 [B P], "goal_image/<camera>" u8 [B h w 3] and
-        "goal_ahead" i64 [B], how many steps ahead; "store", "episode", "step" i64 [B]: where.
+        "goal_ahead" i64 [B], how many steps ahead; with `future_steps` "future_image/<camera>" u8
+        [B h w 3], the frame so many steps ahead, or the episode's last; "store", "episode", "step"
+        i64 [B]: where. In a video-only store actions are zero and the mask is False.
         """
         indices = np.asarray(indices, np.int64)
         epoch, index = np.divmod(indices, len(self))
@@ -123,10 +149,14 @@ class Windows:
         observed = step[:, None] + np.arange(1 - self.config.obs_horizon, 1)
         observed = np.maximum(observed, first[:, None])
         acted = step[:, None] + np.arange(self.config.action_horizon)
+        actions = rows.gather("action", np.minimum(acted, last[:, None]))
+        known = acted <= last[:, None]
+        if number in self._video_only:
+            actions, known = np.zeros_like(actions), np.zeros_like(known)
         batch: dict[str, Any] = {
             "state": rows.gather("state", observed),
-            "action": rows.gather("action", np.minimum(acted, last[:, None])),
-            "action_mask": acted <= last[:, None],
+            "action": actions,
+            "action_mask": known,
             "text": self._texts(number, span, draws[0]),
             "store": np.full(len(span), number),
             "episode": episode,
@@ -134,6 +164,10 @@ class Windows:
         }
         for camera in self.cameras:
             batch[f"image/{camera}"] = rows.gather(f"image/{camera}", observed)
+        if self.config.future_steps:
+            future = np.minimum(step + self.config.future_steps, last)
+            for camera in self.cameras:
+                batch[f"future_image/{camera}"] = rows.gather(f"image/{camera}", future)
         goal = self.config.goal
         if goal.hindsight is not Hindsight.none:
             ahead = steps_ahead(goal, last - step, draws[1])
@@ -143,6 +177,19 @@ class Windows:
             for camera in self.cameras if goal.images else ():
                 batch[f"goal_image/{camera}"] = rows.gather(f"image/{camera}", step + ahead)
         return batch
+
+    def _speaking(self, number: int) -> Array | None:
+        """Return which episodes of a store keep their sentences, bool [N]; None: all do.
+
+        A function of the seed, the store's number and the episode's: of two fractions, the larger
+        one keeps what the smaller one keeps, and episodes added later change nothing.
+        """
+        fraction = self.config.language_fraction
+        if fraction == 1:
+            return None
+        episode = np.arange(self.stores[number].num_episodes)
+        kept: Array = uniforms(self.seed, np.full_like(episode, number), episode, 2) < fraction
+        return kept
 
     def _texts(self, number: int, span: Array, draw: Array) -> list[str]:
         """Return a sentence of each span, drawn where several segments cover it."""

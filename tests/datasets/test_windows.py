@@ -152,6 +152,58 @@ def test_stores_are_joined_in_order(make_store: MakeStore) -> None:
     assert len(held_out) == 7
 
 
+def test_future_frames_end_with_their_episode(make_store: MakeStore) -> None:
+    store = make_store([5, 2])
+    batch = Windows(store, WindowConfig(goal=ANY_STEP, future_steps=3)).batch(np.arange(7))
+    pictures = [store.episode(number).data["image/front"] for number in (0, 1)]
+    expected = [pictures[0][[3, 4, 4, 4, 4]], pictures[1][[1, 1]]]
+    np.testing.assert_array_equal(batch["future_image/front"], np.concatenate(expected))
+    assert "future_image/front" not in Windows(store, WindowConfig(goal=ANY_STEP)).batch(
+        np.arange(2)
+    )
+
+
+def test_a_share_of_the_episodes_keeps_its_sentences(make_store: MakeStore) -> None:
+    """Which ones is a function of seed and episode; more of them keep what fewer kept."""
+    speech = [[Segment(start=0, end=2, instruction=f"task {i}")] for i in range(400)]
+    store = make_store([2] * 400, speech)
+    hindsight = GoalConfig(text=TextGoal.optional, hindsight=Hindsight.uniform)
+
+    def spoken(fraction: float, seed: int = 3, episodes: Any = None) -> set[int]:
+        config = WindowConfig(goal=hindsight, language_fraction=fraction)
+        windows = Windows(store, config, episodes, seed=seed)
+        batch = windows.batch(np.arange(2 * len(windows)))  # two epochs
+        pairs = list(zip(batch["episode"].tolist(), batch["text"], strict=True))
+        told = {number for number, text in pairs if text}
+        assert all(text in ("", f"task {number}") for number, text in pairs)
+        assert all(text for number, text in pairs if number in told)  # whole episodes
+        assert len(windows) == 2 * (400 if episodes is None else len(episodes))
+        return told
+
+    quarter, half = spoken(0.25), spoken(0.5)
+    assert len(quarter) == pytest.approx(100, abs=25) and len(half) == pytest.approx(200, abs=30)
+    assert quarter < half < spoken(1.0) and not spoken(0.0)
+    assert spoken(0.25) == quarter != spoken(0.25, seed=4)
+    assert spoken(0.25, episodes=np.arange(0, 400, 2)) == {e for e in quarter if e % 2 == 0}
+    required = Windows(store, WindowConfig(language_fraction=0.25), seed=3)
+    batch = required.batch(np.arange(len(required)))
+    assert set(batch["episode"].tolist()) == quarter and all(batch["text"])
+
+
+def test_videos_have_no_actions(make_store: MakeStore) -> None:
+    stores = [make_store([5], name="a.zarr"), make_store([4], name="video.zarr")]
+    windows = Windows(stores, WindowConfig(goal=ANY_STEP, future_steps=1), video_only=[1])
+    batch = windows.batch(np.arange(9))
+    assert batch["action_mask"][:5].any(1).all() and not batch["action_mask"][5:].any()
+    assert np.abs(batch["action"][:5]).min() > 0 and not batch["action"][5:].any()
+    pictures = stores[1].episode(0).data["image/front"]
+    np.testing.assert_array_equal(batch["image/front"][5:, 0], pictures)
+    np.testing.assert_array_equal(batch["future_image/front"][5:], pictures[[1, 2, 3, 3]])
+    labelled = make_store([5], [[Segment(start=0, end=5, instruction="go")]], name="told.zarr")
+    with pytest.raises(ValueError, match=r"video.zarr: video only, but none of its steps is a"):
+        Windows([labelled, stores[1]], WindowConfig(), video_only=[1])
+
+
 def test_bad_choices_are_one_line(make_store: MakeStore) -> None:
     store = make_store([5])
     with pytest.raises(ValueError, match="no camera 'frnt', only front; did you mean front"):
@@ -160,6 +212,14 @@ def test_bad_choices_are_one_line(make_store: MakeStore) -> None:
         Windows(store, WindowConfig(goal=ANY_STEP), episodes=[1])
     with pytest.raises(ValueError, match=r"no window to learn from \(empty\)"):
         Windows(make_store([], name="empty.zarr"), WindowConfig())
+    for fraction in (-0.1, 1.5, float("nan")):
+        with pytest.raises(ValueError, match=r"language_fraction=.* must lie in \[0, 1\]"):
+            WindowConfig(language_fraction=fraction)
+    with pytest.raises(ValueError, match=r"language_fraction=0.5 leaves windows without a goal"):
+        WindowConfig(goal=ANY_STEP, language_fraction=0.5)
+    told = make_store([3], [[Segment(start=0, end=3, instruction="go")]], name="told.zarr")
+    with pytest.raises(ValueError, match=r"no labelled step: .*raise language_fraction=0.0"):
+        Windows(told, WindowConfig(language_fraction=0.0))
     with pytest.raises(ValueError, match=r"goal.max_ahead=2 must be >= goal.min_ahead=5"):
         GoalConfig(min_ahead=5, max_ahead=2)
 
