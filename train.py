@@ -13,7 +13,7 @@ import signal
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any, cast
@@ -65,7 +65,10 @@ class DataConfig:
     """Which windows of which stores."""
 
     stores: list[str] = field(default_factory=list)
+    video_only: list[str] = field(default_factory=list)  # further stores; actions are not used
     goal: GoalConfig = field(default_factory=GoalConfig)
+    language_fraction: float = 1.0  # share of the training episodes that keep their sentences
+    future_steps: int = 3  # how far ahead the frames lie that policy.foresight, .future predict
     cameras: list[str] | None = None  # None: all of the store's
     memory_mb: int = 256  # what a process may hold of a store in memory
     held_out: float = 0.04  # share of the episodes kept out of training
@@ -75,6 +78,10 @@ class DataConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.held_out < 1:
             raise ValueError(f"data.held_out={self.held_out} must lie in [0, 1)")
+        if not 0 <= self.language_fraction <= 1:
+            raise ValueError(f"data.language_fraction={self.language_fraction} must lie in [0, 1]")
+        if self.future_steps < 1:
+            raise ValueError(f"data.future_steps={self.future_steps} must be at least 1")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -110,6 +117,11 @@ class TrainConfig:
             raise ValueError("best_by=success needs rollouts; give rollouts.tasks=[...]")
         if not self.data.stores:
             raise ValueError("data.stores is empty; give one: data.stores=[runs/demo/demos.zarr]")
+        if self.data.video_only and not self.policy.reads_future:
+            raise ValueError(
+                "data.video_only: nothing would learn from them; set policy.future.weight=1 or "
+                "policy.foresight.weight=1"
+            )
 
 
 @dataclass(slots=True)
@@ -272,10 +284,15 @@ def _prepare_folder(config: TrainConfig, out: Path, last: Path, accelerator: Acc
 
 
 def _windows(config: TrainConfig) -> tuple[Windows, Windows | None]:
-    """Return the windows to train on and, unless `data.held_out` is 0, those to measure on."""
-    stores = [EpisodeStore.open(path) for path in config.data.stores]
-    for path, store in zip(config.data.stores[1:], stores[1:], strict=True):
-        stores[0].interface.require(store.interface, config.data.stores[0], path)
+    """Return the windows to train on and, unless `data.held_out` is 0, those to measure on.
+
+    Those to measure on have actions and keep all their sentences.
+    """
+    paths = [*config.data.stores, *config.data.video_only]
+    stores = [EpisodeStore.open(path) for path in paths]
+    for path, store in zip(paths[1:], stores[1:], strict=True):
+        stores[0].interface.require(store.interface, paths[0], path)
+    acted = stores[: len(config.data.stores)]
     shape = WindowConfig(
         obs_horizon=config.policy.obs_horizon,
         action_horizon=config.policy.action_horizon,
@@ -283,11 +300,21 @@ def _windows(config: TrainConfig) -> tuple[Windows, Windows | None]:
         cameras=config.data.cameras,
         memory_mb=config.data.memory_mb,
     )
-    splits = [split_episodes(store, config.data.held_out, config.seed) for store in stores]
-    train = Windows(stores, shape, [kept for kept, _ in splits], seed=config.seed)
+    splits = [split_episodes(store, config.data.held_out, config.seed) for store in acted]
+    train = Windows(
+        stores,
+        replace(
+            shape,
+            language_fraction=config.data.language_fraction,
+            future_steps=config.data.future_steps if config.policy.reads_future else 0,
+        ),
+        [*(kept for kept, _ in splits), *([None] * len(config.data.video_only))],
+        seed=config.seed,
+        video_only=range(len(acted), len(stores)),
+    )
     if not any(len(held_out) for _, held_out in splits):
         return train, None
-    return train, Windows(stores, shape, [held_out for _, held_out in splits])
+    return train, Windows(acted, shape, [held_out for _, held_out in splits])
 
 
 def prime_embeddings(policy: Policy | RobomimicPolicy, stores: Sequence[EpisodeStore]) -> None:

@@ -41,16 +41,22 @@ class CausalSelfAttention(nn.Module):
 class SelfAttention(nn.Module):
     """Multi-head self-attention; causal: token i sees tokens 0..i, else all see all.
 
-    Projections to queries, keys, values are one matrix with a bias; the way out has none.
+    Projections to queries, keys, values are one matrix with a bias; `out_bias`: so has the way out.
     """
 
     def __init__(
-        self, width: int, num_heads: int, dropout: float = 0.0, *, causal: bool = False
+        self,
+        width: int,
+        num_heads: int,
+        dropout: float = 0.0,
+        *,
+        causal: bool = False,
+        out_bias: bool = False,
     ) -> None:
         super().__init__()
         self.num_heads, self.dropout, self.causal = num_heads, dropout, causal
         self.to_qkv = nn.Linear(width, 3 * width)
-        self.to_out = nn.Linear(width, width, bias=False)
+        self.to_out = nn.Linear(width, width, bias=out_bias)
 
     def forward(self, x: Float[Tensor, "b t d"]) -> Float[Tensor, "b t d"]:
         """Return what each token gathers."""

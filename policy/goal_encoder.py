@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -38,9 +38,31 @@ class GoalConfig:
         if not (self.text or self.images or self.state):
             raise ValueError("policy.goal has neither text, images nor state; switch one on")
 
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Return the kinds of goal, in the order of their tokens."""
+        return tuple(name for name in ("text", "images", "state") if getattr(self, name))
+
     def resolved(self) -> GoalConfig:
         """Return the config with what only the text encoder knows written down."""
         return replace(self, language=self.language.resolved()) if self.text else self
+
+
+class GoalTokens(NamedTuple):
+    """The token of each kind of goal: names, M of them; tokens [B M D]; given bool [B M]."""
+
+    names: tuple[str, ...]
+    tokens: Tensor
+    given: Tensor
+
+    def alone(self, name: str) -> Float[Tensor, "b 1 d"]:
+        """Return the goal token by one kind of goal; zero where it is not given."""
+        index = self.names.index(name)
+        return self.tokens[:, index : index + 1] * self.given[:, index, None, None]
+
+    def has(self, name: str) -> Bool[Tensor, " b"]:
+        """Return which samples hold that kind of goal."""
+        return self.given[:, self.names.index(name)]
 
 
 class GoalEncoder(nn.Module):
@@ -68,11 +90,18 @@ class GoalEncoder(nn.Module):
     def forward(
         self, batch: Mapping[str, Any], generator: torch.Generator | None = None
     ) -> Float[Tensor, "b 1 d"]:
-        """Return the goal token of each sample.
+        """Return the goal token of each sample: `tokens`, mixed."""
+        return self.mix(self.tokens(batch, generator), generator)
+
+    def tokens(
+        self, batch: Mapping[str, Any], generator: torch.Generator | None = None
+    ) -> GoalTokens:
+        """Return the token of each kind of goal; each tower runs once.
 
         `batch` has, as configured, `text` (list of str, "" for none), `goal_image/<camera>` u8
         [B h w 3] and normalised `goal_state` [B P]; `goal_images_given` and `goal_state_given`
-        (bool [B]) say which rows hold one (default: all). `generator` draws what training hides.
+        (bool [B]) say which rows hold one (default: all). `generator` draws what training hides of
+        a sentence and by how much it shifts a picture.
         """
         tokens, given = [], []
         if self.language is not None:
@@ -90,11 +119,17 @@ class GoalEncoder(nn.Module):
         if self.config.state:
             tokens.append(self.state_in(batch["goal_state"].unsqueeze(1)).squeeze(1))
             given.append(_given(batch, "goal_state_given", tokens[-1]))
-        shown = torch.stack(given, 1)
+        return GoalTokens(self.config.modalities, torch.stack(tokens, 1), torch.stack(given, 1))
+
+    def mix(
+        self, goals: GoalTokens, generator: torch.Generator | None = None
+    ) -> Float[Tensor, "b 1 d"]:
+        """Return the mean of the given goals; `generator` draws which of them training hides."""
+        shown = goals.given
         if self.training:
             shown = self._hide(shown, generator)
         weight = shown / shown.sum(1, keepdim=True).clamp_min(1)
-        return (torch.stack(tokens, 1) * weight.unsqueeze(-1)).sum(1, keepdim=True)
+        return (goals.tokens * weight.unsqueeze(-1)).sum(1, keepdim=True)
 
     def _hide(
         self, given: Bool[Tensor, "b m"], generator: torch.Generator | None

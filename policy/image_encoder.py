@@ -86,10 +86,13 @@ class ImageEncoder(nn.Module):
             frames = images[camera]
             if self.training and self.config.random_shift:
                 frames = random_shift(frames, self.config.random_shift, generator)
-            tower = self.towers[0 if self.config.share_tower else index]
-            features = pool(tower(frames.flatten(0, 1)), self.config.pooling)
+            features = pool(self.tower(index)(frames.flatten(0, 1)), self.config.pooling)
             tokens.append(self.projections[index](features).unflatten(0, frames.shape[:2]))
         return torch.cat(tokens, 1)
+
+    def tower(self, index: int) -> VisionTower:
+        """Return the tower that sees the camera of that number."""
+        return cast(VisionTower, self.towers[0 if self.config.share_tower else index])
 
 
 def pool(features: Float[Tensor, "n c x y"], pooling: Pooling) -> Float[Tensor, "n f"]:

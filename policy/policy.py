@@ -13,15 +13,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from telic.policy.alignment import AlignmentConfig
 from telic.policy.denoiser import Context, DenoiserConfig, Sizes
+from telic.policy.foresight import ForesightConfig
 from telic.policy.formulation import FormulationConfig, squared_error
-from telic.policy.goal_encoder import GoalConfig, GoalEncoder
+from telic.policy.goal_encoder import GoalConfig, GoalEncoder, GoalTokens
 from telic.policy.image_encoder import ImageConfig, ImageEncoder
 from telic.policy.mode import ModeConfig
 from telic.policy.normalizer import NormalizerConfig, Scaling
+from telic.policy.objective import Encoded, ObjectiveConfig, Surroundings
 from telic.policy.requests import Needs, stack_requests, unit_noise
 from telic.policy.sampling import SamplingConfig, first_non_finite
 from telic.policy.state_encoder import StateEncoder
+from telic.policy.vision_tower import VisionTower
 from telic.spec import (
     ActionChunk,
     ActRequest,
@@ -49,11 +53,24 @@ class PolicyConfig:
     action: NormalizerConfig = field(default_factory=NormalizerConfig)
     formulation: FormulationConfig | None = None  # None: the kind's own
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    foresight: ForesightConfig = field(default_factory=ForesightConfig)
+    alignment: AlignmentConfig = field(default_factory=AlignmentConfig)
 
     def __post_init__(self) -> None:
         for name in ("obs_horizon", "action_horizon"):
             if getattr(self, name) < 1:
                 raise ValueError(f"policy.{name}={getattr(self, name)} must be at least 1")
+
+    @property
+    def objectives(self) -> list[ObjectiveConfig]:
+        """Return the auxiliary objectives that are on."""
+        every: tuple[ObjectiveConfig, ...] = (self.foresight, self.alignment)
+        return [objective for objective in every if objective.weight]
+
+    @property
+    def reads_future(self) -> bool:
+        """Return whether training needs the frames some steps ahead."""
+        return any(objective.reads_future for objective in self.objectives)
 
     def build(self, interface: Interface, stats: Mapping[str, FieldStats]) -> Policy:
         """Return an untrained policy for `interface`, which scales by `stats`."""
@@ -119,6 +136,13 @@ class Policy(nn.Module):
             action_dim=self.action_dim,
         )
         self.denoiser = self.denoiser_config.build(sizes)
+        around = Surroundings(
+            width=width,
+            cameras=cameras,
+            goals=config.goal.modalities,
+            towers=list(self._towers().values()),
+        )
+        self.objectives = nn.ModuleDict({o.name: o.build(around) for o in config.objectives})
         self._needs = Needs(
             interface=self.interface,
             obs_horizon=config.obs_horizon,
@@ -136,19 +160,27 @@ class Policy(nn.Module):
         """Return the training loss of a batch of windows.
 
         batch: `state` [B O P] and `action` [B H A] in physical units, `action_mask` bool [B H],
-        `image/<camera>` u8 [B O h w 3], and the goals that `GoalEncoder` reads.
+        `image/<camera>` u8 [B O h w 3], the goals that `GoalEncoder` reads, and the fields of the
+        objectives, which are for training alone.
         """
         clean = self.action_normalizer.normalize(batch["action"].float())
         device = clean.device
         sigma = self.formulation.draw_sigma(len(clean), generator, device)
         noise = torch.randn(clean.shape, generator=generator, device=device)
         pair = self.formulation.training_pair(clean, noise, sigma)
-        memory = self.denoiser.encode(self.encode(batch, generator))
+        goals = self._goals(batch, generator)
+        context = self._context(batch, goals, generator)
+        memory = self.denoiser.encode(context)
         prediction = self.denoiser(pair.network_input, sigma, memory, generator)
         per_sample = squared_error(prediction.actions, pair.target, batch.get("action_mask"))
         parts = {"diffusion": per_sample.mean(), **prediction.losses}
         weights = self.denoiser_config.loss_weights()
-        own = [weights[name] * loss for name, loss in prediction.losses.items()]
+        if self.training:
+            encoded = self._encoded(batch, goals, context, memory)
+            for config in self.config.objectives:
+                parts[config.name] = self.objectives[config.name](encoded, generator)
+                weights[config.name] = config.weight
+        own = [weights[name] * parts[name] for name in parts if name != "diffusion"]
         return LossTerms(
             total=sum(own, parts["diffusion"]), parts=parts, per_sample=per_sample, sigma=sigma
         )
@@ -159,15 +191,24 @@ class Policy(nn.Module):
         batch: as `loss` takes it, without actions. `generator` draws what training augments and
         hides.
         """
+        return self._context(batch, self._goals(batch, generator), generator)
+
+    def _goals(self, batch: Mapping[str, Any], generator: torch.Generator | None) -> GoalTokens:
+        """Return the token of each kind of goal; ValueError where the batch lacks something."""
         if missing := [name for name in self._needs.fields if name not in batch]:
             raise ValueError(
-                f"the windows have no {missing[0]}, which the policy reads; data.windows.cameras "
-                "and data.windows.goal say what windows hold"
+                f"the windows have no {missing[0]}, which the policy reads; data.cameras "
+                "and data.goal say what windows hold"
             )
         goals = dict(batch)
         if self.config.goal.state:
             goals["goal_state"] = self.state_normalizer.normalize(batch["goal_state"])
-        goal = self.goal_encoder(goals, generator)
+        return self.goal_encoder.tokens(goals, generator)
+
+    def _context(
+        self, batch: Mapping[str, Any], goals: GoalTokens, generator: torch.Generator | None
+    ) -> Context:
+        goal = self.goal_encoder.mix(goals, generator)
         images = state = goal[:, :0]
         if self.image_encoder is not None:
             frames = {camera: batch[f"image/{camera}"] for camera in self.image_encoder.cameras}
@@ -175,6 +216,30 @@ class Policy(nn.Module):
         if self.state_encoder is not None:
             state = self.state_encoder(self.state_normalizer.normalize(batch["state"]))
         return Context(goal=goal, images=images, state=state)
+
+    def _encoded(
+        self, batch: Mapping[str, Any], goals: GoalTokens, context: Context, memory: Any
+    ) -> Encoded:
+        """Return what the objectives read."""
+
+        def latent_of(goal: Tensor) -> Tensor:
+            other = replace(context, goal=goal, goal_mask=None)
+            return self.denoiser.latent(self.denoiser.encode(other))
+
+        return Encoded(
+            batch=batch,
+            goals=goals,
+            latent=self.denoiser.latent(memory),
+            latent_of=latent_of,
+            towers=self._towers(),
+        )
+
+    def _towers(self) -> dict[str, VisionTower]:
+        """Return the vision tower of each camera."""
+        encoder = self.image_encoder
+        if encoder is None:
+            return {}
+        return {camera: encoder.tower(i) for i, camera in enumerate(encoder.cameras)}
 
     @torch.no_grad()
     def predict(

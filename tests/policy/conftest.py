@@ -93,6 +93,7 @@ def make_batch(interface: Interface) -> Callable[..., dict[str, Any]]:
             frames = rng.integers(0, 256, (size, horizon, SIDE, SIDE, 3), np.uint8)
             batch[f"image/{camera}"] = frames
             batch[f"goal_image/{camera}"] = frames[:, 0]
+            batch[f"future_image/{camera}"] = frames[:, -1]
         tensors: dict[str, Any] = {k: torch.from_numpy(v) for k, v in batch.items()}
         return tensors | {"text": [SENTENCES[i % 2] for i in range(size)]}
 

@@ -10,12 +10,17 @@ import pytest
 import torch
 from torch import Tensor
 
+from telic.policy.alignment import AlignmentConfig
 from telic.policy.denoiser import Context, Denoiser, DenoiserConfig, Sizes
+from telic.policy.foresight import ForesightConfig
 from telic.policy.formulation import FormulationConfig
 from telic.policy.formulations import FORMULATIONS
+from telic.policy.goal_encoder import GoalConfig
+from telic.policy.image_encoder import ImageConfig
 from telic.policy.kinds import KINDS, require_kind
 from telic.policy.mdt import MdtConfig
 from telic.policy.mode import ModeConfig
+from telic.policy.objective import ObjectiveConfig
 from telic.policy.policy import Policy, PolicyConfig
 from telic.policy.presets import POLICIES
 from telic.policy.sampling import PRESETS
@@ -116,6 +121,40 @@ def test_policy_trains_every_parameter(
     terms.total.backward()
     idle = [name for name, p in policy.named_parameters() if p.requires_grad and p.grad is None]
     assert not idle
+
+
+OBJECTIVES: dict[str, ObjectiveConfig] = {
+    "foresight": ForesightConfig(weight=0.7, side=16, width=16, num_layers=1, num_heads=2),
+    "alignment": AlignmentConfig(weight=0.3, num_heads=2),
+}
+
+
+@pytest.mark.parametrize("name", sorted(OBJECTIVES))
+def test_every_objective_trains_itself_and_the_encoders(
+    kind: DenoiserConfig,
+    name: str,
+    build: Callable[[PolicyConfig], Policy],
+    make_batch: Callable[..., dict[str, Any]],
+) -> None:
+    tower = ImageConfig(tower="keypoint_conv", share_tower=True)
+    config = PolicyConfig(denoiser=kind, images=tower, goal=GoalConfig(images=True, image=tower))
+    setattr(config, name, OBJECTIVES[name])
+    policy, batch = build(config).train(), make_batch(config)
+    terms = policy(batch, torch.Generator().manual_seed(0))
+    weights = kind.loss_weights() | {name: OBJECTIVES[name].weight}
+    assert terms.parts.keys() == {"diffusion", *weights}
+    total = terms.diffusion + sum(weights[part] * terms.parts[part] for part in weights)
+    assert torch.allclose(terms.total, total)
+    terms.parts[name].backward()
+    moved = {n for n, p in policy.named_parameters() if p.grad is not None and p.grad.any()}
+    own = {n for n, _ in policy.named_parameters() if n.startswith(f"objectives.{name}.")}
+    assert own and own <= moved
+    assert any(n.startswith("image_encoder.towers.") for n in moved)
+    assert any(n.startswith("goal_encoder.text_in.") for n in moved)
+    torch.manual_seed(1)
+    again = policy(batch, torch.Generator().manual_seed(0)).parts[name]
+    assert torch.equal(again, terms.parts[name])
+    assert name not in policy.eval()(batch, torch.Generator()).parts
 
 
 def test_policy_is_a_chunk_policy(

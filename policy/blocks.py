@@ -1,0 +1,50 @@
+"""A pre-norm transformer block with layer scale, and its feed-forward layer."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.functional import silu
+
+from telic.policy.attention import SelfAttention
+from telic.policy.norms import RMSNorm
+
+LAYER_SCALE = 0.1  # what a branch's share in the stream begins at
+
+
+class SwishGLU(nn.Module):
+    """W2 (u * silu(g)) with u, g the halves of W1 x (Shazeer 2020); both maps have biases."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.up = nn.Linear(width, 2 * hidden)
+        self.down = nn.Linear(hidden, width)
+
+    def forward(self, x: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
+        """Return the layer's answer, without x."""
+        value, gate = self.up(x).chunk(2, -1)
+        out: Tensor = self.down(value * silu(gate))
+        return out
+
+
+class ScaledBlock(nn.Module):
+    """x += g1 Attention(norm x); x += g2 SwishGLU(norm x), with g a vector each.
+
+    The block of Voltron (Karamcheti et al. 2023), from which MDT took its foresight decoder.
+    """
+
+    def __init__(self, width: int, num_heads: int) -> None:
+        super().__init__()
+        self.attention_norm = RMSNorm(width)
+        self.attention = SelfAttention(width, num_heads, out_bias=True)
+        self.attention_scale = nn.Parameter(torch.full((width,), LAYER_SCALE))
+        self.mlp_norm = RMSNorm(width)
+        self.mlp = SwishGLU(width, 4 * width)
+        self.mlp_scale = nn.Parameter(torch.full((width,), LAYER_SCALE))
+
+    def forward(self, x: Float[Tensor, "b t d"]) -> Float[Tensor, "b t d"]:
+        """Return the stream after this layer."""
+        x = x + self.attention_scale * self.attention(self.attention_norm(x))
+        y: Tensor = x + self.mlp_scale * self.mlp(self.mlp_norm(x))
+        return y
