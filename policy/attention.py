@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from telic.policy.norms import rms_norm
+from telic.policy.norms import Norm, rms_norm
 
 _SHORT = 64 * 64  # queries times keys up to which explicit products train faster on a CPU
 
@@ -76,6 +76,62 @@ def join_heads(heads: Float[Tensor, "b h t c"]) -> Float[Tensor, "b t d"]:
     return heads.transpose(1, 2).flatten(2)
 
 
+class NormedSelfAttention(nn.Module):
+    """Multi-head self-attention over all tokens; each head's queries and keys are normalised.
+
+    RDT's: biases everywhere, gains of queries and keys apart.
+    """
+
+    def __init__(self, width: int, num_heads: int, norm: Norm) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.to_qkv = nn.Linear(width, 3 * width)
+        self.to_out = nn.Linear(width, width)
+        self.query_norm = norm.build(width // num_heads)
+        self.key_norm = norm.build(width // num_heads)
+
+    def forward(self, x: Float[Tensor, "b t d"]) -> Float[Tensor, "b t d"]:
+        """Return what each token gathers."""
+        q, k, v = (split_heads(part, self.num_heads) for part in self.to_qkv(x).chunk(3, -1))
+        out: Tensor = self.to_out(join_heads(attend(self.query_norm(q), self.key_norm(k), v)))
+        return out
+
+
+class NormedCrossAttention(nn.Module):
+    """Multi-head attention into a context, whose keys and values are computed once.
+
+    As `NormedSelfAttention` otherwise.
+    """
+
+    def __init__(self, width: int, num_heads: int, norm: Norm) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.to_q = nn.Linear(width, width)
+        self.to_kv = nn.Linear(width, 2 * width)
+        self.to_out = nn.Linear(width, width)
+        self.query_norm = norm.build(width // num_heads)
+        self.key_norm = norm.build(width // num_heads)
+
+    def keys_values(
+        self, context: Float[Tensor, "b s d"]
+    ) -> tuple[Float[Tensor, "b h s e"], Float[Tensor, "b h s e"]]:
+        """Return the context's normalised keys and its values, by head."""
+        k, v = (split_heads(part, self.num_heads) for part in self.to_kv(context).chunk(2, -1))
+        return self.key_norm(k), v
+
+    def forward(
+        self,
+        x: Float[Tensor, "b t d"],
+        keys: Float[Tensor, "b h s e"],
+        values: Float[Tensor, "b h s e"],
+        mask: Bool[Tensor, "b s"] | None = None,
+    ) -> Float[Tensor, "b t d"]:
+        """Return what each token gathers from the context's tokens within `mask`."""
+        q = self.query_norm(split_heads(self.to_q(x), self.num_heads))
+        out: Tensor = self.to_out(join_heads(attend(q, keys, values, mask=mask)))
+        return out
+
+
 def attend(
     q: Float[Tensor, "b h t d"],
     k: Float[Tensor, "b h s d"],
@@ -83,8 +139,11 @@ def attend(
     *,
     causal: bool = False,
     dropout: float = 0.0,
+    mask: Bool[Tensor, "b s"] | None = None,
 ) -> Float[Tensor, "b h t d"]:
     """Return softmax(q k^T / sqrt(d)) v; causal: query i sees keys 0..i, if they are fewer all.
+
+    mask: the keys to see (at least one in each row).
 
     On a CPU torch's fused kernel is slow in bf16, and slow to train through where sequences are
     short; then explicit products are taken.
@@ -93,8 +152,11 @@ def attend(
     uneven = causal and q.shape[2] != k.shape[2]  # kernels differ in which corner they start from
     on_cpu = q.device.type == "cpu" and (q.dtype == torch.bfloat16 or training_short)
     if uneven or on_cpu:
-        return attend_explicitly(q, k, v, causal=causal, dropout=dropout)
-    return F.scaled_dot_product_attention(q, k, v, is_causal=causal, dropout_p=dropout)
+        return attend_explicitly(q, k, v, causal=causal, dropout=dropout, mask=mask)
+    seen = None if mask is None else mask[:, None, None]
+    return F.scaled_dot_product_attention(
+        q, k, v, attn_mask=seen, is_causal=causal, dropout_p=dropout
+    )
 
 
 def attend_explicitly(
@@ -104,6 +166,7 @@ def attend_explicitly(
     *,
     causal: bool = False,
     dropout: float = 0.0,
+    mask: Bool[Tensor, "b s"] | None = None,
 ) -> Float[Tensor, "b h t d"]:
     """Return the same as `attend`, from two matrix products and a softmax in float32.
 
@@ -112,6 +175,8 @@ def attend_explicitly(
     scores = (q @ k.transpose(-1, -2)).float() * q.shape[-1] ** -0.5
     if causal:
         scores = scores + _no_future(scores.shape[-2], scores.shape[-1], scores.device)
+    if mask is not None:
+        scores = scores.masked_fill(~mask[:, None, None], float("-inf"))
     weights = (scores - scores.detach().amax(-1, keepdim=True)).exp()
     weights = weights / weights.sum(-1, keepdim=True)
     if dropout:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -21,26 +21,37 @@ from telic.policy.formulation import FormulationConfig
 class Context:
     """What depends neither on sigma nor on the actions, as tokens.
 
-    goal: [B G D]; images: [B N D], camera by camera, each oldest first; state: [B O D].
+    goal: [B G D]; images: [B N D], camera by camera, each oldest first; state: [B O D], or
+    normalised numbers [B O P] for a kind that embeds them itself (`embeds_state`).
     A part that a policy does without has no tokens (G, N or O is 0).
     goal_mask: bool [B G], False where a sentence is shorter than the longest; None: all count.
+    state_mask: bool [B P], action_mask: bool [B A], the entries that a sample's robot has; None:
+    all. rate_hz: f32 [B], actions a second; None or 0: not known.
     """
 
     goal: Tensor
     images: Tensor
     state: Tensor
     goal_mask: Tensor | None = None
+    state_mask: Tensor | None = None
+    action_mask: Tensor | None = None
+    rate_hz: Tensor | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sizes:
-    """How many tokens a context has and what a chunk is: H actions of A numbers."""
+    """How many tokens a context has and what a chunk is: H actions of A numbers.
+
+    obs_horizon: how many frames of each camera are among the images. state_dim: numbers in a state.
+    """
 
     num_goals: int
     num_images: int
     num_states: int
     action_horizon: int
     action_dim: int
+    obs_horizon: int = 1
+    state_dim: int = 0
 
 
 @dataclass(kw_only=True, slots=True)
@@ -83,6 +94,8 @@ class Denoiser(nn.Module, ABC):
 @dataclass(kw_only=True, slots=True)
 class DenoiserConfig:
     """What all kinds share; each kind adds its own in a subclass and registers it (kinds.py)."""
+
+    embeds_state: ClassVar[bool] = False  # the kind wants numbers [B O P] in Context.state
 
     kind: str = ""
     width: int = 128  # D

@@ -7,9 +7,14 @@ from collections.abc import Iterable
 from telic.policy.denoiser import DenoiserConfig
 from telic.policy.mdt import MdtConfig
 from telic.policy.mode import ModeConfig
+from telic.policy.rdt import RdtConfig
 from telic.spec import near_misses
 
-KINDS: dict[str, type[DenoiserConfig]] = {"mode": ModeConfig, "mdt": MdtConfig}
+KINDS: dict[str, type[DenoiserConfig]] = {
+    "mode": ModeConfig,
+    "mdt": MdtConfig,
+    "rdt": RdtConfig,
+}
 
 
 def require_kind(kind: str, known: Iterable[str], where: str, what: str = "kind") -> None:

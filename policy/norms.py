@@ -1,7 +1,8 @@
-"""RMS norm with the published guard: x / max(rms(x), 1e-6) * gain."""
+"""Norms over the last axis, by root mean square or by variance, each with its published guard."""
 
 from __future__ import annotations
 
+from enum import Enum
 from typing import Any
 
 import torch
@@ -11,8 +12,41 @@ from torch import Tensor, nn
 EPS = 1e-6
 
 
+class Norm(Enum):
+    """What RDT's code divides by, which depends on the version of timm beside it.
+
+    Its weights were trained with timm 1.0.3, whose RmsNorm takes the variance.
+    """
+
+    simple = "simple"  # timm <= 1.0.12: sqrt(unbiased variance + 1e-6), x itself not centred
+    rms = "rms"  # timm >= 1.0.13: sqrt(mean square + 1e-6)
+
+    def build(self, width: int) -> GainNorm:
+        """Return the norm over `width` entries with gain 1."""
+        return GainNorm(width, self)
+
+
+class GainNorm(nn.Module):
+    """x / sqrt(variance or mean square + 1e-6) * gain."""
+
+    def __init__(self, width: int, norm: Norm) -> None:
+        super().__init__()
+        self.norm = norm
+        self.gain = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
+        """Return the normalised x in x's dtype."""
+        wide = x.float()
+        square = wide.var(-1, keepdim=True) if self.norm is Norm.simple else _mean_square(wide)
+        return (wide * torch.rsqrt(square + EPS) * self.gain).to(x.dtype)
+
+
+def _mean_square(x: Tensor) -> Tensor:
+    return x.square().mean(-1, keepdim=True)
+
+
 class RMSNorm(nn.Module):
-    """Root-mean-square norm over the last axis with a learned gain."""
+    """Root-mean-square norm with a learned gain: x / max(rms(x), 1e-6) * gain (MoDE's)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

@@ -125,7 +125,8 @@ class Policy(nn.Module):
         )
         self.action_dim = len(self.action_normalizer.center)
         state_dim, width = len(self.state_normalizer.center), self.denoiser_config.width
-        self.state_encoder = StateEncoder(state_dim, width) if config.use_state else None
+        encodes_state = config.use_state and not self.denoiser_config.embeds_state
+        self.state_encoder = StateEncoder(state_dim, width) if encodes_state else None
         self.image_encoder = ImageEncoder(config.images, cameras, width) if cameras else None
         self.goal_encoder = GoalEncoder(config.goal, goal_cameras, state_dim, width)
         sizes = Sizes(
@@ -134,6 +135,8 @@ class Policy(nn.Module):
             num_states=config.obs_horizon if config.use_state else 0,
             action_horizon=config.action_horizon,
             action_dim=self.action_dim,
+            obs_horizon=config.obs_horizon,
+            state_dim=state_dim,
         )
         self.denoiser = self.denoiser_config.build(sizes)
         around = Surroundings(
@@ -213,9 +216,12 @@ class Policy(nn.Module):
         if self.image_encoder is not None:
             frames = {camera: batch[f"image/{camera}"] for camera in self.image_encoder.cameras}
             images = self.image_encoder(frames, generator)
+        if self.config.use_state:
+            state = self.state_normalizer.normalize(batch["state"])
         if self.state_encoder is not None:
-            state = self.state_encoder(self.state_normalizer.normalize(batch["state"]))
-        return Context(goal=goal, images=images, state=state)
+            state = self.state_encoder(state)
+        rate_hz = torch.full((len(goal),), self.interface.rate_hz, device=goal.device)
+        return Context(goal=goal, images=images, state=state, rate_hz=rate_hz)
 
     def _encoded(
         self, batch: Mapping[str, Any], goals: GoalTokens, context: Context, memory: Any

@@ -6,6 +6,10 @@ from telic.policy.goal_encoder import GoalConfig
 from telic.policy.mdt import MdtConfig
 from telic.policy.mode import ModeConfig
 from telic.policy.policy import PolicyConfig
+from telic.policy.rdt import RdtConfig
+from telic.policy.sampling import Sampler, SamplingConfig, Schedule
+
+_RDT_SAMPLING = SamplingConfig(sampler=Sampler.dpmpp_2m, schedule=Schedule.timesteps, steps=5)
 
 POLICIES: dict[str, PolicyConfig] = {
     "mode": PolicyConfig(denoiser=ModeConfig()),
@@ -16,4 +20,19 @@ POLICIES: dict[str, PolicyConfig] = {
     ),
     "mdt": PolicyConfig(denoiser=MdtConfig()),
     "mdt_published": PolicyConfig(denoiser=MdtConfig.published(), action_horizon=10),
+    "rdt": PolicyConfig(denoiser=RdtConfig(), sampling=_RDT_SAMPLING),
+    "rdt_published": PolicyConfig(
+        denoiser=RdtConfig.published(),
+        obs_horizon=2,
+        action_horizon=64,
+        goal=GoalConfig(dropout=0.1),
+        sampling=_RDT_SAMPLING,
+    ),
+    "rdt_published_1b": PolicyConfig(
+        denoiser=RdtConfig.published_1b(),
+        obs_horizon=2,
+        action_horizon=64,
+        goal=GoalConfig(dropout=0.1),
+        sampling=_RDT_SAMPLING,
+    ),
 }

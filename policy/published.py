@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from telic.policy import published_mdt, published_mode
+from telic.policy import published_mdt, published_mode, published_rdt
 from telic.policy.kinds import require_kind
 from telic.policy.published_weights import edm_answers
 
@@ -28,12 +28,14 @@ BUILDERS: dict[str, Callable[[Mapping[str, Any], dict[str, Tensor]], nn.Module]]
     "mode": published_mode.build,
     "mdt": published_mdt.build_mdt,
     "mdtv": published_mdt.build_mdtv,
+    "rdt": published_rdt.build,
 }
 # kind -> (network, config, inputs) -> outputs by name
 ANSWERS: dict[str, Callable[[Any, Mapping[str, Any], dict[str, Tensor]], dict[str, Tensor]]] = {
     "mode": edm_answers,
     "mdt": edm_answers,
     "mdtv": edm_answers,
+    "rdt": published_rdt.answers,
 }
 
 

@@ -50,3 +50,24 @@ class WaveSigmaEmbedding(nn.Module):
         waves = torch.cat([phase.sin(), phase.cos()], -1)
         embedding: Tensor = self.mix(nn.functional.mish(self.expand(waves)))
         return embedding
+
+
+class SinusoidalEmbedding(nn.Sequential):
+    """RDT's of a timestep or a rate: 256 cosines and sines, then Linear, SiLU, Linear.
+
+    Run it outside autocast.
+    """
+
+    frequencies: Tensor
+
+    def __init__(self, width: int, num_waves: int = 256) -> None:
+        super().__init__(nn.Linear(num_waves, width), nn.SiLU(), nn.Linear(width, width))
+        half = num_waves // 2
+        frequencies = torch.exp(-math.log(10_000) * torch.arange(half) / half)
+        self.register_buffer("frequencies", frequencies, persistent=False)
+
+    def forward(self, value: Float[Tensor, " b"]) -> Float[Tensor, "b d"]:
+        """Return the embedding of each value, taken as it is."""
+        angles = value[:, None] * self.frequencies
+        embedding: Tensor = super().forward(torch.cat([angles.cos(), angles.sin()], -1))
+        return embedding

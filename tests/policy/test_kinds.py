@@ -23,14 +23,16 @@ from telic.policy.mode import ModeConfig
 from telic.policy.objective import ObjectiveConfig
 from telic.policy.policy import Policy, PolicyConfig
 from telic.policy.presets import POLICIES
+from telic.policy.rdt import RdtConfig
 from telic.policy.sampling import PRESETS
 from telic.spec import ChunkPolicy
 
 SMALL: dict[str, DenoiserConfig] = {
     "mode": ModeConfig(width=32, num_layers=2, num_heads=2, expert_hidden=16),
     "mdt": MdtConfig(width=32, num_heads=2, hidden=64),
+    "rdt": RdtConfig(width=32, num_layers=2, num_heads=2),
 }
-SIZES = Sizes(num_goals=1, num_images=2, num_states=1, action_horizon=6, action_dim=3)
+SIZES = Sizes(num_goals=1, num_images=2, num_states=1, action_horizon=6, action_dim=3, state_dim=32)
 
 
 def context(batch: int = 2, width: int = 32) -> Context:
@@ -186,8 +188,11 @@ def test_published_preset_has_the_published_size() -> None:
     assert count == 685_853_751 - 1024 * (512 + 2 * 2048)
 
 
-def test_small_preset_has_a_million_parameters(build: Callable[[PolicyConfig], Policy]) -> None:
-    config = PolicyConfig(denoiser=ModeConfig())
+@pytest.mark.parametrize("name", ["mode", "rdt"])
+def test_small_presets_have_a_million_parameters(
+    name: str, build: Callable[[PolicyConfig], Policy]
+) -> None:
+    config = PolicyConfig(denoiser=POLICIES[name].denoiser)
     config.images.cameras = []
     assert sum(p.numel() for p in build(config).parameters()) == pytest.approx(0.9e6, rel=0.05)
 
