@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from telic.policy.denoiser import DenoiserConfig
 from telic.policy.mdt import MdtConfig
+from telic.policy.mmdit import MmditConfig
 from telic.policy.mode import ModeConfig
 from telic.policy.rdt import RdtConfig
 from telic.spec import near_misses
@@ -14,6 +15,7 @@ KINDS: dict[str, type[DenoiserConfig]] = {
     "mode": ModeConfig,
     "mdt": MdtConfig,
     "rdt": RdtConfig,
+    "mmdit": MmditConfig,
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from telic.policy.goal_encoder import GoalConfig
 from telic.policy.mdt import MdtConfig
+from telic.policy.mmdit import MmditConfig
 from telic.policy.mode import ModeConfig
 from telic.policy.policy import PolicyConfig
 from telic.policy.rdt import RdtConfig
@@ -35,4 +36,5 @@ POLICIES: dict[str, PolicyConfig] = {
         goal=GoalConfig(dropout=0.1),
         sampling=_RDT_SAMPLING,
     ),
+    "mmdit": PolicyConfig(denoiser=MmditConfig()),
 }

@@ -53,7 +53,7 @@ class WaveSigmaEmbedding(nn.Module):
 
 
 class SinusoidalEmbedding(nn.Sequential):
-    """RDT's of a timestep or a rate: 256 cosines and sines, then Linear, SiLU, Linear.
+    """SD3's and RDT's of a time, a timestep or a rate: 256 cosines and sines, Linear, SiLU, Linear.
 
     Run it outside autocast.
     """

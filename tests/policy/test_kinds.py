@@ -19,6 +19,7 @@ from telic.policy.goal_encoder import GoalConfig
 from telic.policy.image_encoder import ImageConfig
 from telic.policy.kinds import KINDS, require_kind
 from telic.policy.mdt import MdtConfig
+from telic.policy.mmdit import MmditConfig
 from telic.policy.mode import ModeConfig
 from telic.policy.objective import ObjectiveConfig
 from telic.policy.policy import Policy, PolicyConfig
@@ -31,6 +32,7 @@ SMALL: dict[str, DenoiserConfig] = {
     "mode": ModeConfig(width=32, num_layers=2, num_heads=2, expert_hidden=16),
     "mdt": MdtConfig(width=32, num_heads=2, hidden=64),
     "rdt": RdtConfig(width=32, num_layers=2, num_heads=2),
+    "mmdit": MmditConfig(width=32, num_layers=2, num_heads=2, hidden=64),
 }
 SIZES = Sizes(num_goals=1, num_images=2, num_states=1, action_horizon=6, action_dim=3, state_dim=32)
 
