@@ -38,6 +38,7 @@ from telic.policy.optimizer import OptimizerConfig
 from telic.policy.policy import LossTerms, Policy, PolicyConfig
 from telic.policy.presets import POLICIES
 from telic.policy.robomimic_baseline import RobomimicPolicy
+from telic.policy.routings import ROUTINGS
 from telic.policy.run_log import RunLog, WandbConfig
 from telic.policy.seeding import seed_shard
 from telic.policy.stop_signals import StopSignals
@@ -418,6 +419,7 @@ def _describe(
 
 register_choices("policy", POLICIES)
 register_choices("policy/formulation", {name: build() for name, build in FORMULATIONS.items()})
+register_choices("policy/denoiser/routing", {name: build() for name, build in ROUTINGS.items()})
 
 
 def main() -> None:

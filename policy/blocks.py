@@ -14,17 +14,20 @@ LAYER_SCALE = 0.1  # what a branch's share in the stream begins at
 
 
 class SwishGLU(nn.Module):
-    """W2 (u * silu(g)) with u, g the halves of W1 x (Shazeer 2020); both maps have biases."""
+    """W2 (u * silu(g)) with u, g the halves of W1 x (Shazeer 2020); W1 has a bias."""
 
-    def __init__(self, width: int, hidden: int) -> None:
+    def __init__(
+        self, width: int, hidden: int, *, bias_out: bool = True, dropout: float = 0.0
+    ) -> None:
         super().__init__()
         self.up = nn.Linear(width, 2 * hidden)
-        self.down = nn.Linear(hidden, width)
+        self.dropout = nn.Dropout(dropout)
+        self.down = nn.Linear(hidden, width, bias=bias_out)
 
     def forward(self, x: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
         """Return the layer's answer, without x."""
         value, gate = self.up(x).chunk(2, -1)
-        out: Tensor = self.down(value * silu(gate))
+        out: Tensor = self.down(self.dropout(value * silu(gate)))
         return out
 
 

@@ -34,6 +34,7 @@ from telic.policy.device import pick_device
 from telic.policy.formulations import FORMULATIONS
 from telic.policy.kinds import KINDS, require_kind
 from telic.policy.policy import Policy, PolicyConfig
+from telic.policy.routings import ROUTINGS
 from telic.policy.tensors import load_exactly
 from telic.policy.train_state import load_tree, save_tree
 from telic.spec import Array, ChunkPolicy, FieldStats, Interface
@@ -198,10 +199,14 @@ def policy_config(plain: Mapping[str, Any], where: str) -> PolicyConfig:
     require_kind(kind, list(KINDS), where)
     formulation = (plain.get("formulation") or {}).get("name", "")
     require_kind(formulation, list(FORMULATIONS), where, "formulation")
+    routing = (plain["denoiser"].get("routing") or {}).get("name")
     try:
         schema = OmegaConf.structured(
             PolicyConfig(denoiser=KINDS[kind](), formulation=FORMULATIONS[formulation]())
         )
+        if routing is not None:
+            require_kind(routing, list(ROUTINGS), where, "routing")
+            schema.denoiser.routing = ROUTINGS[routing]()
         return cast(PolicyConfig, OmegaConf.to_object(OmegaConf.merge(schema, dict(plain))))
     except OmegaConfBaseException as error:
         raise ValueError(f"{where}: {str(error).splitlines()[0]}") from error

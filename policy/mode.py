@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -21,12 +22,18 @@ from torch import Tensor, nn
 
 from telic.policy.attention import CausalSelfAttention
 from telic.policy.denoiser import Context, Denoiser, DenoiserConfig, Prediction, Sizes
-from telic.policy.experts import Experts
+from telic.policy.noise_routing import NoiseRoutingConfig
 from telic.policy.norms import RMSNorm
-from telic.policy.router import NoiseRouters, Routing, load_balance_loss
+from telic.policy.routing import (
+    Losses,
+    NoiseLevels,
+    Routes,
+    RoutingConfig,
+    add_losses,
+    enter,
+    leave,
+)
 from telic.policy.sigma_embedding import LinearSigmaEmbedding
-
-PICKING_PAYS = 256  # hidden width of an expert from which computing only the chosen ones is faster
 
 
 class Positions(Enum):
@@ -49,20 +56,13 @@ class ModeConfig(DenoiserConfig):
     width: int = 128  # D
     num_layers: int = 4
     num_heads: int = 4
-    num_experts: int = 4
-    top_k: int = 2  # experts per token
-    expert_hidden: int = 64  # hidden width of one expert
-    normalize_gates: bool = True  # the chosen experts' gates sum to 1
+    feed_forward: int = 128  # hidden width that a token gets, in one expert or several
+    routing: RoutingConfig | None = None  # None: noise, MoDE's own
     positions: Positions = Positions.own
     attention_dropout: float = 0.0
-    expert_dropout: float = 0.0
-    load_balance: float = 0.01  # weight of the load-balance loss (paper, table 3)
+    feed_forward_dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 1 <= self.top_k <= self.num_experts:
-            raise ValueError(
-                f"policy.denoiser.top_k={self.top_k} must lie in 1..num_experts={self.num_experts}"
-            )
         if self.width % self.num_heads:
             raise ValueError(
                 f"policy.denoiser.width={self.width} must be a multiple of "
@@ -74,8 +74,12 @@ class ModeConfig(DenoiserConfig):
         return Mode(self, sizes)
 
     def loss_weights(self) -> dict[str, float]:
-        """Return the weight of the load-balance loss."""
-        return {"load_balance": self.load_balance}
+        """Return the weight of each loss of the routing."""
+        return self.chosen_routing().loss_weights()
+
+    def chosen_routing(self) -> RoutingConfig:
+        """Return the routing that is given, or MoDE's own."""
+        return self.routing or NoiseRoutingConfig()
 
     @classmethod
     def published(cls) -> ModeConfig:
@@ -84,10 +88,10 @@ class ModeConfig(DenoiserConfig):
             width=1024,
             num_layers=12,
             num_heads=8,
-            expert_hidden=4096,
+            feed_forward=2 * 4096,
             positions=Positions.published,
             attention_dropout=0.3,
-            expert_dropout=0.1,
+            feed_forward_dropout=0.1,
         )
 
 
@@ -111,12 +115,8 @@ class Mode(Denoiser):
         self.register_buffer("position_rows", torch.tensor(rows), persistent=False)
         self.positions = nn.Parameter(torch.randn(num_positions, config.width) * std)
         self.sigma_embedding = LinearSigmaEmbedding(config.width)
-        self.routers = NoiseRouters(
-            config.num_layers,
-            config.width,
-            config.num_experts,
-            config.top_k,
-            config.normalize_gates,
+        self.routing = config.chosen_routing().build(
+            config.num_layers, config.width, config.feed_forward
         )
         self.action_in = nn.Linear(sizes.action_dim, config.width, bias=False)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
@@ -139,41 +139,34 @@ class Mode(Denoiser):
         memory: Float[Tensor, "b n d"],
         generator: torch.Generator | None = None,
     ) -> Prediction:
-        """Return the answer [B H A] and, in training, the load-balance loss."""
+        """Return the answer [B H A] and, in training, the losses of the routing."""
         num_tokens = 1 + len(self.position_rows)
-        embedding, routing = self.condition(sigma, num_tokens, generator)
-        choices = self._shared_choices(routing)
+        embedding, routes = self.condition(sigma, num_tokens, generator)
         actions = self.action_in(x) + self.positions[self.position_rows[-x.shape[1] :]]
         embedding = embedding.unsqueeze(1)
         tokens = torch.cat([embedding.expand(len(x), -1, -1), memory, actions], 1)
-        for block, gates, chosen in zip(self.blocks, routing.gates, choices, strict=True):
-            tokens = block(tokens, embedding, gates, chosen)
+        losses = [routes.losses]
+        for block, route in zip(self.blocks, routes.layers, strict=True):
+            tokens, own = block(tokens, embedding, route)
+            losses.append(own)
         actions = self.action_out(self.norm(tokens[:, -x.shape[1] :]))
-        losses = {"load_balance": load_balance_loss(routing)} if self.training else {}
-        return Prediction(actions=actions, losses=losses)
+        return Prediction(actions=actions, losses=add_losses(losses))
 
     def condition(
         self,
         sigma: Float[Tensor, " s"],
         num_tokens: int = 1,
         generator: torch.Generator | None = None,
-    ) -> tuple[Float[Tensor, "s d"], Routing]:
-        """Return the sigma embedding and every layer's routing, both functions of sigma alone."""
+    ) -> tuple[Float[Tensor, "s d"], Routes]:
+        """Return the sigma embedding and every layer's route, both functions of sigma alone."""
         with torch.autocast(sigma.device.type, enabled=False):
             embedding = self.sigma_embedding(sigma)
-            return embedding, self.routers(embedding, num_tokens, generator)
-
-    def _shared_choices(self, routing: Routing) -> list[list[int] | None]:
-        """Return each layer's experts if all tokens share them and picking them out pays."""
-        shared = not self.training and routing.chosen.shape[1] == 1
-        if not shared or self.config.expert_hidden < PICKING_PAYS:
-            return [None] * len(self.blocks)
-        top_k = self.config.top_k
-        return routing.chosen.int().topk(top_k, dim=-1).indices.view(-1, top_k).tolist()
+            levels = NoiseLevels(sigma, embedding, self.sigma_embedding)
+            return embedding, self.routing(levels, num_tokens, generator)
 
 
 class Block(nn.Module):
-    """Attention conditioned on the noise level, then experts."""
+    """Attention conditioned on the noise level, then the routed feed-forward."""
 
     def __init__(self, config: ModeConfig) -> None:
         super().__init__()
@@ -181,20 +174,21 @@ class Block(nn.Module):
         self.attention = CausalSelfAttention(
             config.width, config.num_heads, config.attention_dropout
         )
-        self.expert_norm = RMSNorm(config.width)
-        self.experts = Experts(
-            config.width, config.num_experts, config.expert_hidden, config.expert_dropout
+        self.routed_norm = RMSNorm(config.width)
+        self.routed = config.chosen_routing().layer(
+            config.width, config.feed_forward, config.feed_forward_dropout
         )
 
     def forward(
         self,
         x: Float[Tensor, "b t d"],
         embedding: Float[Tensor, "s 1 d"],
-        gates: Float[Tensor, "s t2 e"],
-        chosen: list[int] | None,
-    ) -> Float[Tensor, "b t d"]:
-        """Return the stream after this layer."""
-        x = x + self.attention(self.attention_norm(x) + embedding)
-        x = self.expert_norm(x)
-        y: Tensor = x + self.experts(x, gates, chosen)
-        return y
+        route: Any,
+    ) -> tuple[Float[Tensor, "b t d"], Losses]:
+        """Return the stream after this layer and the losses of its routing."""
+        mask = self.routed.mask(x, route)
+        y = enter(x, mask)
+        y = y + self.attention(self.attention_norm(y) + embedding)
+        y = self.routed_norm(y)
+        routed, losses = self.routed(y, route)
+        return leave(y + routed, x, mask), losses

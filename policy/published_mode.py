@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from telic.policy.denoiser import Context, Sizes
 from telic.policy.mode import Mode, ModeConfig
+from telic.policy.noise_routing import NoiseRoutingConfig
 from telic.policy.published_weights import translate
 from telic.policy.tensors import load_exactly
 
@@ -50,10 +51,12 @@ def build(config: Mapping[str, Any], state_dict: dict[str, Tensor]) -> Published
         width=config["embed_dim"],
         num_layers=config["n_layers"],
         num_heads=config["n_heads"],
-        num_experts=config["num_experts"],
-        top_k=config["top_k"],
-        expert_hidden=4 * config["embed_dim"],
-        normalize_gates=config["router_normalize"],
+        feed_forward=config["top_k"] * 4 * config["embed_dim"],
+        routing=NoiseRoutingConfig(
+            num_experts=config["num_experts"],
+            top_k=config["top_k"],
+            normalize_gates=config["router_normalize"],
+        ),
     )
     network = PublishedMode(ours, sizes, config["goal_dim"], config["obs_dim"])
     load_exactly(network, _translate(ours, state_dict), WHERE)
@@ -88,22 +91,23 @@ def _published_names(config: ModeConfig) -> Iterator[tuple[str, list[str]]]:
     yield "denoiser.norm.gain", ["ln.g"]
     yield "denoiser.action_out.weight", ["out.weight"]
     yield "denoiser.action_out.bias", ["out.bias"]
+    assert isinstance(config.routing, NoiseRoutingConfig)
     layers = range(config.num_layers)
     routers = [f"blocks.{layer}.router.router.mlp" for layer in layers]
-    yield "denoiser.routers.hidden.weight", [f"{router}.0.weight" for router in routers]
-    yield "denoiser.routers.hidden.bias", [f"{router}.0.bias" for router in routers]
-    yield "denoiser.routers.weight", [f"{router}.3.weight" for router in routers]
-    yield "denoiser.routers.bias", [f"{router}.3.bias" for router in routers]
+    yield "denoiser.routing.routers.hidden.weight", [f"{router}.0.weight" for router in routers]
+    yield "denoiser.routing.routers.hidden.bias", [f"{router}.0.bias" for router in routers]
+    yield "denoiser.routing.routers.weight", [f"{router}.3.weight" for router in routers]
+    yield "denoiser.routing.routers.bias", [f"{router}.3.bias" for router in routers]
     for layer in layers:
         ours, theirs = f"denoiser.blocks.{layer}", f"blocks.{layer}"
-        experts = [f"{theirs}.experts.expert_{n}.mlp" for n in range(config.num_experts)]
+        experts = [f"{theirs}.experts.expert_{n}.mlp" for n in range(config.routing.num_experts)]
         yield f"{ours}.attention_norm.gain", [f"{theirs}.ln_1.g"]
-        yield f"{ours}.expert_norm.gain", [f"{theirs}.ln_2.g"]
+        yield f"{ours}.routed_norm.gain", [f"{theirs}.ln_2.g"]
         for part in ("weight", "bias"):
             qkv = [f"{theirs}.attn.{name}.{part}" for name in ("query", "key", "value")]
             yield f"{ours}.attention.to_qkv.{part}", qkv
         yield f"{ours}.attention.to_out.weight", [f"{theirs}.attn.c_proj.weight"]
         yield f"{ours}.attention.qk_gain", [f"{theirs}.attn.{n}_norm.g" for n in "qk"]
-        yield f"{ours}.experts.weight_in", [f"{e}.0.project.weight" for e in experts]
-        yield f"{ours}.experts.bias_in", [f"{e}.0.project.bias" for e in experts]
-        yield f"{ours}.experts.weight_out", [f"{e}.2.weight" for e in experts]
+        yield f"{ours}.routed.experts.weight_in", [f"{e}.0.project.weight" for e in experts]
+        yield f"{ours}.routed.experts.bias_in", [f"{e}.0.project.bias" for e in experts]
+        yield f"{ours}.routed.experts.weight_out", [f"{e}.2.weight" for e in experts]

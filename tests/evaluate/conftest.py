@@ -50,7 +50,7 @@ def checkpoint(path: Path, interface: Interface, sentences: list[str]) -> Path:
     stats = FieldStats(
         minimum=zeros, maximum=ones, mean=zeros, std=ones, q01=zeros, q99=ones, count=2
     )
-    denoiser = ModeConfig(width=16, num_layers=1, num_heads=2, expert_hidden=8)
+    denoiser = ModeConfig(width=16, num_layers=1, num_heads=2, feed_forward=16)
     policy = PolicyConfig(denoiser=denoiser).build(interface, {"state": stats})
     rng = np.random.default_rng(0)
     policy.set_embeddings({text: rng.standard_normal(384, np.float32) for text in sentences})

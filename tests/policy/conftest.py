@@ -26,7 +26,7 @@ def _seeded() -> None:
 @pytest.fixture
 def tiny() -> ModeConfig:
     """Return a MoDE of two layers."""
-    return ModeConfig(width=32, num_layers=2, num_heads=2, expert_hidden=16)
+    return ModeConfig(width=32, num_layers=2, num_heads=2, feed_forward=32)
 
 
 @pytest.fixture

@@ -1,4 +1,7 @@
-"""Conformance: every kind of denoiser trains, acts and keeps its contract. Registering tests it."""
+"""Conformance: every kind of denoiser, and every routing, trains, acts and keeps its contract.
+
+Registering is what gets one tested.
+"""
 
 from __future__ import annotations
 
@@ -25,14 +28,21 @@ from telic.policy.objective import ObjectiveConfig
 from telic.policy.policy import Policy, PolicyConfig
 from telic.policy.presets import POLICIES
 from telic.policy.rdt import RdtConfig
+from telic.policy.routings import ROUTINGS
 from telic.policy.sampling import PRESETS
 from telic.spec import ChunkPolicy
 
 SMALL: dict[str, DenoiserConfig] = {
-    "mode": ModeConfig(width=32, num_layers=2, num_heads=2, expert_hidden=16),
+    "mode": ModeConfig(width=32, num_layers=2, num_heads=2, feed_forward=32),
     "mdt": MdtConfig(width=32, num_heads=2, hidden=64),
     "rdt": RdtConfig(width=32, num_layers=2, num_heads=2),
     "mmdit": MmditConfig(width=32, num_layers=2, num_heads=2, hidden=64),
+}
+ROUTED: dict[str, DenoiserConfig] = {  # every routing, in the kind that routes
+    f"mode, {name}": ModeConfig(
+        width=32, num_layers=2, num_heads=2, feed_forward=32, routing=routing()
+    )
+    for name, routing in ROUTINGS.items()
 }
 SIZES = Sizes(num_goals=1, num_images=2, num_states=1, action_horizon=6, action_dim=3, state_dim=32)
 
@@ -46,10 +56,10 @@ def context(batch: int = 2, width: int = 32) -> Context:
     )
 
 
-@pytest.fixture(params=sorted(KINDS))
+@pytest.fixture(params=[*sorted(KINDS), *ROUTED])
 def kind(request: pytest.FixtureRequest) -> DenoiserConfig:
-    """Return the small config of each kind."""
-    return SMALL[request.param]
+    """Return the small config of each kind, and of each routing."""
+    return (SMALL | ROUTED)[request.param]
 
 
 def answer(network: Denoiser, x: Tensor, sigma: Tensor, context: Context) -> Tensor:
@@ -199,13 +209,9 @@ def test_small_presets_have_a_million_parameters(
     assert sum(p.numel() for p in build(config).parameters()) == pytest.approx(0.9e6, rel=0.05)
 
 
-@pytest.mark.parametrize(
-    ("bad", "message"),
-    [({"top_k": 5}, "top_k=5 must lie in 1..num_experts=4"), ({"num_heads": 3}, "multiple of")],
-)
-def test_impossible_networks_are_refused(bad: dict[str, int], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        ModeConfig(**bad)
+def test_impossible_networks_are_refused() -> None:
+    with pytest.raises(ValueError, match="width=128 must be a multiple of num_heads=3"):
+        ModeConfig(num_heads=3)
 
 
 def test_unknown_kind_offers_the_near_one() -> None:

@@ -32,7 +32,7 @@ def test_it_learns_what_to_do_from_state_and_sentence(
     config: PolicyConfig, build: Build, make_batch: Any
 ) -> None:
     """Action = sign by sentence times a function of the state; ten steps and two both find it."""
-    config.denoiser = ModeConfig(width=64, num_layers=2, num_heads=2, expert_hidden=32)
+    config.denoiser = ModeConfig(width=64, num_layers=2, num_heads=2, feed_forward=64)
     policy = build(config).train()
     batch = make_batch(config, size=64)
     sign = torch.tensor([1.0 if text.startswith("open") else -1.0 for text in batch["text"]])
@@ -192,7 +192,7 @@ def test_a_non_finite_action_names_where_it_came_from(
 ) -> None:
     policy = build(config)
     with torch.no_grad():
-        policy.denoiser.blocks[0].experts.weight_in[0, 0, 0] = float("nan")
+        policy.denoiser.blocks[0].routed.experts.weight_in[0, 0, 0] = float("nan")
     with pytest.raises(ValueError, match="not finite, first at denoiser call 0 at sigma 80"):
         policy.train().act_batch(make_requests(config))
     assert policy.training

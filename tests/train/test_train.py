@@ -17,6 +17,7 @@ from safetensors.numpy import load_file
 from telic.configs.launch import compose
 from telic.datasets.store import EpisodeStore, Segment
 from telic.policy.checkpoint import load_policy
+from telic.policy.routings import ROUTINGS
 from telic.spec import ActRequest, ArraySpec, Goal, Observation
 from telic.train import TrainConfig, run
 
@@ -24,7 +25,7 @@ SMALL = [
     "policy.denoiser.width=32",
     "policy.denoiser.num_layers=2",
     "policy.denoiser.num_heads=2",
-    "policy.denoiser.expert_hidden=16",
+    "policy.denoiser.feed_forward=32",
     "batch_size=8",
     "log_every=1",
     "validate_every=0",
@@ -182,6 +183,16 @@ def test_a_non_finite_loss_stops_before_the_update(demos: Path, tmp_path: Path) 
         np.testing.assert_array_equal(value, after[name])
 
 
+@pytest.mark.parametrize("name", sorted(ROUTINGS))
+def test_every_routing_trains_from_the_command_line(demos: Path, tmp_path: Path, name: str) -> None:
+    out = tmp_path / "run"
+    run(config(demos, out, "steps=2", f"policy/denoiser/routing={name}"))
+    loaded = load_policy(out / "checkpoints" / "last")
+    assert loaded.config.denoiser.routing == ROUTINGS[name]()
+    record = json.loads((out / "log.jsonl").read_text().splitlines()[0])
+    assert record.keys() >= {"diffusion", *ROUTINGS[name]().loss_weights()}
+
+
 @pytest.mark.parametrize(
     ("overrides", "says"),
     [
@@ -190,7 +201,7 @@ def test_a_non_finite_loss_stops_before_the_update(demos: Path, tmp_path: Path) 
         (["data.held_out=2"], r"data.held_out=2"),
         (["batch_size=7", "accumulate=2"], "batch_size=7"),
         (["optimizer.learning_rate=abc"], "abc"),
-        (["policy.denoiser.top_k=9"], "top_k=9"),
+        (["policy/denoiser/routing=noise", "policy.denoiser.routing.top_k=9"], "routing.top_k=9"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(

@@ -7,7 +7,7 @@ import itertools
 import pytest
 import torch
 
-from telic.policy.router import NoiseRouters, Routing, choose, load_balance_loss
+from telic.policy.noise_routing import Choices, NoiseRouters, choose, load_balance_loss
 
 
 def routers(num_experts: int = 4, top_k: int = 2, normalize: bool = True) -> NoiseRouters:
@@ -66,7 +66,7 @@ def test_draws_are_in_proportion_and_without_replacement() -> None:
 def test_tokens_of_a_sample_draw_apart_and_a_generator_repeats_them() -> None:
     made, embedding = routers().train(), torch.randn(5, 8)
 
-    def draw(seed: int) -> Routing:
+    def draw(seed: int) -> Choices:
         return made(embedding, 40, torch.Generator().manual_seed(seed))
 
     first = draw(1)
@@ -86,11 +86,11 @@ def test_balance_loss_is_least_where_all_are_used_alike(top_k: int) -> None:
     uniform = torch.full((3, 50, 100, 4), 0.25)
     race = torch.empty_like(uniform).exponential_()
     chosen = choose(uniform / race, top_k)
-    even = load_balance_loss(Routing(uniform[:, :, 0], chosen / top_k, chosen))
+    even = load_balance_loss(Choices(uniform[:, :, 0], chosen / top_k, chosen))
     assert float(even) == pytest.approx(top_k, abs=0.01)
     one = torch.zeros_like(chosen)
     one[..., :top_k] = True
-    collapsed = load_balance_loss(Routing(uniform[:, :, 0], one / top_k, one))
+    collapsed = load_balance_loss(Choices(uniform[:, :, 0], one / top_k, one))
     assert float(collapsed) == pytest.approx(4, abs=1e-4)
 
 
