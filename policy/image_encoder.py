@@ -1,12 +1,12 @@
 """Camera images to tokens.
 
-B samples, O observation horizon, V cameras, D width of tokens, h w of the image.
+B samples, O observation horizon, V cameras, K latents, D width of tokens, h w of the image.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import cast
 
@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
+from telic.policy.perceiver import PerceiverConfig, grid_positions
 from telic.policy.vision_tower import RESNET18, VisionTower, load_tower
 from telic.spec import near_misses
 
@@ -23,6 +24,7 @@ class Pooling(Enum):
 
     average = "average"  # one mean per channel
     keypoints = "keypoints"  # where each channel looks: expected x and y (spatial softmax)
+    perceiver = "perceiver"  # a few tokens that gather from all places, cameras and frames (MDT-V)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -34,6 +36,7 @@ class ImageConfig:
     frozen: bool = False  # keep a pretrained tower's weights
     share_tower: bool = False  # one tower for all cameras
     pooling: Pooling = Pooling.average
+    perceiver: PerceiverConfig = field(default_factory=PerceiverConfig)  # of pooling=perceiver
     random_shift: int = 4  # pixels by which training shifts an image at most
 
     def __post_init__(self) -> None:
@@ -54,30 +57,40 @@ class ImageConfig:
 
 
 class ImageEncoder(nn.Module):
-    """One token for each camera and frame, from a tower per camera or one for all."""
+    """One token for each camera and frame, from a tower per camera or one for all.
 
-    def __init__(self, config: ImageConfig, cameras: list[str], width: int) -> None:
+    With a perceiver it is `num_tokens` for all cameras and frames together.
+    """
+
+    def __init__(
+        self, config: ImageConfig, cameras: list[str], width: int, obs_horizon: int = 1
+    ) -> None:
         super().__init__()
         self.config, self.cameras = config, cameras
+        self.num_tokens = obs_horizon * len(cameras)
+        perceives = config.pooling is Pooling.perceiver
         num_towers = 1 if config.share_tower else len(cameras)
         self.towers = nn.ModuleList(
-            load_tower(config.tower, config.frozen) for _ in range(num_towers)
+            load_tower(config.tower, config.frozen, patches=perceives) for _ in range(num_towers)
         )
         first = cast(VisionTower, self.towers[0])
         channels = first.channels
+        if config.pooling is not Pooling.average and first.pools:
+            raise ValueError(
+                f"images.pooling={config.pooling.value} needs a feature map, and images.tower="
+                f"{config.tower} answers one vector; use pooling=average"
+            )
         if config.pooling is Pooling.keypoints:
             channels *= 2
-            if first.pools:
-                raise ValueError(
-                    f"images.pooling=keypoints needs a feature map, and images.tower="
-                    f"{config.tower} answers one vector; use pooling=average"
-                )
+        if perceives:
+            self.num_tokens = config.perceiver.latents
+            self.perceiver = config.perceiver.build(width, obs_horizon)
         self.projections = nn.ModuleList(nn.Linear(channels, width) for _ in cameras)
 
     def forward(
         self, images: Mapping[str, Tensor], generator: torch.Generator | None = None
     ) -> Float[Tensor, "b n d"]:
-        """Return [B, V * O, D], camera by camera; images: camera -> u8 [B O h w 3].
+        """Return [B, V * O, D], camera by camera, or [B K D]; images: camera -> u8 [B O h w 3].
 
         `generator` draws the shifts of training.
         """
@@ -86,9 +99,26 @@ class ImageEncoder(nn.Module):
             frames = images[camera]
             if self.training and self.config.random_shift:
                 frames = random_shift(frames, self.config.random_shift, generator)
-            features = pool(self.tower(index)(frames.flatten(0, 1)), self.config.pooling)
-            tokens.append(self.projections[index](features).unflatten(0, frames.shape[:2]))
-        return torch.cat(tokens, 1)
+            features = self.tower(index)(frames.flatten(0, 1))
+            project = self.projections[index]
+            if self.config.pooling is Pooling.perceiver:
+                token = self._place(project(features.flatten(2).transpose(1, 2)), features)
+            else:
+                token = project(pool(features, self.config.pooling))
+            tokens.append(token.unflatten(0, frames.shape[:2]))
+        if self.config.pooling is not Pooling.perceiver:
+            return torch.cat(tokens, 1)
+        resampled: Tensor = self.perceiver(torch.cat(tokens, 2))
+        return resampled
+
+    def _place(
+        self, tokens: Float[Tensor, "n p d"], features: Float[Tensor, "n c x y"]
+    ) -> Float[Tensor, "n p d"]:
+        """Return the tokens with the place of each in the map, if they are to have it."""
+        if not self.config.perceiver.positions:
+            return tokens
+        rows, columns = features.shape[-2:]
+        return tokens + grid_positions(rows, columns, tokens.shape[-1], tokens.device)
 
     def tower(self, index: int) -> VisionTower:
         """Return the tower that sees the camera of that number."""
@@ -96,7 +126,7 @@ class ImageEncoder(nn.Module):
 
 
 def pool(features: Float[Tensor, "n c x y"], pooling: Pooling) -> Float[Tensor, "n f"]:
-    """Return [N C] means or [N 2C] expected places in [-1, 1], rows then columns."""
+    """Return [N C] means, or [N 2C] expected places in [-1, 1], rows then columns."""
     if pooling is Pooling.average:
         return features.mean((-2, -1))
     weight = features.float().flatten(-2).softmax(-1).unflatten(-1, features.shape[-2:])

@@ -53,7 +53,7 @@ class MdtConfig(DenoiserConfig):
     num_heads: int = 4
     encoder_layers: int = 1
     decoder_layers: int = 2  # L
-    hidden: int = 384  # hidden width of the feed-forward networks
+    hidden: int = 320  # hidden width of the feed-forward networks
     positions: MdtPositions = MdtPositions.own
     causal_memory: bool = False
     plain_scale: bool = False

@@ -127,11 +127,13 @@ class Policy(nn.Module):
         state_dim, width = len(self.state_normalizer.center), self.denoiser_config.width
         encodes_state = config.use_state and not self.denoiser_config.embeds_state
         self.state_encoder = StateEncoder(state_dim, width) if encodes_state else None
-        self.image_encoder = ImageEncoder(config.images, cameras, width) if cameras else None
+        self.image_encoder = (
+            ImageEncoder(config.images, cameras, width, config.obs_horizon) if cameras else None
+        )
         self.goal_encoder = GoalEncoder(config.goal, goal_cameras, state_dim, width)
         sizes = Sizes(
             num_goals=self.goal_encoder.num_tokens,
-            num_images=config.obs_horizon * len(cameras),
+            num_images=self.image_encoder.num_tokens if self.image_encoder else 0,
             num_states=config.obs_horizon if config.use_state else 0,
             action_horizon=config.action_horizon,
             action_dim=self.action_dim,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from telic.policy.goal_encoder import GoalConfig
+from telic.policy.image_encoder import ImageConfig, Pooling
 from telic.policy.mdt import MdtConfig
 from telic.policy.mmdit import MmditConfig
 from telic.policy.mode import ModeConfig
 from telic.policy.policy import PolicyConfig
 from telic.policy.rdt import RdtConfig
 from telic.policy.sampling import Sampler, SamplingConfig, Schedule
+from telic.policy.vision_tower import EFFICIENTNET
 
 _RDT_SAMPLING = SamplingConfig(sampler=Sampler.dpmpp_2m, schedule=Schedule.timesteps, steps=5)
 
@@ -20,6 +22,13 @@ POLICIES: dict[str, PolicyConfig] = {
         goal=GoalConfig(element_dropout=0.1),
     ),
     "mdt": PolicyConfig(denoiser=MdtConfig()),
+    # MDT's denoiser behind a perceiver over what a pretrained tower sees
+    "mdtv": PolicyConfig(
+        denoiser=MdtConfig(),
+        images=ImageConfig(
+            tower=EFFICIENTNET, frozen=True, share_tower=True, pooling=Pooling.perceiver
+        ),
+    ),
     "mdt_published": PolicyConfig(denoiser=MdtConfig.published(), action_horizon=10),
     "rdt": PolicyConfig(denoiser=RdtConfig(), sampling=_RDT_SAMPLING),
     "rdt_published": PolicyConfig(

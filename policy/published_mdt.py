@@ -1,4 +1,4 @@
-"""The published denoisers of MDT and MDT-V: their names and sizes."""
+"""The published denoisers of MDT and MDT-V, and MDT-V's perceiver: their names and sizes."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from telic.policy.denoiser import Context, Sizes
 from telic.policy.mdt import Mdt, MdtConfig
+from telic.policy.perceiver import PerceiverConfig
 from telic.policy.published_weights import require_shape, translate
 from telic.policy.tensors import load_exactly
 
@@ -99,7 +100,7 @@ def build_mdtv(config: Mapping[str, Any], state_dict: dict[str, Tensor]) -> Publ
 def translate_mdt(network: PublishedMdt, published: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors of a published denoiser under the names of `network`.
 
-    ValueError for a name that is absent or unknown, or for positions of another shape.
+    ValueError for a name that is absent or unknown, or a tensor of another shape.
     """
     sizes, positions = network.denoiser.sizes, network.denoiser.positions
     where = f"published {'MDT-V' if positions is None else 'MDT'} weights"
@@ -109,7 +110,9 @@ def translate_mdt(network: PublishedMdt, published: Mapping[str, Tensor]) -> dic
         num_positions += sizes.num_images
     shape = (1, num_positions, network.denoiser.config.width)
     require_shape(published, POSITIONS, shape, where)
-    ours = translate(published_names(network), published, where, dead=dead)
+    wanted = network.state_dict()
+    wanted.pop("denoiser.positions", None)  # theirs are more than are used
+    ours = translate(published_names(network), published, where, dead=dead, wanted=wanted)
     if positions is not None:
         ours["denoiser.positions"] = ours["denoiser.positions"][0, : len(positions)]
     return ours
@@ -158,3 +161,35 @@ def _layer_names(ours: str, theirs: str) -> Iterator[tuple[str, list[str]]]:
     yield f"{ours}.forward_norm.weight", [f"{theirs}.ln_2.weight"]
     yield f"{ours}.feed_forward.0.weight", [f"{theirs}.mlp.c_fc.weight"]
     yield f"{ours}.feed_forward.2.weight", [f"{theirs}.mlp.c_proj.weight"]
+
+
+def perceiver_names(config: PerceiverConfig) -> Iterator[tuple[str, list[str]]]:
+    """Yield each name of a `Perceiver` with the published names of what it is made of.
+
+    The frame's position is [1 1 D] there, [1 D] with us.
+    """
+    yield "latents", ["latents"]
+    yield "frame_positions", ["time_pos_emb"]
+    for part in ("weight", "bias"):
+        yield f"norm.{part}", [f"norm.{part}"]
+    for layer in range(config.depth):
+        ours, attention, forward = f"layers.{layer}", f"layers.{layer}.0", f"layers.{layer}.1"
+        for part in ("weight", "bias"):
+            yield f"{ours}.token_norm.{part}", [f"{attention}.norm_media.{part}"]
+            yield f"{ours}.latent_norm.{part}", [f"{attention}.norm_latents.{part}"]
+            yield f"{ours}.forward_norm.{part}", [f"{forward}.0.{part}"]
+        yield f"{ours}.to_queries.weight", [f"{attention}.to_q.weight"]
+        keys_values = [f"{attention}.to_k.weight", f"{attention}.to_v.weight"]
+        yield f"{ours}.to_keys_values.weight", keys_values
+        yield f"{ours}.to_out.weight", [f"{attention}.to_out.weight"]
+        yield f"{ours}.feed_forward.0.weight", [f"{forward}.1.weight"]
+        yield f"{ours}.feed_forward.2.weight", [f"{forward}.3.weight"]
+
+
+def translate_perceiver(
+    config: PerceiverConfig, published: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Return the tensors of MDT-V's published perceiver under the names of our `Perceiver`."""
+    ours = translate(perceiver_names(config), published, "published MDT-V perceiver")
+    ours["frame_positions"] = ours["frame_positions"].squeeze(1)
+    return ours

@@ -32,10 +32,13 @@ def translate(
     *,
     dead: Collection[str] = (),
     join: Join = concatenate,
+    wanted: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """Return `published` under our names.
 
-    ValueError, which begins with `where`, for a name that is absent, or unknown and not `dead`.
+    wanted: our tensors by name, whose shapes the concatenated ones must have.
+    ValueError, which begins with `where`, for a name that is absent, or unknown and not `dead`, and
+    for a tensor of another shape than `wanted` or than those it is joined with.
     """
     table = dict(names)
     used = {name for group in table.values() for name in group}
@@ -46,6 +49,13 @@ def translate(
             f"{where}: unknown tensor {name} {tuple(published[name].shape)}"
             f"{near_misses(name, used)}"
         )
+    for key, group in table.items():
+        shape = published[group[0]].shape
+        if wanted is not None and key in wanted:
+            rows, *others = wanted[key].shape
+            shape = torch.Size([rows // len(group), *others])
+        for name in group:
+            require_shape(published, name, tuple(shape), where)
     return {key: join(key, [published[n] for n in group]) for key, group in table.items()}
 
 
@@ -54,7 +64,10 @@ def require_shape(
 ) -> None:
     """Raise ValueError, which begins with `where`, if `name` is there in another shape."""
     if name in published and published[name].shape != shape:
-        raise ValueError(f"{where}: {name} is {tuple(published[name].shape)}, expected {shape}")
+        raise ValueError(
+            f"{where}: {name} is {tuple(published[name].shape)}, expected {shape}; "
+            "the config beside it must be the one it was trained with"
+        )
 
 
 def edm_answers(

