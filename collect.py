@@ -32,10 +32,11 @@ STDOUT = Console(soft_wrap=True)
 
 
 class Phrasings(Enum):
-    """Which sentence an episode is labelled with."""
+    """Which sentences an episode is labelled with."""
 
     canonical = "canonical"  # the task's first
-    all = "all"  # one of the task's, drawn for each episode
+    one = "one"  # one of the task's, drawn for each episode
+    all = "all"  # all of the task's: training draws one each time it sees a step
 
 
 @dataclass(kw_only=True, slots=True)
@@ -178,12 +179,23 @@ class _Collection:
         self.log.add(attempt)
         if isinstance(report, Demonstration) and outcome == KEPT:
             entry = registry.entry(task)
-            sentence = entry.instructions[0]
-            if self.config.phrasings is Phrasings.all:
-                rng = np.random.default_rng([seed, zlib.crc32(entry.task_id.encode())])
-                sentence = entry.instructions[rng.integers(len(entry.instructions))]
-            segment = Segment(start=0, end=steps, instruction=sentence, task=entry.task_id)
-            self.store.append(report.data, [segment])
+            sentences = _sentences(entry, self.config.phrasings, seed)
+            self.store.append(
+                report.data,
+                [Segment(start=0, end=steps, instruction=s, task=entry.task_id) for s in sentences],
+            )
+
+
+def _sentences(entry: registry.TaskEntry, phrasings: Phrasings, seed: int) -> list[str]:
+    """Return the labels of the episode with this seed."""
+    sentences = list(entry.instructions)
+    if phrasings is Phrasings.all:
+        return sentences
+    drawn = 0
+    if phrasings is Phrasings.one:
+        rng = np.random.default_rng([seed, zlib.crc32(entry.task_id.encode())])
+        drawn = int(rng.integers(len(sentences)))
+    return [sentences[drawn]]
 
 
 def _job(task: str, number: int, config: CollectConfig) -> DemoJob:

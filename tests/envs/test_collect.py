@@ -46,9 +46,10 @@ def test_two_tasks_end_to_end(tmp_path: Path, pictures: None) -> None:
     attempts = run(config)
     store = EpisodeStore.open(out)
     assert [attempt.outcome for attempt in attempts] == [KEPT, KEPT]
-    assert [segment.task for segment in store.segments] == [
-        "metaworld/handle-press-v3",
-        "metaworld/reach-v3",
+    labels = [store.segments_of(episode) for episode in range(2)]
+    assert [{segment.task for segment in own} for own in labels] == [
+        {"metaworld/handle-press-v3"},
+        {"metaworld/reach-v3"},
     ]
     assert store.num_episodes == 2
     assert store.interface.state.names[-1] == "gripper_opening"
@@ -159,8 +160,8 @@ def test_too_few_successes_are_said_after_the_rest_is_written(tmp_path: Path, to
     assert EpisodeStore.open(out).num_episodes == 3
 
 
-def test_phrasings_are_drawn_or_canonical(tmp_path: Path, toy: str) -> None:
-    said = {}
+def test_episodes_are_labelled_with_one_phrasing_or_all(tmp_path: Path, toy: str) -> None:
+    said, per_episode = {}, {}
     for phrasings in Phrasings:
         config = CollectConfig(
             tasks=[toy],
@@ -173,8 +174,11 @@ def test_phrasings_are_drawn_or_canonical(tmp_path: Path, toy: str) -> None:
         run(config)
         store = EpisodeStore.open(config.out)
         said[phrasings] = {segment.instruction for segment in store.segments}
+        per_episode[phrasings] = {len(store.segments_of(e)) for e in range(store.num_episodes)}
     assert said[Phrasings.canonical] == {"add up"}
-    assert said[Phrasings.all] == {"add up", "b", "c", "d"}
+    assert said[Phrasings.one] == said[Phrasings.all] == {"add up", "b", "c", "d"}
+    assert per_episode[Phrasings.canonical] == per_episode[Phrasings.one] == {1}
+    assert per_episode[Phrasings.all] == {4}
 
 
 def test_what_is_there_is_not_lost(tmp_path: Path, toy: str) -> None:
