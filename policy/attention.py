@@ -58,11 +58,14 @@ class SelfAttention(nn.Module):
         self.to_qkv = nn.Linear(width, 3 * width)
         self.to_out = nn.Linear(width, width, bias=out_bias)
 
-    def forward(self, x: Float[Tensor, "b t d"]) -> Float[Tensor, "b t d"]:
-        """Return what each token gathers."""
+    def forward(
+        self, x: Float[Tensor, "b t d"], mask: Bool[Tensor, "b t"] | None = None
+    ) -> Float[Tensor, "b t d"]:
+        """Return what each token gathers from those within `mask`."""
         q, k, v = (split_heads(part, self.num_heads) for part in self.to_qkv(x).chunk(3, -1))
         dropout = self.dropout if self.training else 0.0
-        out: Tensor = self.to_out(join_heads(attend(q, k, v, causal=self.causal, dropout=dropout)))
+        heads = attend(q, k, v, causal=self.causal, dropout=dropout, mask=mask)
+        out: Tensor = self.to_out(join_heads(heads))
         return out
 
 
@@ -149,7 +152,8 @@ def attend(
     short; then explicit products are taken.
     """
     training_short = torch.is_grad_enabled() and q.shape[2] * k.shape[2] <= _SHORT
-    uneven = causal and q.shape[2] != k.shape[2]  # kernels differ in which corner they start from
+    # kernels differ in the corner from which an uneven causal mask starts, and take no second mask
+    uneven = causal and (q.shape[2] != k.shape[2] or mask is not None)
     on_cpu = q.device.type == "cpu" and (q.dtype == torch.bfloat16 or training_short)
     if uneven or on_cpu:
         return attend_explicitly(q, k, v, causal=causal, dropout=dropout, mask=mask)

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Float
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from telic.policy.edm import EdmConfig
@@ -33,6 +34,15 @@ class Context:
     images: Tensor
     state: Tensor
     goal_mask: Tensor | None = None
+
+    @property
+    def token_mask(self) -> Bool[Tensor, "b n"] | None:
+        """Return which tokens of [goal, images, state] count, or None where all do."""
+        if self.goal_mask is None:
+            return None
+        others = self.images.shape[1] + self.state.shape[1]
+        return F.pad(self.goal_mask, (0, others), value=True)
+
     state_mask: Tensor | None = None
     action_mask: Tensor | None = None
     rate_hz: Tensor | None = None

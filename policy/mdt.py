@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from telic.policy.attention import SelfAttention, attend, join_heads, split_heads
@@ -106,11 +106,13 @@ class MdtMemory:
     """tokens: [B N D], what the encoder answers.
 
     keys, values: [B L heads N D/heads], what each decoder layer reads of them.
+    mask: bool [B N], which tokens count; None: all do.
     """
 
     tokens: Tensor
     keys: Tensor
     values: Tensor
+    mask: Tensor | None = None
 
 
 class Mdt(Denoiser):
@@ -147,14 +149,14 @@ class Mdt(Denoiser):
         if self.positions is not None:
             tokens = tokens + self.positions[self.position_rows[: tokens.shape[1]]]
         for layer in self.encoder:
-            tokens = layer(tokens)
+            tokens = layer(tokens, context.token_mask)
         tokens = self.encoder_norm(tokens)
         shape = (self.config.decoder_layers, self.config.num_heads, -1)
         keys, values = (
             project(tokens).unflatten(-1, shape).permute(0, 2, 3, 1, 4)
             for project in (self.to_keys, self.to_values)
         )
-        return MdtMemory(tokens=tokens, keys=keys, values=values)
+        return MdtMemory(tokens=tokens, keys=keys, values=values, mask=context.token_mask)
 
     def latent(self, memory: MdtMemory) -> Float[Tensor, "b n d"]:
         """Return the encoder's tokens."""
@@ -174,7 +176,7 @@ class Mdt(Denoiser):
         modulations = self.modulations(sigma).unbind(1)
         keys, values = memory.keys.unbind(1), memory.values.unbind(1)
         for layer, *read in zip(self.decoder, modulations, keys, values, strict=True):
-            tokens = layer(tokens, *read)
+            tokens = layer(tokens, *read, memory.mask)
         return Prediction(actions=self.action_out(self.decoder_norm(tokens)))
 
     def modulations(self, sigma: Float[Tensor, " s"]) -> Float[Tensor, "s l 6 1 d"]:
@@ -199,9 +201,11 @@ class EncoderLayer(nn.Module):
         self.forward_norm = nn.LayerNorm(config.width, bias=False)
         self.feed_forward = feed_forward(config.width, config.hidden, config.hidden_dropout)
 
-    def forward(self, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
+    def forward(
+        self, x: Float[Tensor, "b n d"], mask: Bool[Tensor, "b n"] | None
+    ) -> Float[Tensor, "b n d"]:
         """Return the tokens after this layer."""
-        x = x + self.dropout(self.attention(self.attention_norm(x)))
+        x = x + self.dropout(self.attention(self.attention_norm(x), mask))
         y: Tensor = x + self.feed_forward(self.forward_norm(x))
         return y
 
@@ -233,20 +237,21 @@ class DecoderLayer(nn.Module):
         modulation: Float[Tensor, "s 6 1 d"],
         keys: Float[Tensor, "b g n c"],
         values: Float[Tensor, "b g n c"],
+        mask: Bool[Tensor, "b n"] | None,
     ) -> Float[Tensor, "b h d"]:
         """Return the action tokens after this layer."""
         shift, scale, gate, shift_2, scale_2, gate_2 = modulation.unbind(1)
         attended = self.attention(torch.addcmul(shift, self.attention_norm(x), scale))
         x = x + gate * self.dropout(attended)
-        x = x + self.dropout(self._read(self.memory_norm(x), keys, values))
+        x = x + self.dropout(self._read(self.memory_norm(x), keys, values, mask))
         hidden = self.feed_forward(torch.addcmul(shift_2, self.forward_norm(x), scale_2))
         return x + gate_2 * hidden
 
-    def _read(self, x: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    def _read(self, x: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
         """Return what each action gathers from the memory."""
         queries = split_heads(self.to_queries(x), self.num_heads)
         dropout = self.dropout_p if self.training else 0.0
-        heads = attend(queries, keys, values, causal=self.causal_memory, dropout=dropout)
+        heads = attend(queries, keys, values, causal=self.causal_memory, dropout=dropout, mask=mask)
         read: Tensor = self.to_out(join_heads(heads))
         return read
 

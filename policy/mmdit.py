@@ -98,7 +98,7 @@ class Mmdit(Denoiser):
         """Return the context stream: each layer's keys and values, and the tokens at its end."""
         tokens = torch.cat([context.goal, context.images, context.state], 1)
         tokens = tokens + self.context_positions
-        mask = _whole_mask(context)
+        mask = context.token_mask
         keys, values = [], []
         for layer in self.context_stream:
             tokens, k, v = layer(tokens, mask)
@@ -212,12 +212,3 @@ class ActionLayer(nn.Module):
         x = x + gate * self.to_out(join_heads(attend(q, keys, values, mask=mask)))
         shown = torch.addcmul(shift_2, self.forward_norm(x), scale_2)
         return x + gate_2 * self.feed_forward(shown)
-
-
-def _whole_mask(context: Context) -> Bool[Tensor, "b n"] | None:
-    """Return which tokens of the context count, or None where all do."""
-    if context.goal_mask is None:
-        return None
-    seen = context.goal_mask.new_ones(len(context.goal), 1)
-    others = context.images.shape[1] + context.state.shape[1]
-    return torch.cat([context.goal_mask, seen.expand(-1, others)], 1)

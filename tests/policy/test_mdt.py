@@ -62,6 +62,22 @@ def test_first_action_is_blind_only_where_the_published_mask_is_asked_for(causal
         assert seen["x"].gt(0).tolist() == [other <= action for other in range(6)]
 
 
+@pytest.mark.parametrize("causal", [False, True])
+def test_what_a_goal_mask_hides_changes_nothing(causal: bool) -> None:
+    horizon = 5  # as many actions as context tokens, where kernels would take a causal mask
+    sizes = replace(SIZES, num_goals=2, action_horizon=horizon)
+    network = Mdt(replace(SMALL, causal_memory=causal), sizes).eval()
+    seen = replace(context(), goal=torch.randn(2, 2, 32))
+    seen.goal_mask = torch.tensor([[True, False], [True, True]])
+    other = replace(seen, goal=seen.goal.clone())
+    other.goal[:, 1] = torch.randn(2, 32)
+    x, sigma = torch.randn(2, horizon, 3), torch.tensor([0.5])
+    with torch.no_grad():
+        first, second = (network(x, sigma, network.encode(c)).actions for c in (seen, other))
+    assert torch.allclose(first[0], second[0], atol=1e-6)
+    assert (first[1] - second[1]).abs().max() > 1e-3
+
+
 @pytest.mark.parametrize("positions", list(MdtPositions))
 def test_positions_tell_apart_what_they_say(positions: MdtPositions) -> None:
     network = Mdt(replace(SMALL, positions=positions), SIZES).eval()
