@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.distributed.nn.functional import all_gather
 
 from telic.policy.attention import attend, join_heads, split_heads
-from telic.policy.blocks import SwishGLU
+from telic.policy.feed_forward import SwishGLU
 from telic.policy.norms import RMSNorm
 from telic.policy.objective import Encoded, Objective, ObjectiveConfig, Surroundings
 

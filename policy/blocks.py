@@ -1,34 +1,16 @@
-"""A pre-norm transformer block with layer scale, and its feed-forward layer."""
+"""A pre-norm transformer block with layer scale."""
 
 from __future__ import annotations
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.functional import silu
 
 from telic.policy.attention import SelfAttention
+from telic.policy.feed_forward import SwishGLU
 from telic.policy.norms import RMSNorm
 
 LAYER_SCALE = 0.1  # what a branch's share in the stream begins at
-
-
-class SwishGLU(nn.Module):
-    """W2 (u * silu(g)) with u, g the halves of W1 x (Shazeer 2020); W1 has a bias."""
-
-    def __init__(
-        self, width: int, hidden: int, *, bias_out: bool = True, dropout: float = 0.0
-    ) -> None:
-        super().__init__()
-        self.up = nn.Linear(width, 2 * hidden)
-        self.dropout = nn.Dropout(dropout)
-        self.down = nn.Linear(hidden, width, bias=bias_out)
-
-    def forward(self, x: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
-        """Return the layer's answer, without x."""
-        value, gate = self.up(x).chunk(2, -1)
-        out: Tensor = self.down(self.dropout(value * silu(gate)))
-        return out
 
 
 class ScaledBlock(nn.Module):

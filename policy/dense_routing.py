@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from telic.policy.blocks import SwishGLU
+from telic.policy.feed_forward import SwishGLU
 from telic.policy.routing import Losses, NoiseLevels, RoutedLayer, Routes, Routing, RoutingConfig
 
 

@@ -1,8 +1,10 @@
-"""The dense feed-forward network of a transformer layer."""
+"""The dense feed-forward networks of a transformer layer."""
 
 from __future__ import annotations
 
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.functional import silu
 
 
 def feed_forward(width: int, hidden: int, dropout: float = 0.0) -> nn.Sequential:
@@ -13,3 +15,21 @@ def feed_forward(width: int, hidden: int, dropout: float = 0.0) -> nn.Sequential
         nn.Linear(hidden, width, bias=False),
         nn.Dropout(dropout),
     )
+
+
+class SwishGLU(nn.Module):
+    """W2 (u * silu(g)) with u, g the halves of W1 x (Shazeer 2020); W1 has a bias."""
+
+    def __init__(
+        self, width: int, hidden: int, *, bias_out: bool = True, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.up = nn.Linear(width, 2 * hidden)
+        self.dropout = nn.Dropout(dropout)
+        self.down = nn.Linear(hidden, width, bias=bias_out)
+
+    def forward(self, x: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
+        """Return the layer's answer, without x."""
+        value, gate = self.up(x).chunk(2, -1)
+        out: Tensor = self.down(self.dropout(value * silu(gate)))
+        return out

@@ -5,9 +5,10 @@ B batch, O observation horizon, P state size, H action horizon, A action size, D
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
@@ -17,6 +18,7 @@ from telic.policy.alignment import AlignmentConfig
 from telic.policy.denoiser import Context, DenoiserConfig, Sizes
 from telic.policy.foresight import ForesightConfig
 from telic.policy.formulation import FormulationConfig, squared_error
+from telic.policy.future import Future, FutureConfig
 from telic.policy.goal_encoder import GoalConfig, GoalEncoder, GoalTokens
 from telic.policy.image_encoder import ImageConfig, ImageEncoder
 from telic.policy.mode import ModeConfig
@@ -55,6 +57,7 @@ class PolicyConfig:
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     foresight: ForesightConfig = field(default_factory=ForesightConfig)
     alignment: AlignmentConfig = field(default_factory=AlignmentConfig)
+    future: FutureConfig = field(default_factory=FutureConfig)
 
     def __post_init__(self) -> None:
         for name in ("obs_horizon", "action_horizon"):
@@ -64,7 +67,7 @@ class PolicyConfig:
     @property
     def objectives(self) -> list[ObjectiveConfig]:
         """Return the auxiliary objectives that are on."""
-        every: tuple[ObjectiveConfig, ...] = (self.foresight, self.alignment)
+        every: tuple[ObjectiveConfig, ...] = (self.foresight, self.alignment, self.future)
         return [objective for objective in every if objective.weight]
 
     @property
@@ -265,6 +268,23 @@ class Policy(nn.Module):
         )
         return actions if low is None and high is None else actions.clamp(low, high)
 
+    @torch.no_grad()
+    def predict_future(
+        self, batch: Mapping[str, Any], generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        """Return by camera what a batch of windows will look like `data.future_steps` ahead.
+
+        Pictures u8 [B side side 3], or features f32 [B n C], as `policy.future.target` says.
+        """
+        if "future" not in self.objectives:
+            raise ValueError("the policy predicts no future; train it with policy.future.weight=1")
+        head = cast(Future, self.objectives["future"])
+        with self._at_rest():
+            goals = self._goals(batch, None)
+            context = self._context(batch, goals, None)
+            memory = self.denoiser.encode(context)
+            return head.predict(self._encoded(batch, goals, context, memory), generator)
+
     def act(
         self, observation: Observation, goal: Goal, seed: int = 0, step: int = 0
     ) -> ActionChunk:
@@ -339,24 +359,30 @@ class Policy(nn.Module):
 
         noise: [draws B H A], the first for the start.
         """
+        with self._at_rest():
+            memory = self.denoiser.encode(self.encode(batch))
+
+            def network(x: Tensor, sigma: Tensor) -> Tensor:
+                actions: Tensor = self.denoiser(x, sigma, memory).actions
+                return actions
+
+            def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+                return self.formulation.denoise(network, x, sigma)
+
+            sampled = self.sampling.sample(denoise, noise[0], noise[1:])
+            if not bool(torch.isfinite(sampled).all()):
+                raise ValueError(first_non_finite(self.sampling, denoise, noise[0], noise[1:]))
+        return self.action_normalizer.unnormalize(sampled)
+
+    @contextmanager
+    def _at_rest(self) -> Iterator[None]:
+        """Compute in float32 and without what training draws; give the mode back afterwards."""
         training = self.training
         if training:
             self.eval()
         try:
-            with torch.autocast(noise.device.type, enabled=False):
-                memory = self.denoiser.encode(self.encode(batch))
-
-                def network(x: Tensor, sigma: Tensor) -> Tensor:
-                    actions: Tensor = self.denoiser(x, sigma, memory).actions
-                    return actions
-
-                def denoise(x: Tensor, sigma: Tensor) -> Tensor:
-                    return self.formulation.denoise(network, x, sigma)
-
-                sampled = self.sampling.sample(denoise, noise[0], noise[1:])
-                if not bool(torch.isfinite(sampled).all()):
-                    raise ValueError(first_non_finite(self.sampling, denoise, noise[0], noise[1:]))
+            with torch.autocast(self.device.type, enabled=False):
+                yield
         finally:
             if training:
                 self.train()
-        return self.action_normalizer.unnormalize(sampled)

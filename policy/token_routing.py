@@ -21,9 +21,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from telic.policy.blocks import SwishGLU
 from telic.policy.dense_routing import DenseRouting
 from telic.policy.experts import Experts
+from telic.policy.feed_forward import SwishGLU
 from telic.policy.noise_routing import choose
 from telic.policy.routing import Losses, RoutedLayer, RoutingConfig
 

@@ -18,6 +18,7 @@ from telic.policy.denoiser import Context, Denoiser, DenoiserConfig, Sizes
 from telic.policy.foresight import ForesightConfig
 from telic.policy.formulation import FormulationConfig
 from telic.policy.formulations import FORMULATIONS
+from telic.policy.future import FutureConfig
 from telic.policy.goal_encoder import GoalConfig
 from telic.policy.image_encoder import ImageConfig
 from telic.policy.kinds import KINDS, require_kind
@@ -140,6 +141,7 @@ def test_policy_trains_every_parameter(
 OBJECTIVES: dict[str, ObjectiveConfig] = {
     "foresight": ForesightConfig(weight=0.7, side=16, width=16, num_layers=1, num_heads=2),
     "alignment": AlignmentConfig(weight=0.3, num_heads=2),
+    "future": FutureConfig(weight=0.5, side=16, width=16, num_layers=1, num_heads=2),
 }
 
 
