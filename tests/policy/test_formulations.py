@@ -98,6 +98,25 @@ def test_training_pair_is_that_of_diffusers(answer: Answer, name: str) -> None:
     assert torch.allclose(pair.target, want, atol=1e-5)
 
 
+@pytest.mark.parametrize("betas", list(Betas))
+def test_ddpm_shows_its_network_no_sigma_beyond_its_timesteps(betas: Betas) -> None:
+    table = timestep_sigmas(betas, 1000)
+    low, high = table[0].item(), table[-1].item()
+    formulation = DdpmConfig(betas=betas).build()
+    x = torch.randn(4, 2, 3)
+    shown: list[float] = []
+
+    def network(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        shown.extend(sigma.tolist())
+        return x
+
+    sigma = torch.tensor([low / 10, 2 * low, high / 2, 10 * high])
+    denoised = formulation.denoise(network, x, sigma)
+    assert shown == [low, sigma[1].item(), sigma[2].item(), high]
+    scaled = x / (1 + sigma**2).sqrt()[:, None, None]  # by the true sigma
+    assert torch.allclose(denoised, scaled, rtol=1e-5)
+
+
 def test_flow_walks_the_straight_line() -> None:
     clean, noise = torch.rand(3, 4, 2), torch.randn(3, 4, 2)
     t = torch.tensor([0.1, 0.5, 0.95])
