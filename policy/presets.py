@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from telic.policy.goal_encoder import GoalConfig
 from telic.policy.image_encoder import ImageConfig, Pooling
+from telic.policy.language_encoder import CLIP_NAME, LanguageConfig
 from telic.policy.mdt import MdtConfig
 from telic.policy.mmdit import MmditConfig
 from telic.policy.mode import ModeConfig
@@ -19,7 +20,9 @@ POLICIES: dict[str, PolicyConfig] = {
     "mode_published": PolicyConfig(
         denoiser=ModeConfig.published(),
         action_horizon=10,
-        goal=GoalConfig(element_dropout=0.1),
+        use_state=False,
+        images=ImageConfig(tower="film_resnet50", share_projection=True, random_shift=10),
+        goal=GoalConfig(language=LanguageConfig(encoder=CLIP_NAME, dim=512), element_dropout=0.1),
     ),
     "mdt": PolicyConfig(denoiser=MdtConfig()),
     # MDT's denoiser behind a perceiver over what a pretrained tower sees

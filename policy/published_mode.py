@@ -46,7 +46,15 @@ def build(config: Mapping[str, Any], state_dict: dict[str, Tensor]) -> Published
         action_horizon=config["action_seq_len"],
         action_dim=config["action_dim"],
     )
-    ours = dataclasses.replace(
+    ours = mode_config(config)
+    network = PublishedMode(ours, sizes, config["goal_dim"], config["obs_dim"])
+    load_exactly(network, translate_mode(ours, state_dict), WHERE)
+    return network
+
+
+def mode_config(config: Mapping[str, Any]) -> ModeConfig:
+    """Return our config of a published one."""
+    return dataclasses.replace(
         ModeConfig.published(),
         width=config["embed_dim"],
         num_layers=config["n_layers"],
@@ -58,12 +66,9 @@ def build(config: Mapping[str, Any], state_dict: dict[str, Tensor]) -> Published
             normalize_gates=config["router_normalize"],
         ),
     )
-    network = PublishedMode(ours, sizes, config["goal_dim"], config["obs_dim"])
-    load_exactly(network, _translate(ours, state_dict), WHERE)
-    return network
 
 
-def _translate(config: ModeConfig, published: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def translate_mode(config: ModeConfig, published: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return `published` under our names; ValueError for a name that is absent or unknown."""
     ours = translate(_published_names(config), published, WHERE, dead=[DEAD], join=_join)
     ours["denoiser.positions"] = ours["denoiser.positions"].squeeze(0)

