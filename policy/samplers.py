@@ -95,7 +95,7 @@ def dpmpp_2m_sde(
     noise: Float[Tensor, "n b ..."],
     eta: float = 1.0,
 ) -> Float[Tensor, "b ..."]:
-    """SDE-DPM-Solver++(2M) (Lu et al. 2022, equation 18), midpoint form.
+    """SDE-DPM-Solver++(2M) (Lu et al. 2022), midpoint form: `dpmpp_2m` on the reverse SDE.
 
     eta scales the noise of the SDE (its square the drift that comes with it): 0 is `dpmpp_2m`, 1
     the paper's. The step to sigma 0 is of first order.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
@@ -78,15 +79,15 @@ class SamplingConfig:
             self.steps = len(schedules.explicit(self.sigmas)) - 1
         if self.steps < 1:
             raise ValueError(f"sampling.steps={self.steps} must be at least 1")
-        if not 0 < self.sigma_min <= self.sigma_max:
+        if not 0 < self.sigma_min <= self.sigma_max < math.inf:
             raise ValueError(
                 f"sampling.sigma_min={self.sigma_min} and sigma_max={self.sigma_max} "
-                "must satisfy 0 < sigma_min <= sigma_max"
+                "must satisfy 0 < sigma_min <= sigma_max < infinity"
             )
         if not 0 <= self.eta <= 1:
             raise ValueError(f"sampling.eta={self.eta} must lie between 0 and 1")
-        if self.shift <= 0:
-            raise ValueError(f"sampling.shift={self.shift} must be positive")
+        if not 0 < self.shift < math.inf:
+            raise ValueError(f"sampling.shift={self.shift} must be positive and finite")
         if self.sigmas is None and self.schedule is Schedule.timesteps:
             schedules.timesteps(self.steps, self.spacing, self.num_timesteps)
 

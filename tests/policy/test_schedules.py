@@ -80,8 +80,11 @@ def test_explicit_sigmas_replace_the_schedule() -> None:
 
 
 def test_impossible_schedules_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"sampling.shift=0.0 must be positive"):
-        SamplingConfig(schedule=Schedule.flow, shift=0.0)
+    for shift in (0.0, -1.0, math.inf, math.nan):
+        with pytest.raises(ValueError, match=f"sampling.shift={shift} must be positive and finite"):
+            SamplingConfig(schedule=Schedule.flow, shift=shift)
+    with pytest.raises(ValueError, match="sigma_max=inf must satisfy"):
+        SamplingConfig(sigma_max=math.inf)
     few = r"sampling.steps=10 must be at most 9 with spacing=solver_linspace of num_timesteps=10"
     with pytest.raises(ValueError, match=few):
         SamplingConfig(schedule=Schedule.timesteps, num_timesteps=10)
