@@ -66,7 +66,7 @@ class DataConfig:
     """Which windows of which stores."""
 
     stores: list[str] = field(default_factory=list)
-    video_only: list[str] = field(default_factory=list)  # further stores; actions are not used
+    video_only: list[str] = field(default_factory=list)  # more stores; their actions are not used
     goal: GoalConfig = field(default_factory=GoalConfig)
     language_fraction: float = 1.0  # share of the training episodes that keep their sentences
     future_steps: int = 3  # how far ahead the frames lie that policy.foresight, .future predict
@@ -289,11 +289,13 @@ def _windows(config: TrainConfig) -> tuple[Windows, Windows | None]:
 
     Those to measure on have actions and keep all their sentences.
     """
-    paths = [*config.data.stores, *config.data.video_only]
-    stores = [EpisodeStore.open(path) for path in paths]
-    for path, store in zip(paths[1:], stores[1:], strict=True):
-        stores[0].interface.require(store.interface, paths[0], path)
-    acted = stores[: len(config.data.stores)]
+    acted = [EpisodeStore.open(path) for path in config.data.stores]
+    videos = [EpisodeStore.open(path) for path in config.data.video_only]
+    interface, name = acted[0].interface, config.data.stores[0]
+    for store in acted[1:]:
+        interface.require(store.interface, name, str(store.path))
+    for store in videos:
+        interface.require(store.interface_as(interface.action), name, str(store.path))
     shape = WindowConfig(
         obs_horizon=config.policy.obs_horizon,
         action_horizon=config.policy.action_horizon,
@@ -303,15 +305,15 @@ def _windows(config: TrainConfig) -> tuple[Windows, Windows | None]:
     )
     splits = [split_episodes(store, config.data.held_out, config.seed) for store in acted]
     train = Windows(
-        stores,
+        [*acted, *videos],
         replace(
             shape,
             language_fraction=config.data.language_fraction,
             future_steps=config.data.future_steps if config.policy.reads_future else 0,
         ),
-        [*(kept for kept, _ in splits), *([None] * len(config.data.video_only))],
+        [*(kept for kept, _ in splits), *([None] * len(videos))],
         seed=config.seed,
-        video_only=range(len(acted), len(stores)),
+        video_only=range(len(acted), len(acted) + len(videos)),
     )
     if not any(len(held_out) for _, held_out in splits):
         return train, None

@@ -155,14 +155,18 @@ class EpisodeStore:
     @property
     def interface(self) -> Interface:
         """What the demonstrated robot senses and is told, for a policy to agree with."""
-        for name in ("state", "action"):
-            self._require_field(name)
+        self._require_field("action")
+        return self.interface_as(self.fields["action"])
+
+    def interface_as(self, action: ArraySpec) -> Interface:
+        """Return `interface` with the action of another robot: the store is a video to that one.
+
+        The store's own actions may be of another size or absent.
+        """
+        self._require_field("state")
         images = {name[6:]: s for name, s in self.fields.items() if name.startswith("image/")}
         return Interface(
-            state=self.fields["state"],
-            action=self.fields["action"],
-            rate_hz=self.rate_hz,
-            images=images,
+            state=self.fields["state"], action=action, rate_hz=self.rate_hz, images=images
         )
 
     @property

@@ -62,16 +62,21 @@ class Windows:
         video_only: Collection[int] = (),
     ) -> None:
         """`episodes` picks a subset: indices for one store, one such list (or None) for each of
-        several stores. `video_only` numbers the stores whose actions are not used: there they are
-        zero and `action_mask` is False. ValueError where stores do not agree, where no window is
-        left, or none of a video-only store."""
+        several stores. `video_only` numbers the stores whose actions, of any size or absent, are
+        not used: there they are zero and `action_mask` is False. ValueError where stores do not
+        agree, where no window is left, or none of a video-only store."""
         self.stores = [stores] if isinstance(stores, EpisodeStore) else list(stores)
         self.config = config
         self.seed = seed
-        self.cameras = _common_cameras(self.stores, config.cameras)
+        self._video_only = frozenset(video_only)
+        acting = [s for number, s in enumerate(self.stores) if number not in self._video_only]
+        if not acting:
+            raise ValueError("windows need at least one episode store with actions")
+        videos = [self.stores[number] for number in self._video_only]
+        self.cameras = _common_cameras(acting, videos, config.cameras)
+        self._action_shape = acting[0].array("action").row_shape
         chosen = _episode_lists(self.stores, episodes)
         labelled_only = config.goal.text is TextGoal.required
-        self._video_only = frozenset(video_only)
         self._spans = [
             find_spans(store, subset, labelled_only, self._speaking(number))
             for number, (store, subset) in enumerate(zip(self.stores, chosen, strict=True))
@@ -149,10 +154,12 @@ class Windows:
         observed = step[:, None] + np.arange(1 - self.config.obs_horizon, 1)
         observed = np.maximum(observed, first[:, None])
         acted = step[:, None] + np.arange(self.config.action_horizon)
-        actions = rows.gather("action", np.minimum(acted, last[:, None]))
-        known = acted <= last[:, None]
         if number in self._video_only:
-            actions, known = np.zeros_like(actions), np.zeros_like(known)
+            actions = np.zeros((*acted.shape, *self._action_shape), np.float32)
+            known = np.zeros(acted.shape, bool)
+        else:
+            actions = rows.gather("action", np.minimum(acted, last[:, None]))
+            known = acted <= last[:, None]
         batch: dict[str, Any] = {
             "state": rows.gather("state", observed),
             "action": actions,
@@ -231,11 +238,11 @@ def _interleave(parts: Sequence[dict[str, Any]], places: Array) -> dict[str, Any
     return merged
 
 
-def _common_cameras(stores: Sequence[EpisodeStore], asked: Sequence[str] | None) -> list[str]:
+def _common_cameras(
+    acting: Sequence[EpisodeStore], videos: Sequence[EpisodeStore], asked: Sequence[str] | None
+) -> list[str]:
     """Return the cameras windows carry; ValueError where the stores do not agree."""
-    if not stores:
-        raise ValueError("windows need at least one episode store")
-    first = stores[0]
+    first = acting[0]
     offered = first.interface.images
     for camera in asked or ():
         if camera not in offered:
@@ -245,8 +252,11 @@ def _common_cameras(stores: Sequence[EpisodeStore], asked: Sequence[str] | None)
             )
     cameras = list(offered if asked is None else asked)
     needed = replace(first.interface, images={camera: offered[camera] for camera in cameras})
-    for other in stores[1:]:
+    for other in acting[1:]:
         needed.require(other.interface, f"store {first.path}", f"store {other.path}")
+    for video in videos:
+        offer = video.interface_as(needed.action)
+        needed.require(offer, f"store {first.path}", f"store {video.path}")
     return cameras
 
 

@@ -199,9 +199,25 @@ def test_videos_have_no_actions(make_store: MakeStore) -> None:
     pictures = stores[1].episode(0).data["image/front"]
     np.testing.assert_array_equal(batch["image/front"][5:, 0], pictures)
     np.testing.assert_array_equal(batch["future_image/front"][5:], pictures[[1, 2, 3, 3]])
+    with pytest.raises(ValueError, match="at least one episode store with actions"):
+        Windows(stores, WindowConfig(goal=ANY_STEP), video_only=[0, 1])
     labelled = make_store([5], [[Segment(start=0, end=5, instruction="go")]], name="told.zarr")
     with pytest.raises(ValueError, match=r"video.zarr: video only, but none of its steps is a"):
         Windows([labelled, stores[1]], WindowConfig(), video_only=[1])
+
+
+def test_videos_may_lack_actions_altogether(make_store: MakeStore, tmp_path: Path) -> None:
+    acting = make_store([5], name="a.zarr")
+    fields = {name: spec for name, spec in acting.fields.items() if name != "action"}
+    video = EpisodeStore.create(tmp_path / "video.zarr", fields, rate_hz=20)
+    episode = acting.episode(0).data
+    video.append({name: episode[name] for name in fields})
+    windows = Windows([acting, video], WindowConfig(goal=ANY_STEP), video_only=[1])
+    batch = windows.batch(np.arange(10))
+    np.testing.assert_array_equal(batch["state"][:5], batch["state"][5:])
+    assert batch["action"].shape == (10, 8, 2) and not batch["action"][5:].any()
+    with pytest.raises(ValueError, match="action"):
+        Windows([acting, video], WindowConfig(goal=ANY_STEP))
 
 
 def test_bad_choices_are_one_line(make_store: MakeStore) -> None:

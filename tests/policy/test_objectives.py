@@ -22,6 +22,7 @@ from telic.policy.alignment import (
     sentence_numbers,
 )
 from telic.policy.foresight import Foresight, ForesightConfig
+from telic.policy.future import FutureConfig
 from telic.policy.goal_encoder import GoalConfig, GoalTokens
 from telic.policy.image_encoder import ImageConfig
 from telic.policy.objective import Encoded, ObjectiveConfig
@@ -62,6 +63,17 @@ def test_objectives_do_not_change_what_the_denoiser_is_trained_on(
     terms = [policy(batch, torch.Generator().manual_seed(3)) for policy in (plain, more)]
     assert torch.equal(terms[0].per_sample, terms[1].per_sample)
     assert torch.equal(terms[0].sigma, terms[1].sigma)
+
+
+def test_objectives_in_bf16_are_close_to_float32(build: Build, make_batch: Any) -> None:
+    config = policy_config(**OBJECTIVES, future=FutureConfig(weight=1.0, side=16, patch=4))
+    policy, batch = build(config).train(), make_batch(config, size=8)
+    want = policy(batch, torch.Generator().manual_seed(0)).parts
+    with torch.autocast("cpu", torch.bfloat16):
+        got = policy(batch, torch.Generator().manual_seed(0)).parts
+    for name in ("foresight", "alignment", "future"):
+        assert got[name].dtype == torch.float32, name
+        assert torch.allclose(got[name], want[name], rtol=0.03), (name, got[name], want[name])
 
 
 # --- foresight ---------------------------------------------------------------------------------

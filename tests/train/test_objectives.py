@@ -34,11 +34,11 @@ SMALL = [
 ALL = [f"policy.{name}.weight=0.5" for name in ("foresight", "alignment", "future")]
 
 
-def store(path: Path, lengths: list[int], sentence: str) -> Path:
+def store(path: Path, lengths: list[int], sentence: str, num_actions: int = 2) -> Path:
     """Write a store with one camera and return its path; "" leaves it without language."""
     fields = {
         "state": ArraySpec(shape=(3,)),
-        "action": ArraySpec(shape=(2,), minimum=(-1.0,), maximum=(1.0,)),
+        "action": ArraySpec(shape=(num_actions,), minimum=(-1.0,), maximum=(1.0,)),
         "image/front": ArraySpec(shape=(16, 16, 3), dtype="uint8"),
     }
     rng = np.random.default_rng(0)
@@ -46,7 +46,7 @@ def store(path: Path, lengths: list[int], sentence: str) -> Path:
     for number, length in enumerate(lengths):
         episode = {
             "state": rng.normal(size=(length, 3)).astype(np.float32),
-            "action": rng.uniform(-1, 1, (length, 2)).astype(np.float32),
+            "action": rng.uniform(-1, 1, (length, num_actions)).astype(np.float32),
             "image/front": rng.integers(0, 256, (length, 16, 16, 3), np.uint8),
         }
         segment = Segment(start=0, end=length, instruction=f"{sentence} {number}", task="t")
@@ -68,7 +68,7 @@ def config(demos: Path, out: Path, *overrides: str) -> TrainConfig:
 
 
 def test_all_objectives_train_on_demonstrations_and_videos(demos: Path, tmp_path: Path) -> None:
-    videos = store(tmp_path / "videos.zarr", [10, 8], "")
+    videos = store(tmp_path / "videos.zarr", [10, 8], "", num_actions=6)  # of another robot
     out = tmp_path / "run"
     made = config(demos, out, *ALL, f"data.video_only=[{videos}]", "data.language_fraction=0.5")
     numbers = run(made)
