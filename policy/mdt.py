@@ -119,6 +119,7 @@ class Mdt(Denoiser):
     """The denoiser. Contexts come as tokens of its width."""
 
     position_rows: Tensor
+    start: Tensor  # what shifts, scales and gates are added to
 
     def __init__(self, config: MdtConfig, sizes: Sizes) -> None:
         super().__init__()
@@ -133,6 +134,8 @@ class Mdt(Denoiser):
         self.to_values = nn.Linear(width, layers * width)
         self.sigma_embedding = WaveSigmaEmbedding(width)
         self.to_modulation = nn.Linear(width, layers * 6 * width)
+        start = torch.zeros(6) if config.plain_scale else torch.tensor([0.0, 1, 1, 0, 1, 1])
+        self.register_buffer("start", start[:, None, None], persistent=False)
         self.action_in = nn.Linear(sizes.action_dim, width)
         self.decoder = nn.ModuleList(DecoderLayer(config) for _ in range(layers))
         self.decoder_norm = nn.LayerNorm(width, bias=False)
@@ -184,10 +187,7 @@ class Mdt(Denoiser):
         with torch.autocast(sigma.device.type, enabled=False):
             embedding = nn.functional.silu(self.sigma_embedding(sigma))
             factors: Tensor = self.to_modulation(embedding)
-        factors = factors.unflatten(-1, (self.config.decoder_layers, 6, 1, -1))
-        if self.config.plain_scale:
-            return factors
-        return factors + factors.new_tensor([0, 1, 1, 0, 1, 1])[:, None, None]
+        return factors.unflatten(-1, (self.config.decoder_layers, 6, 1, -1)) + self.start
 
 
 class EncoderLayer(nn.Module):

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from telic.policy import published_mdt, published_mode, published_rdt
 from telic.policy.kinds import require_kind
 from telic.policy.published_weights import edm_answers
+from telic.spec import near_misses
 
 TOLERANCE = 1e-5
 
@@ -42,10 +43,17 @@ ANSWERS: dict[str, Callable[[Any, Mapping[str, Any], dict[str, Tensor]], dict[st
 def build(kind: str, config: Mapping[str, Any], state_dict: dict[str, Tensor]) -> nn.Module:
     """Return the denoiser of `kind` with the weights of `state_dict`, which has published names.
 
-    ValueError for an unknown kind, a missing or unknown name, or a tensor of another shape.
+    ValueError for an unknown kind, a config without a size, a missing or unknown name, or a tensor
+    of another shape.
     """
     require_kind(kind, BUILDERS, "published")
-    return BUILDERS[kind](config, state_dict).eval()
+    try:
+        return BUILDERS[kind](config, state_dict).eval()
+    except KeyError as error:
+        name = str(error.args[0])
+        raise ValueError(
+            f"published {kind}: the config has no {name}{near_misses(name, config)}"
+        ) from error
 
 
 def check_golden(path: str | Path) -> dict[str, float]:

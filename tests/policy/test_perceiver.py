@@ -111,3 +111,24 @@ def test_impossible_perceivers_are_refused() -> None:
         PerceiverConfig(latents=0)
     with pytest.raises(ValueError, match="width=18 must be a multiple of 4"):
         PerceiverConfig().build(18, 1)
+
+
+def test_perceiver_finds_a_spot_in_little_training() -> None:
+    """Its few tokens tell where a bright square is."""
+    made = ImageEncoder(
+        ImageConfig(tower="keypoint_conv", pooling=Pooling.perceiver, random_shift=0), ["front"], 32
+    )
+    readout = torch.nn.Linear(32, 2)
+    optimizer = torch.optim.AdamW([*made.parameters(), *readout.parameters()], lr=1e-3)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(120):
+        corner = torch.randint(0, 28, (32, 2), generator=generator)
+        images = torch.zeros(32, 1, 32, 32, 3, dtype=torch.uint8)
+        for image, (row, column) in zip(images, corner.tolist(), strict=True):
+            image[0, row : row + 4, column : column + 4] = 255
+        where = corner / 14 - 1
+        error = (readout(made({"front": images}).mean(1)) - where).square().mean()
+        optimizer.zero_grad()
+        error.backward()
+        optimizer.step()
+    assert error < 0.1 < where.square().mean()

@@ -238,6 +238,14 @@ def test_weights_that_do_not_fit_are_one_line(kind, name: str, tensor, message: 
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("kind", ["mdt", "mdtv"])
+def test_config_without_a_size_is_one_line(kind: str) -> None:
+    config = {**BASE, "n_head": 2}
+    del config["n_heads"]
+    with pytest.raises(ValueError, match="the config has no n_heads; did you mean n_head"):
+        build(kind, config, random_tensors(shapes(kind, BASE)))
+
+
 def perceiver_shapes(config: PerceiverConfig, d: int) -> dict[str, tuple[int, ...]]:
     """Return the shapes of the published perceiver's tensors."""
     inner = config.num_heads * config.head_width
