@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from telic.policy.checkpoint import load_policy, save_checkpoint
 from telic.policy.denoiser import Context, Sizes
 from telic.policy.mdt import Mdt, MdtConfig, MdtPositions
 from telic.policy.policy import Policy, PolicyConfig
@@ -131,7 +133,8 @@ def test_small_preset_has_a_million_parameters(build: Callable[[PolicyConfig], P
     assert sum(p.numel() for p in build(config).parameters()) == pytest.approx(0.9e6, rel=0.05)
 
 
-def test_mdtv_sees_through_a_perceiver(
+def test_mdtv_sees_through_a_perceiver_and_comes_back_from_disk(
+    tmp_path: Path,
     build: Callable[[PolicyConfig], Policy],
     make_batch: Callable[..., dict[str, Any]],
     make_requests: Callable[..., Any],
@@ -146,3 +149,6 @@ def test_mdtv_sees_through_a_perceiver(
     assert not idle and frozen and all("image_encoder.towers.0" in name for name in frozen)
     chunks = policy.act_batch(make_requests(config))
     assert [chunk.actions.shape for chunk in chunks] == [(8, 3)] * 3
+    save_checkpoint(tmp_path / "saved", policy)
+    loaded = load_policy(tmp_path / "saved").act_batch(make_requests(config))
+    assert all((a.actions == b.actions).all() for a, b in zip(loaded, chunks, strict=True))
