@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from telic.policy.edm import EdmConfig
 from telic.policy.formulation import FormulationConfig
+from telic.policy.routing import RoutingConfig
 
 
 @dataclass(kw_only=True, slots=True)
@@ -109,6 +110,7 @@ class DenoiserConfig:
 
     kind: str = ""
     width: int = 128  # D
+    routing: RoutingConfig | None = None  # of the feed-forwards; None: the kind's own
 
     def build(self, sizes: Sizes) -> Denoiser:
         """Return a Denoiser for contexts and chunks of these sizes."""
@@ -119,5 +121,5 @@ class DenoiserConfig:
         return EdmConfig()
 
     def loss_weights(self) -> dict[str, float]:
-        """Return the weight of each of the kind's own losses."""
-        return {}
+        """Return the weight of each of the kind's own losses and of its routing's."""
+        return {} if self.routing is None else self.routing.loss_weights()

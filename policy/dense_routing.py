@@ -45,6 +45,13 @@ class DenseRouting(Routing):
         return Routes(layers=[None] * self.num_layers)
 
 
+def build_routing(
+    config: RoutingConfig | None, num_layers: int, width: int, hidden: int
+) -> Routing:
+    """Return the routing of `config`; without one, routes that say nothing."""
+    return DenseRouting(num_layers) if config is None else config.build(num_layers, width, hidden)
+
+
 class DenseLayer(RoutedLayer):
     """One feed-forward; also what layers that route by channel masks are built on."""
 

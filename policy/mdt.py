@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -21,7 +22,9 @@ from torch import Tensor, nn
 
 from telic.policy.attention import SelfAttention, attend, join_heads, split_heads
 from telic.policy.denoiser import Context, Denoiser, DenoiserConfig, Prediction, Sizes
+from telic.policy.dense_routing import build_routing
 from telic.policy.feed_forward import feed_forward
+from telic.policy.routing import Losses, NoiseLevels, add_losses, enter, feed, leave, mask_of
 from telic.policy.sigma_embedding import WaveSigmaEmbedding
 
 
@@ -53,7 +56,7 @@ class MdtConfig(DenoiserConfig):
     num_heads: int = 4
     encoder_layers: int = 1
     decoder_layers: int = 2  # L
-    hidden: int = 320  # hidden width of the feed-forward networks
+    hidden: int = 320  # hidden width of the feed-forward networks; the decoder's may be routed
     positions: MdtPositions = MdtPositions.own
     causal_memory: bool = False
     plain_scale: bool = False
@@ -138,6 +141,7 @@ class Mdt(Denoiser):
         self.register_buffer("start", start[:, None, None], persistent=False)
         self.action_in = nn.Linear(sizes.action_dim, width)
         self.decoder = nn.ModuleList(DecoderLayer(config) for _ in range(layers))
+        self.routing = build_routing(config.routing, layers, width, config.hidden)
         self.decoder_norm = nn.LayerNorm(width, bias=False)
         self.action_out = nn.Linear(width, sizes.action_dim)
         for linear in self.modules() if config.plain_scale else [self.to_modulation]:
@@ -172,21 +176,30 @@ class Mdt(Denoiser):
         memory: MdtMemory,
         generator: torch.Generator | None = None,
     ) -> Prediction:
-        """Return the answer [B H A]."""
+        """Return the answer [B H A] and, in training, the losses of the routing."""
         tokens = self.action_in(x)
         if self.positions is not None and self.config.positions is MdtPositions.own:
             tokens = tokens + self.positions[self.position_rows[-x.shape[1] :]]
-        modulations = self.modulations(sigma).unbind(1)
-        keys, values = memory.keys.unbind(1), memory.values.unbind(1)
-        for layer, *read in zip(self.decoder, modulations, keys, values, strict=True):
-            tokens = layer(tokens, *read, memory.mask)
-        return Prediction(actions=self.action_out(self.decoder_norm(tokens)))
-
-    def modulations(self, sigma: Float[Tensor, " s"]) -> Float[Tensor, "s l 6 1 d"]:
-        """Return each layer's shift, scale and gate, for attention and feed-forward network."""
         with torch.autocast(sigma.device.type, enabled=False):
-            embedding = nn.functional.silu(self.sigma_embedding(sigma))
-            factors: Tensor = self.to_modulation(embedding)
+            embedding = self.sigma_embedding(sigma)
+            levels = NoiseLevels(sigma, embedding, self.sigma_embedding)
+            routes = self.routing(levels, x.shape[1], generator)
+            modulations = self.modulations(embedding).unbind(1)
+        keys, values = memory.keys.unbind(1), memory.values.unbind(1)
+        losses = [routes.losses]
+        layers = zip(self.decoder, modulations, keys, values, routes.layers, strict=True)
+        for layer, *read, route in layers:
+            tokens, own = layer(tokens, *read, memory.mask, route)
+            losses.append(own)
+        actions = self.action_out(self.decoder_norm(tokens))
+        return Prediction(actions=actions, losses=add_losses(losses))
+
+    def modulations(self, embedding: Float[Tensor, "s d"]) -> Float[Tensor, "s l 6 1 d"]:
+        """Return each layer's shift, scale and gate, for attention and feed-forward network.
+
+        A function of the embedding of sigma; run it outside autocast.
+        """
+        factors: Tensor = self.to_modulation(nn.functional.silu(embedding))
         return factors.unflatten(-1, (self.config.decoder_layers, 6, 1, -1)) + self.start
 
 
@@ -228,7 +241,8 @@ class DecoderLayer(nn.Module):
         self.to_queries = nn.Linear(config.width, config.width)
         self.to_out = nn.Linear(config.width, config.width, bias=False)
         self.forward_norm = nn.LayerNorm(config.width, bias=False)
-        self.feed_forward = feed_forward(config.width, config.hidden, config.hidden_dropout)
+        build = feed_forward if config.routing is None else config.routing.layer
+        self.feed_forward = build(config.width, config.hidden, config.hidden_dropout)
         self.dropout = nn.Dropout(config.residual_dropout)
 
     def forward(
@@ -238,14 +252,18 @@ class DecoderLayer(nn.Module):
         keys: Float[Tensor, "b g n c"],
         values: Float[Tensor, "b g n c"],
         mask: Bool[Tensor, "b n"] | None,
-    ) -> Float[Tensor, "b h d"]:
-        """Return the action tokens after this layer."""
+        route: Any,
+    ) -> tuple[Float[Tensor, "b h d"], Losses]:
+        """Return the action tokens after this layer and the losses of its routing."""
         shift, scale, gate, shift_2, scale_2, gate_2 = modulation.unbind(1)
-        attended = self.attention(torch.addcmul(shift, self.attention_norm(x), scale))
-        x = x + gate * self.dropout(attended)
-        x = x + self.dropout(self._read(self.memory_norm(x), keys, values, mask))
-        hidden = self.feed_forward(torch.addcmul(shift_2, self.forward_norm(x), scale_2))
-        return x + gate_2 * hidden
+        channels = mask_of(self.feed_forward, x, route)
+        y = enter(x, channels)
+        attended = self.attention(torch.addcmul(shift, self.attention_norm(y), scale))
+        y = y + gate * self.dropout(attended)
+        y = y + self.dropout(self._read(self.memory_norm(y), keys, values, mask))
+        shown = torch.addcmul(shift_2, self.forward_norm(y), scale_2)
+        hidden, losses = feed(self.feed_forward, shown, route)
+        return leave(y + gate_2 * hidden, x, channels), losses
 
     def _read(self, x: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
         """Return what each action gathers from the memory."""

@@ -15,6 +15,7 @@ B samples, N goal and observation tokens, H actions, D width, G heads of width C
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -22,9 +23,11 @@ from torch import Tensor, nn
 
 from telic.policy.attention import attend, join_heads, split_heads
 from telic.policy.denoiser import Context, Denoiser, DenoiserConfig, Prediction, Sizes
+from telic.policy.dense_routing import build_routing
 from telic.policy.feed_forward import feed_forward
 from telic.policy.flow import FlowConfig, time_of
 from telic.policy.norms import RMSNorm, rms_norm
+from telic.policy.routing import Losses, NoiseLevels, add_losses, enter, feed, leave, mask_of
 from telic.policy.sigma_embedding import SinusoidalEmbedding
 
 TIME_SCALE = 1000  # flow time as SD3's embedding reads it
@@ -38,7 +41,7 @@ class MmditConfig(DenoiserConfig):
     width: int = 112  # D
     num_layers: int = 3  # L
     num_heads: int = 4  # G
-    hidden: int = 256  # hidden width of the feed-forward networks, of both streams
+    hidden: int = 256  # hidden width of the feed-forward networks; the actions' may be routed
 
     def __post_init__(self) -> None:
         for name in ("num_layers", "num_heads", "hidden"):
@@ -91,6 +94,7 @@ class Mmdit(Denoiser):
             ContextLayer(config, last=layer == layers - 1) for layer in range(layers)
         )
         self.action_stream = nn.ModuleList(ActionLayer(config) for _ in range(layers))
+        self.routing = build_routing(config.routing, layers, width, config.hidden)
         self.norm = RMSNorm(width)
         self.action_out = nn.Linear(width, sizes.action_dim)
 
@@ -119,28 +123,39 @@ class Mmdit(Denoiser):
         memory: MmditMemory,
         generator: torch.Generator | None = None,
     ) -> Prediction:
-        """Return the answer [B H A]."""
+        """Return the answer [B H A] and, in training, the losses of the routing."""
         layers = self.config.num_layers
-        *modulations, last = self.modulations(sigma).split([6] * layers + [2], 1)
+        with torch.autocast(sigma.device.type, enabled=False):
+            embedding = self.embed(sigma)
+            levels = NoiseLevels(sigma, embedding, self.embed)
+            routes = self.routing(levels, x.shape[1], generator)
+            *modulations, last = self.modulations(embedding).split([6] * layers + [2], 1)
         shift, scale = last.unbind(1)
         tokens = self.action_in(x) + self.action_positions
         mask = None
         if memory.mask is not None:
             mask = torch.cat([memory.mask, memory.mask.new_ones(x.shape[:2])], 1)
         keys, values = memory.keys.unbind(1), memory.values.unbind(1)
-        for layer, *read in zip(self.action_stream, modulations, keys, values, strict=True):
-            tokens = layer(tokens, *read, mask)
-        return Prediction(actions=self.action_out(torch.addcmul(shift, self.norm(tokens), scale)))
+        losses = [routes.losses]
+        stream = zip(self.action_stream, modulations, keys, values, routes.layers, strict=True)
+        for layer, *read, route in stream:
+            tokens, own = layer(tokens, *read, mask, route)
+            losses.append(own)
+        actions = self.action_out(torch.addcmul(shift, self.norm(tokens), scale))
+        return Prediction(actions=actions, losses=add_losses(losses))
 
-    def modulations(self, sigma: Float[Tensor, " s"]) -> Float[Tensor, "s m 1 d"]:
-        """Return shifts, scales and gates, functions of sigma alone.
+    def embed(self, sigma: Float[Tensor, " s"]) -> Float[Tensor, "s d"]:
+        """Return the embedding of each sigma's flow time; run it outside autocast."""
+        embedding: Tensor = self.time_embedding(TIME_SCALE * time_of(sigma))
+        return embedding
+
+    def modulations(self, embedding: Float[Tensor, "s d"]) -> Float[Tensor, "s m 1 d"]:
+        """Return shifts, scales and gates, functions of sigma's embedding; outside autocast.
 
         M = 6 L + 2: shift, scale and gate of attention and feed-forward network, layer by layer,
         then shift and scale before the way out. Scales and gates are about 1.
         """
-        with torch.autocast(sigma.device.type, enabled=False):
-            embedding = self.time_embedding(TIME_SCALE * time_of(sigma))
-            factors: Tensor = self.to_modulation(nn.functional.silu(embedding))
+        factors: Tensor = self.to_modulation(nn.functional.silu(embedding))
         open_ = factors.new_tensor([0, 1, 1] * 2 * self.config.num_layers + [0, 1])
         return factors.unflatten(-1, (len(open_), 1, -1)) + open_[:, None, None]
 
@@ -189,7 +204,8 @@ class ActionLayer(nn.Module):
         self.qk_gain = nn.Parameter(torch.ones(2, 1, 1, 1, width // config.num_heads))
         self.to_out = nn.Linear(width, width)
         self.forward_norm = RMSNorm(width)
-        self.feed_forward = feed_forward(width, config.hidden)
+        build = feed_forward if config.routing is None else config.routing.layer
+        self.feed_forward = build(width, config.hidden)
 
     def forward(
         self,
@@ -198,17 +214,21 @@ class ActionLayer(nn.Module):
         keys: Float[Tensor, "b g n c"],
         values: Float[Tensor, "b g n c"],
         mask: Bool[Tensor, "b t"] | None,
-    ) -> Float[Tensor, "b h d"]:
-        """Return the actions after this layer; they see the context's keys and each other.
+        route: Any,
+    ) -> tuple[Float[Tensor, "b h d"], Losses]:
+        """Return the actions after this layer and the losses of its routing.
 
-        mask: the tokens to see, context first.
+        Actions see the context's keys and each other. mask: the tokens to see, context first.
         """
+        channels = mask_of(self.feed_forward, x, route)
+        y = enter(x, channels)
         shift, scale, gate, shift_2, scale_2, gate_2 = modulation.unbind(1)
-        shown = torch.addcmul(shift, self.attention_norm(x), scale)
+        shown = torch.addcmul(shift, self.attention_norm(y), scale)
         qkv = self.to_qkv(shown).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         qk, v = qkv.split([2, 1])
         q, k = rms_norm(qk, self.qk_gain).unbind()
         keys, values = torch.cat([keys, k], 2), torch.cat([values, v.squeeze(0)], 2)
-        x = x + gate * self.to_out(join_heads(attend(q, keys, values, mask=mask)))
-        shown = torch.addcmul(shift_2, self.forward_norm(x), scale_2)
-        return x + gate_2 * self.feed_forward(shown)
+        y = y + gate * self.to_out(join_heads(attend(q, keys, values, mask=mask)))
+        shown = torch.addcmul(shift_2, self.forward_norm(y), scale_2)
+        hidden, losses = feed(self.feed_forward, shown, route)
+        return leave(y + gate_2 * hidden, x, channels), losses

@@ -57,7 +57,6 @@ class ModeConfig(DenoiserConfig):
     num_layers: int = 4
     num_heads: int = 4
     feed_forward: int = 128  # hidden width that a token gets, in one expert or several
-    routing: RoutingConfig | None = None  # None: noise, MoDE's own
     positions: Positions = Positions.own
     attention_dropout: float = 0.0
     feed_forward_dropout: float = 0.0

@@ -16,7 +16,7 @@ B samples, T = 2 + O + H tokens, D width, H actions, A entries, S = max(A, P) sl
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, cast
+from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -26,8 +26,10 @@ from torch import Tensor, nn
 from telic.policy.attention import NormedCrossAttention, NormedSelfAttention
 from telic.policy.ddpm import Betas, DdpmConfig, nearest_timestep
 from telic.policy.denoiser import Context, Denoiser, DenoiserConfig, Prediction, Sizes
+from telic.policy.dense_routing import build_routing
 from telic.policy.formulation import FormulationConfig
 from telic.policy.norms import Norm
+from telic.policy.routing import Losses, NoiseLevels, add_losses, enter, feed, leave, mask_of
 from telic.policy.sigma_embedding import SinusoidalEmbedding
 
 KeysValues = tuple[Tensor, Tensor]
@@ -115,6 +117,8 @@ class Rdt(Denoiser):
         self.norm = config.norm.build(width)
         self.action_out = FeedForward(width, width, sizes.action_dim)
         self.apply(_draw)
+        hidden = config.hidden_ratio * width
+        self.routing = build_routing(config.routing, config.num_layers, width, hidden)
         nn.init.normal_(self.action_out.contract.weight, std=0.02)
 
     def encode(self, context: Context) -> Memory:
@@ -153,18 +157,28 @@ class Rdt(Denoiser):
         memory: Memory,
         generator: torch.Generator | None = None,
     ) -> Prediction:
-        """Return the answer [B H A]."""
-        timestep = nearest_timestep(sigma, self.config.betas, self.config.num_timesteps)
+        """Return the answer [B H A] and, in training, the losses of the routing."""
+        num_tokens = 1 + memory.prefix.shape[1] + x.shape[1]
         with torch.autocast(sigma.device.type, enabled=False):
-            noise = self.timestep_in(timestep.float()).unsqueeze(1)
-        first = (noise + self.positions[:1]).expand(len(x), -1, -1)
+            noise = self.embed(sigma)
+            routes = self.routing(NoiseLevels(sigma, noise, self.embed), num_tokens, generator)
+        first = (noise.unsqueeze(1) + self.positions[:1]).expand(len(x), -1, -1)
         actions = self.slots_in(self._slots(x, memory.action_mask))
         actions = actions + self.positions[-x.shape[1] :]
         tokens = torch.cat([first, memory.prefix, actions], 1)
-        context = zip(self.blocks, memory.keys_values, memory.masks, strict=True)
-        for block, keys_values, mask in context:
-            tokens = block(tokens, keys_values, mask)
-        return Prediction(actions=self.action_out(self.norm(tokens[:, -x.shape[1] :])))
+        losses = [routes.losses]
+        layers = zip(self.blocks, memory.keys_values, memory.masks, routes.layers, strict=True)
+        for block, *read in layers:
+            tokens, own = block(tokens, *read)
+            losses.append(own)
+        actions = self.action_out(self.norm(tokens[:, -x.shape[1] :]))
+        return Prediction(actions=actions, losses=add_losses(losses))
+
+    def embed(self, sigma: Float[Tensor, " s"]) -> Float[Tensor, "s d"]:
+        """Return the embedding of each sigma's timestep; run it outside autocast."""
+        timestep = nearest_timestep(sigma, self.config.betas, self.config.num_timesteps)
+        embedding: Tensor = self.timestep_in(timestep.float())
+        return embedding
 
     def _parts(self, context: Context) -> tuple[list[Tensor], list[Tensor | None]]:
         """Return what even and odd layers attend to, with positions, and the masks of both.
@@ -202,19 +216,27 @@ class Block(nn.Module):
         self.look_norm = config.norm.build(width)
         self.look = NormedCrossAttention(width, config.num_heads, config.norm)
         self.forward_norm = config.norm.build(width)
-        self.feed_forward = FeedForward(width, config.hidden_ratio * width, width)
+        hidden = config.hidden_ratio * width
+        self.feed_forward: nn.Module = (
+            FeedForward(width, hidden, width)
+            if config.routing is None
+            else config.routing.layer(width, hidden)
+        )
 
     def forward(
         self,
         x: Float[Tensor, "b t d"],
         keys_values: KeysValues,
         mask: Bool[Tensor, "b s"] | None,
-    ) -> Float[Tensor, "b t d"]:
-        """Return the stream after this layer."""
-        x = x + self.attention(self.attention_norm(x))
-        x = x + self.look(self.look_norm(x), *keys_values, mask)
-        y: Tensor = x + self.feed_forward(self.forward_norm(x))
-        return y
+        route: Any,
+    ) -> tuple[Float[Tensor, "b t d"], Losses]:
+        """Return the stream after this layer and the losses of its routing."""
+        channels = mask_of(self.feed_forward, x, route)
+        y = enter(x, channels)
+        y = y + self.attention(self.attention_norm(y))
+        y = y + self.look(self.look_norm(y), *keys_values, mask)
+        hidden, losses = feed(self.feed_forward, self.forward_norm(y), route)
+        return leave(y + hidden, x, channels), losses
 
 
 class FeedForward(nn.Module):
@@ -281,4 +303,5 @@ def _draw(module: nn.Module) -> None:
     which at small widths is too quiet to be heard, and the last map began at 0."""
     if isinstance(module, nn.Linear):
         nn.init.xavier_uniform_(module.weight)
-        nn.init.zeros_(module.bias)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

@@ -82,6 +82,19 @@ class RoutingConfig:
         return {}
 
 
+def feed(layer: nn.Module, x: Tensor, route: Any) -> tuple[Tensor, Losses]:
+    """Return what a block's feed-forward makes of x, and its losses; it may be the kind's own."""
+    if isinstance(layer, RoutedLayer):
+        fed: tuple[Tensor, Losses] = layer(x, route)
+        return fed
+    return layer(x), {}
+
+
+def mask_of(layer: nn.Module, x: Tensor, route: Any) -> Tensor | None:
+    """Return the mask of what enters a block with this feed-forward."""
+    return layer.mask(x, route) if isinstance(layer, RoutedLayer) else None
+
+
 def enter(x: Tensor, mask: Tensor | None) -> Tensor:
     """Return what a block works on."""
     return x if mask is None else mask * x

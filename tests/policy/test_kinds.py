@@ -6,6 +6,7 @@ Registering is what gets one tested.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -39,10 +40,9 @@ SMALL: dict[str, DenoiserConfig] = {
     "rdt": RdtConfig(width=32, num_layers=2, num_heads=2),
     "mmdit": MmditConfig(width=32, num_layers=2, num_heads=2, hidden=64),
 }
-ROUTED: dict[str, DenoiserConfig] = {  # every routing, in the kind that routes
-    f"mode, {name}": ModeConfig(
-        width=32, num_layers=2, num_heads=2, feed_forward=32, routing=routing()
-    )
+ROUTED: dict[str, DenoiserConfig] = {  # every routing in every kind
+    f"{kind}, {name}": replace(config, routing=routing())
+    for kind, config in SMALL.items()
     for name, routing in ROUTINGS.items()
 }
 SIZES = Sizes(num_goals=1, num_images=2, num_states=1, action_horizon=6, action_dim=3, state_dim=32)
@@ -58,8 +58,8 @@ def context(batch: int = 2, width: int = 32) -> Context:
 
 
 @pytest.fixture(params=[*sorted(KINDS), *ROUTED])
-def kind(request: pytest.FixtureRequest) -> DenoiserConfig:
-    """Return the small config of each kind, and of each routing."""
+def denoiser(request: pytest.FixtureRequest) -> DenoiserConfig:
+    """Return the small config of each kind, as it is and with each routing."""
     return (SMALL | ROUTED)[request.param]
 
 
@@ -68,16 +68,16 @@ def answer(network: Denoiser, x: Tensor, sigma: Tensor, context: Context) -> Ten
     return network(x, sigma, network.encode(context)).actions
 
 
-def test_denoiser_answers_in_the_shape_of_the_chunk(kind: DenoiserConfig) -> None:
-    network = kind.build(SIZES).eval()
+def test_denoiser_answers_in_the_shape_of_the_chunk(denoiser: DenoiserConfig) -> None:
+    network = denoiser.build(SIZES).eval()
     x, ctx = torch.randn(2, 6, 3), context()
     assert answer(network, x, torch.tensor([0.1, 9.0]), ctx).shape == (2, 6, 3)
     shared = answer(network, x, torch.tensor([0.7]), ctx)
     assert torch.allclose(shared, answer(network, x, torch.tensor([0.7, 0.7]), ctx), atol=1e-6)
 
 
-def test_answer_depends_on_all_it_is_conditioned_on(kind: DenoiserConfig) -> None:
-    network = kind.build(SIZES).eval()
+def test_answer_depends_on_all_it_is_conditioned_on(denoiser: DenoiserConfig) -> None:
+    network = denoiser.build(SIZES).eval()
     x, sigma, ctx = torch.randn(2, 6, 3), torch.tensor([0.5]), context()
     before = answer(network, x, sigma, ctx)
     assert (before - answer(network, x, sigma * 2, ctx)).abs().max() > 1e-4
@@ -88,21 +88,36 @@ def test_answer_depends_on_all_it_is_conditioned_on(kind: DenoiserConfig) -> Non
         assert (before - answer(network, x, sigma, changed)).abs().max() > 1e-4, part
 
 
-def test_rows_of_a_batch_do_not_mix(kind: DenoiserConfig) -> None:
-    network = kind.build(SIZES).eval()
+def test_rows_of_a_batch_do_not_mix(denoiser: DenoiserConfig) -> None:
+    network = denoiser.build(SIZES).eval()
     x, sigma, ctx = torch.randn(2, 6, 3), torch.tensor([0.1, 9.0]), context()
     alone = Context(goal=ctx.goal[1:], images=ctx.images[1:], state=ctx.state[1:])
     together = answer(network, x, sigma, ctx)[1:]
     assert torch.allclose(together, answer(network, x[1:], sigma[1:], alone), atol=1e-6)
 
 
-def test_bf16_autocast_is_close_to_float32(kind: DenoiserConfig) -> None:
-    network = kind.build(SIZES).eval()
+def test_bf16_autocast_is_close_to_float32(denoiser: DenoiserConfig) -> None:
+    network = denoiser.build(SIZES).eval()
     x, sigma, ctx = torch.randn(2, 6, 3), torch.tensor([0.1, 9.0]), context()
     want = answer(network, x, sigma, ctx)
     with torch.autocast("cpu", torch.bfloat16):
         got = answer(network, x, sigma, ctx)
     assert (got.float() - want).abs().max() < 0.05 * want.abs().max()
+
+
+def test_denoiser_trains_every_parameter(denoiser: DenoiserConfig) -> None:
+    network = denoiser.build(SIZES).train()
+    x, sigma, generator = torch.randn(2, 6, 3), torch.tensor([0.1, 9.0]), torch.Generator()
+    prediction = network(x, sigma, network.encode(context()), generator)
+    assert prediction.losses.keys() == denoiser.loss_weights().keys()
+    sum(prediction.losses.values(), prediction.actions.square().sum()).backward()
+    assert not [name for name, p in network.named_parameters() if p.grad is None]
+
+
+@pytest.fixture(params=sorted(KINDS))
+def kind(request: pytest.FixtureRequest) -> DenoiserConfig:
+    """Return the small config of each kind."""
+    return SMALL[request.param]
 
 
 @pytest.fixture(params=sorted(FORMULATIONS))

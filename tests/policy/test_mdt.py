@@ -100,7 +100,7 @@ def test_plain_scale_starts_almost_shut() -> None:
     x, sigma, tokens = torch.randn(2, 6, 3), torch.tensor([0.5]), context()
     for plain in (False, True):
         network = Mdt(replace(SMALL, plain_scale=plain), SIZES).eval()
-        scale = network.modulations(sigma)[:, :, 1]
+        scale = network.modulations(network.sigma_embedding(sigma))[:, :, 1]
         assert (scale - (0 if plain else 1)).abs().mean() < 0.1
         assert torch.isfinite(network(x, sigma, network.encode(tokens)).actions).all()
 
