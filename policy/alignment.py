@@ -12,14 +12,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
-import torch.distributed
+import torch.distributed as dist
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_gather
 
 from telic.policy.attention import attend, join_heads, split_heads
 from telic.policy.feed_forward import SwishGLU
@@ -89,10 +88,10 @@ class Alignment(Objective):
         group = None
         if not self.config.twins_are_negatives:
             group = sentence_numbers(encoded.batch["text"]).to(both.device)
-        if self.config.gather and torch.distributed.is_initialized():
-            text, seen = (torch.cat(all_gather(z)) for z in (text, seen))
-            both = torch.cat(all_gather(both.long())) > 0
-            group = None if group is None else torch.cat(all_gather(group))
+        if self.config.gather and dist.is_initialized():
+            text, seen = gather(text), gather(seen)
+            both = gather(both.long()) > 0
+            group = None if group is None else gather(group)
         with torch.autocast(text.device.type, enabled=False):
             return contrastive_loss(seen.float(), text.float(), self.log_scale, both, group)
 
@@ -131,6 +130,28 @@ class LatentPool(nn.Module):
         x = self.attention_norm(query + gathered)
         x = self.mlp_norm(x + self.mlp(x))
         return x.squeeze(1)
+
+
+def gather(x: Shaped[Tensor, b * rest]) -> Shaped[Tensor, bs * rest]:
+    """Return the rows of all processes, in their order; each has as many. Gradients flow back."""
+    rows: Tensor = _Gather.apply(x)
+    return rows
+
+
+class _Gather(torch.autograd.Function):
+    """A row's gradient is the sum of what all processes say about it."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        parts = [torch.empty_like(x) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, x.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        grad = grads[0].contiguous().clone()
+        dist.all_reduce(grad)
+        return grad.chunk(dist.get_world_size())[dist.get_rank()]
 
 
 def contrastive_loss(
