@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from enum import Enum
 from typing import Any, NamedTuple
 
 import torch
@@ -18,6 +19,13 @@ from telic.policy.language_encoder import LanguageConfig
 from telic.policy.state_encoder import StateEncoder
 
 
+class GoalProjection(Enum):
+    """How a sentence vector becomes a token."""
+
+    linear = "linear"  # without a bias (MoDE)
+    mlp = "mlp"  # two layers with biases and a GELU between (MDT)
+
+
 @dataclass(kw_only=True, slots=True)
 class GoalConfig:
     """Which goals a policy can be given, and what training hides of them."""
@@ -26,6 +34,7 @@ class GoalConfig:
     images: bool = False
     state: bool = False
     language: LanguageConfig = field(default_factory=LanguageConfig)
+    projection: GoalProjection = GoalProjection.linear  # of sentence vectors
     image: ImageConfig = field(default_factory=ImageConfig)  # how goal images are seen
     dropout: float = 0.0  # probability of hiding the whole goal
     element_dropout: float = 0.0  # of hiding one entry of a sentence vector (published MoDE: 0.1)
@@ -79,7 +88,9 @@ class GoalEncoder(nn.Module):
         self.config = config
         self.language = config.language.build() if config.text else None
         if self.language is not None:
-            self.text_in = nn.Linear(self.language.dim, width, bias=False)
+            self.text_in: nn.Module = nn.Linear(self.language.dim, width, bias=False)
+            if config.projection is GoalProjection.mlp:
+                self.text_in = goal_mlp(self.language.dim, width)
         if config.images:
             if not cameras:
                 raise ValueError("policy.goal.images is on, but there is no camera to show goals")
@@ -105,7 +116,7 @@ class GoalEncoder(nn.Module):
         """
         tokens, given = [], []
         if self.language is not None:
-            device = self.text_in.weight.device
+            device = next(self.text_in.parameters()).device
             vectors = self.language(batch["text"], device)
             if self.training and self.config.element_dropout:
                 shown = keep(vectors.shape, self.config.element_dropout, generator, device)
@@ -134,7 +145,7 @@ class GoalEncoder(nn.Module):
     def sentences(self, batch: Mapping[str, Any]) -> Float[Tensor, "b s"]:
         """Return the text tower's own vectors of the goals' sentences, nothing hidden."""
         assert self.language is not None
-        return self.language(batch["text"], self.text_in.weight.device)
+        return self.language(batch["text"], next(self.text_in.parameters()).device)
 
     def _hide(
         self, given: Bool[Tensor, "b m"], generator: torch.Generator | None
@@ -148,6 +159,11 @@ class GoalEncoder(nn.Module):
         if self.config.dropout:
             given = given & keep((len(given), 1), self.config.dropout, generator, device)
         return given
+
+
+def goal_mlp(goal_dim: int, width: int) -> nn.Sequential:
+    """Return MDT's projection of a goal vector to a token."""
+    return nn.Sequential(nn.Linear(goal_dim, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
 
 
 def keep(

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
+from telic.policy.patches import CLIP_MEAN, CLIP_STD
 from telic.policy.perceiver import PerceiverConfig, grid_positions
 from telic.policy.vision_tower import RESNET18, VisionTower, load_tower
 from telic.spec import near_misses
@@ -40,6 +41,7 @@ class ImageConfig:
     resize: dict[str, int] = field(default_factory=dict)  # camera -> side in pixels to see it at
     pooling: Pooling = Pooling.average
     perceiver: PerceiverConfig = field(default_factory=PerceiverConfig)  # of pooling=perceiver
+    clip_pixels: bool = False  # scale pixels as CLIP does, not as the tower would (MDT)
     random_shift: int = 4  # pixels by which training shifts an image at most
 
     def __post_init__(self) -> None:
@@ -86,6 +88,9 @@ class ImageEncoder(nn.Module):
             load_tower(config.tower, config.frozen, patches=perceives, sentence_dim=sentence_dim)
             for _ in range(num_towers)
         )
+        if config.clip_pixels:
+            for tower in self.towers:
+                cast(VisionTower, tower).scale_pixels(CLIP_MEAN, CLIP_STD)
         first = cast(VisionTower, self.towers[0])
         channels, self.conditioned = first.channels, first.conditioned
         if config.pooling is not Pooling.average and first.pools:

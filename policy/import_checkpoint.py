@@ -1,6 +1,7 @@
 """`import-checkpoint`: a published checkpoint becomes one of ours, encoders included.
 
-SRC is what was published: MoDE's directory (config.yaml, model_cleaned.safetensors).
+SRC is what was published: MoDE's directory (config.yaml, model_cleaned.safetensors), or MDT's
+Lightning .ckpt (with .hydra/config.yaml).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from telic.policy import import_mode
+from telic.policy import import_mdt, import_mode
 from telic.policy.checkpoint import LANGUAGE, load_embeddings, save_checkpoint
 from telic.policy.imported import Imported, ImportOptions, read_json
 from telic.policy.language_encoder import TOKENIZER_FILES
@@ -35,6 +36,11 @@ SOURCES: dict[str, Source] = {
         holds=f"a directory with config.yaml and {import_mode.WEIGHTS}",
         recognises=import_mode.recognises,
         read=import_mode.read,
+    ),
+    "mdt": Source(
+        holds=f"a Lightning .ckpt with {import_mdt.CONFIG} in a folder above it, or that folder",
+        recognises=import_mdt.recognises,
+        read=import_mdt.read,
     ),
 }
 

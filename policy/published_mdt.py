@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from telic.policy.denoiser import Context, Sizes
+from telic.policy.goal_encoder import goal_mlp
 from telic.policy.mdt import Mdt, MdtConfig
 from telic.policy.perceiver import PerceiverConfig
 from telic.policy.published_weights import require_shape, translate
@@ -54,11 +55,6 @@ class PublishedMdt(nn.Module):
         context = Context(goal=goal, images=images, state=images[:, :0])
         actions: Tensor = self.denoiser(x, sigma, self.denoiser.encode(context)).actions
         return actions
-
-
-def goal_mlp(goal_dim: int, width: int) -> nn.Sequential:
-    """Return the published projection of a goal vector to a token."""
-    return nn.Sequential(nn.Linear(goal_dim, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
 
 
 def network_of(config: Mapping[str, Any], *, perceives: bool) -> PublishedMdt:

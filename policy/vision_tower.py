@@ -5,6 +5,7 @@ N images; h w of the image, c x y of the map.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -31,8 +32,8 @@ class VisionTower(nn.Module):
         self,
         network: nn.Module,
         channels: int,
-        mean: list[float],
-        std: list[float],
+        mean: Sequence[float],
+        std: Sequence[float],
         pretrained: bool,
         pools: bool = False,
         conditioned: bool = False,
@@ -42,6 +43,10 @@ class VisionTower(nn.Module):
         super().__init__()
         self.network, self.channels = network, channels
         self.pretrained, self.pools, self.conditioned = pretrained, pools, conditioned
+        self.scale_pixels(mean, std)
+
+    def scale_pixels(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        """Show the network (pixel / 255 - mean) / std."""
         for name, value in (("mean", mean), ("std", std)):
             tensor = torch.tensor(value).view(3, 1, 1)
             self.register_buffer(name, tensor, persistent=False)
@@ -127,7 +132,7 @@ def _film_resnet(name: str, sentence_dim: int) -> VisionTower:
         )
     network = film_resnet(name, sentence_dim)
     features, flags = FEATURES[name], {"pools": True, "conditioned": True}
-    return VisionTower(network, features, [*CLIP_MEAN], [*CLIP_STD], pretrained=False, **flags)
+    return VisionTower(network, features, CLIP_MEAN, CLIP_STD, pretrained=False, **flags)
 
 
 _UNTRAINED = {RESNET18: _resnet18, KEYPOINT_CONV: _keypoint_conv}

@@ -190,7 +190,7 @@ def test_published_masking_hides_entries_without_rescaling() -> None:
     assert made.language is not None
     made.language.set_embeddings({"go": np.ones(1000, np.float32)})
     made.text_in = torch.nn.Identity()
-    made.text_in.weight = torch.zeros(1)
+    made.text_in.weight = torch.nn.Parameter(torch.zeros(1))
     token = made.train()({"text": ["go"] * 20}, torch.Generator().manual_seed(0))
     assert set(token.unique().tolist()) == {0.0, 1.0}
     assert float(token.mean()) == pytest.approx(0.9, abs=0.01)
