@@ -51,6 +51,11 @@ def launch(schema: type[Config], body: Callable[[Config], object], name: str) ->
             code = signal.SIGINT if not stop.args else int(stop.args[0])
             print(f"{name}: stopped by {signal.Signals(code).name}", file=sys.stderr)
             sys.exit(128 + code)
+        except AssertionError:  # what OmegaConf makes of a setting of a part that is None
+            if full_error or (line := _unchosen(sys.argv[1:])) is None:
+                raise
+            print(f"{name}: {line}", file=sys.stderr)
+            sys.exit(2)
         except USER_ERRORS as error:
             if full_error:
                 raise
@@ -115,6 +120,24 @@ def one_line(error: Exception, schema: type[Any]) -> str:
         if part.strip() and not re.match(r"\s*(object_type=|reference_type=|full_key:)", part)
     ]
     return re.sub(r" Config search path:.*| See https://hydra.*", "", " ".join(parts))
+
+
+def _unchosen(arguments: Sequence[str]) -> str | None:
+    """Return what is wrong with the first setting of a group of which nothing is chosen."""
+    repo = ConfigStore.instance().repo
+    for argument in arguments:
+        setting = argument.partition("=")[0].lstrip("+~")
+        group = setting.rpartition(".")[0].replace(".", "/")
+        node: Any = repo
+        for part in group.split("/"):
+            node = node.get(part, {}) if isinstance(node, dict) else {}
+        chosen = any(other.startswith(f"{group}=") for other in arguments)
+        choices = [key.removesuffix(".yaml") for key in node if key.endswith(".yaml")]
+        if choices and not chosen:
+            return (
+                f"{setting} is a setting of {group}; choose that too: {group}={'|'.join(choices)}"
+            )
+    return None
 
 
 def _keys(schema: type[Any], prefix: str = "") -> list[str]:

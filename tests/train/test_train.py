@@ -202,6 +202,10 @@ def test_every_routing_trains_from_the_command_line(demos: Path, tmp_path: Path,
         (["batch_size=7", "accumulate=2"], "batch_size=7"),
         (["optimizer.learning_rate=abc"], "abc"),
         (["policy/denoiser/routing=noise", "policy.denoiser.routing.top_k=9"], "routing.top_k=9"),
+        (
+            ["policy.denoiser.routing.top_k=2"],
+            "choose that too: policy/denoiser/routing=dense|noise",
+        ),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(
