@@ -45,6 +45,9 @@ SOURCES: dict[str, Source] = {
 }
 
 
+RDT_FILES = (["config.json"], ["model.safetensors", "pytorch_model.bin"])  # one of each
+
+
 def import_checkpoint(
     source: Path,
     target: Path,
@@ -91,6 +94,12 @@ def recognise(source: Path) -> str:
     for name, kind in SOURCES.items():
         if kind.recognises(source):
             return name
+    if all(any((source / name).is_file() for name in names) for names in RDT_FILES):
+        raise ValueError(
+            f"{source}: RDT reads a sentence as up to 1024 vectors of T5-XXL, where a policy here "
+            "has one token for a goal; telic.policy.published.build('rdt', config, tensors) gives "
+            "its denoiser alone"
+        )
     known = "; ".join(f"{name}: {kind.holds}" for name, kind in SOURCES.items())
     raise ValueError(f"{source}: no published checkpoint that is known ({known})")
 

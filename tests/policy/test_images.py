@@ -9,7 +9,14 @@ from typing import Any
 import pytest
 import torch
 
-from telic.policy.image_encoder import ImageConfig, ImageEncoder, Pooling, pool, random_shift
+from telic.policy.image_encoder import (
+    ImageConfig,
+    ImageEncoder,
+    Pooling,
+    pool,
+    random_shift,
+    resize,
+)
 from telic.policy.vision_tower import load_tower
 
 
@@ -32,6 +39,33 @@ def test_one_token_per_camera_and_frame(tower: str, pooling: Pooling, share: boo
     seen["wrist"][1, 2] = 0  # sample 1, its last frame, second camera
     moved = (made(seen) - tokens).abs().amax(-1) > 1e-6
     assert moved.tolist() == [[False] * 6, [False] * 5 + [True]]
+
+
+@pytest.mark.parametrize("name", ["film_resnet18", "film_resnet34"])
+def test_film_tower_sees_the_same_picture_differently_under_another_sentence(name: str) -> None:
+    config = ImageConfig(tower=name, share_tower=True, share_projection=True)
+    made = ImageEncoder(config, ["front", "wrist"], 16, 2, sentence_dim=8).eval()
+    for film in made.tower(0).network.films.parameters():
+        torch.nn.init.normal_(film, std=0.1)  # those of ResNet-34 begin as no modulation at all
+    seen, sentences = frames(o=2), torch.randn(2, 8)
+    tokens = made(seen, sentences=sentences)
+    assert tokens.shape == (2, 4, 16)
+    sentences[1] += 1
+    moved = (made(seen, sentences=sentences) - tokens).abs().amax(-1) > 1e-6
+    assert moved.tolist() == [[False] * 4, [True] * 4]
+    with pytest.raises(ValueError, match="under a sentence was shown one without it"):
+        made(seen)
+    with pytest.raises(ValueError, match=f"{name} looks at images under a sentence, and here is"):
+        load_tower(name, frozen=False)
+
+
+def test_frames_are_resized_to_the_side_they_are_seen_at() -> None:
+    images = torch.randint(0, 256, (2, 3, 40, 30, 3), dtype=torch.uint8)
+    assert resize(images, None) is images and resize(images, 20).shape == (2, 3, 20, 20, 3)
+    flat = torch.full((1, 1, 9, 5, 3), 77, dtype=torch.uint8)
+    assert (resize(flat, 16) == 77).all()
+    with pytest.raises(ValueError, match=r"images.resize.front=0 must be at least 1"):
+        ImageConfig(resize={"front": 0})
 
 
 def test_resnet_has_group_norms_and_trains_from_scratch() -> None:

@@ -25,7 +25,7 @@ from telic.policy.noise_routing import NoiseRoutingConfig
 from telic.policy.policy import Policy
 from telic.policy.presets import POLICIES
 from telic.policy.published import build
-from telic.spec import ActRequest, Goal, Observation
+from telic.spec import ActRequest, ArraySpec, Goal, Interface, Observation
 
 Tensors = dict[str, Tensor]
 CONFIG: dict[str, Any] = {
@@ -247,6 +247,69 @@ def test_text_tower_with_a_tokenizer_reads_any_sentence(source: Path, tmp_path: 
     for text, words in {"open it": [260, 261], "it": [261]}.items():
         want = written_out_clip(w, torch.tensor([298, *words, 299]))
         assert np.abs(vectors[text] - want.numpy()).max() < 1e-5
+
+
+def spec(folder: Path, actions: int, cameras: list[str]) -> Path:
+    """Return the spec.json of a robot with these actions and cameras."""
+    image = ArraySpec(shape=(64, 48, 3), dtype="uint8")
+    interface = Interface(
+        state=ArraySpec(shape=(4,)),
+        action=ArraySpec(shape=(actions,)),
+        rate_hz=10.0,
+        images=dict.fromkeys(cameras, image),
+    )
+    path = folder / "spec.json"
+    path.write_text(json.dumps({"interface": interface.to_json()}))
+    return path
+
+
+def test_another_robot_takes_part_by_its_interface(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(*options: str) -> str:
+        with pytest.raises(SystemExit) as exit_:
+            main([str(source), str(tmp_path / "ours"), *options])
+        line = capsys.readouterr().err
+        assert exit_.value.code == 2 and line.count("\n") == 1
+        return line
+
+    names = ["top", "hand", "back"]
+    assert "makes 7 actions" in run("--interface", str(spec(tmp_path, 6, names)))
+    assert "looks through 2 cameras, the interface has top" in run(
+        "--interface", str(spec(tmp_path, 7, names[:1]))
+    )
+    assert "no readable JSON" in run("--interface", str(tmp_path / "none.json"))
+    assert "holds no tokenizer.json" in run("--tokenizer", str(tmp_path))
+    assert "is missing" in run("--embeddings", str(tmp_path / "none.safetensors"))
+    vectors = {"vectors": torch.zeros(1, 5)}
+    save_file(vectors, tmp_path / "other.safetensors", metadata={"sentences": '["go"]'})
+    assert "has shape (5,), expected (16,)" in run(
+        "--embeddings", str(tmp_path / "other.safetensors")
+    )
+    known = ["--embeddings", str(embeddings(tmp_path))]
+    main(
+        [
+            str(source),
+            str(tmp_path / "ours"),
+            *known,
+            "--interface",
+            str(spec(tmp_path, 7, names)),
+        ]
+    )
+    policy = load_policy(tmp_path / "ours")
+    assert isinstance(policy, Policy)
+    assert list(policy.interface.images) == ["top", "hand"] and policy.interface.rate_hz == 10
+    image = np.zeros((1, 64, 48, 3), np.uint8)
+    seen = Observation(state=np.zeros((1, 4), np.float32), images={"top": image, "hand": image})
+    assert policy.act(seen, Goal(text=SENTENCE)).actions.shape == (10, 7)
+    batch: dict[str, Any] = {
+        "state": torch.zeros(2, 1, 4),
+        "action": torch.zeros(2, 10, 7),
+        "text": [SENTENCE] * 2,
+    }
+    batch |= {f"image/{c}": torch.zeros(2, 1, 64, 48, 3, dtype=torch.uint8) for c in seen.images}
+    policy.train().loss(batch, torch.Generator().manual_seed(0)).total.backward()
+    assert all(p.grad is not None for p in policy.parameters())
 
 
 def tokenizer(folder: Path) -> Path:
