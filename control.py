@@ -38,6 +38,7 @@ class ControlConfig:
     robot: str = "metaworld"
     task: str | None = None  # of a robot that has tasks
     robot_options: dict[str, Any] = field(default_factory=dict)  # more of the robot's own
+    act_as: str | None = None  # of several robots that it was trained for; None: the first
     goal: str | None = None  # the sentence; None: the robot's own
     duration_s: float | None = 10.0  # None: until stopped
     sampling: str | None = None  # denoising steps: "1", "2", "5", "10"; None: the checkpoint's
@@ -70,6 +71,7 @@ def run(config: ControlConfig) -> dict[str, Any]:
             device=config.device,
             sampling=config.sampling,
             threads=config.threads,
+            act_as=config.act_as,
         ),
         DaemonConfig(
             loop=config.loop,

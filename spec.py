@@ -237,6 +237,20 @@ class ChunkPolicy(Protocol):
         ...
 
 
+@runtime_checkable
+class ManyRobots(Protocol):
+    """A policy that may have been trained for several robots and acts for one of them at a time.
+
+    robots: what each of them senses and is told; empty for a policy with one robot of its own.
+    """
+
+    robots: Mapping[str, Interface]
+
+    def act_as(self, robot: str) -> None:
+        """Act for this robot from now on: `interface` becomes the robot's."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FieldStats:
     """Per-entry statistics of one field, each f64 [D] (images: [3], of pixels in 0..255)."""

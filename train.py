@@ -28,6 +28,7 @@ from telic.configs.launch import launch, register_choices
 from telic.datasets.goals import GoalConfig
 from telic.datasets.sampler import BatchSampler
 from telic.datasets.store import EpisodeStore
+from telic.datasets.unified import Space, robots_of, unified_interface, unified_stats
 from telic.datasets.windows import WindowConfig, Windows, split_episodes
 from telic.envs.selection import SelectionRollouts
 from telic.policy.checkpoint import load_train_state, save_checkpoint
@@ -151,7 +152,7 @@ def run(config: TrainConfig) -> dict[str, float]:
 
     set_seed(config.seed)
     stores = train_windows.stores
-    policy = config.policy.build(stores[0].interface, stores[0].stats)
+    policy = _policy(config, stores[: len(config.data.stores)])
     prime_embeddings(policy, stores)
     policy.to(accelerator.device)
     ema = config.ema.build(policy)
@@ -291,16 +292,18 @@ def _windows(config: TrainConfig) -> tuple[Windows, Windows | None]:
     """
     acted = [EpisodeStore.open(path) for path in config.data.stores]
     videos = [EpisodeStore.open(path) for path in config.data.video_only]
-    interface, name = acted[0].interface, config.data.stores[0]
-    for store in acted[1:]:
-        interface.require(store.interface, name, str(store.path))
-    for store in videos:
-        interface.require(store.interface_as(interface.action), name, str(store.path))
+    if config.policy.space is Space.own:
+        interface, name = acted[0].interface, config.data.stores[0]
+        for store in acted[1:]:
+            interface.require(store.interface, name, str(store.path))
+        for store in videos:
+            interface.require(store.interface_as(interface.action), name, str(store.path))
     shape = WindowConfig(
         obs_horizon=config.policy.obs_horizon,
         action_horizon=config.policy.action_horizon,
         goal=config.data.goal,
         cameras=config.data.cameras,
+        space=config.policy.space,
         memory_mb=config.data.memory_mb,
     )
     splits = [split_episodes(store, config.data.held_out, config.seed) for store in acted]
@@ -318,6 +321,14 @@ def _windows(config: TrainConfig) -> tuple[Windows, Windows | None]:
     if not any(len(held_out) for _, held_out in splits):
         return train, None
     return train, Windows(acted, shape, [held_out for _, held_out in splits])
+
+
+def _policy(config: TrainConfig, stores: Sequence[EpisodeStore]) -> Policy:
+    """Return the untrained policy: for the stores' one robot, or in the unified space for all."""
+    if config.policy.space is Space.own:
+        return config.policy.build(stores[0].interface, stores[0].stats)
+    robots = robots_of(stores)
+    return config.policy.build(unified_interface(robots), unified_stats(stores), robots)
 
 
 def prime_embeddings(policy: Policy | RobomimicPolicy, stores: Sequence[EpisodeStore]) -> None:

@@ -12,6 +12,7 @@ from telic.datasets.goals import GoalConfig, Hindsight, TextGoal, steps_ahead, u
 from telic.datasets.rows import HeldRows
 from telic.datasets.spans import find_spans
 from telic.datasets.store import EpisodeStore
+from telic.datasets.unified import Embodiment, Space, unified_interface
 from telic.spec import Array, near_misses
 
 
@@ -23,6 +24,7 @@ class WindowConfig:
     action_horizon: int = 8  # H, steps
     goal: GoalConfig = field(default_factory=GoalConfig)
     cameras: list[str] | None = None  # None: all of the store's
+    space: Space = Space.own  # unified: stores of different robots, each in its slots
     future_steps: int = 0  # how far ahead the future frames lie (MDT: 3); 0: windows have none
     language_fraction: float = 1.0  # share of the episodes that keep their sentences
     memory_mb: int = 256  # fields of small rows are held in memory up to this, in each process
@@ -73,8 +75,20 @@ class Windows:
         if not acting:
             raise ValueError("windows need at least one episode store with actions")
         videos = [self.stores[number] for number in self._video_only]
-        self.cameras = _common_cameras(acting, videos, config.cameras)
         self._action_shape = acting[0].array("action").row_shape
+        self._robots: list[Embodiment] = []
+        if config.space is Space.unified:
+            action = acting[0].interface.action
+            self._robots = [
+                Embodiment.of(
+                    store.interface_as(action) if store in videos else store.interface,
+                    str(store.path),
+                )
+                for store in self.stores
+            ]
+            self.cameras = _shared_cameras(self._robots, config.cameras)
+        else:
+            self.cameras = _common_cameras(acting, videos, config.cameras)
         chosen = _episode_lists(self.stores, episodes)
         labelled_only = config.goal.text is TextGoal.required
         self._spans = [
@@ -124,7 +138,9 @@ class Windows:
         none); with hindsight "goal_state" f32 [B P], "goal_image/<camera>" u8 [B h w 3] and
         "goal_ahead" i64 [B], how many steps ahead; with `future_steps` "future_image/<camera>" u8
         [B h w 3], the frame so many steps ahead, or the episode's last; "store", "episode", "step"
-        i64 [B]: where. In a video-only store actions are zero and the mask is False.
+        i64 [B]: where. In a video-only store actions are zero and the mask is False. In the
+        unified space P and A are its 128 slots, and each sample says which of them are in use and
+        how fast its robot is (`Embodiment.into`).
         """
         indices = np.asarray(indices, np.int64)
         epoch, index = np.divmod(indices, len(self))
@@ -183,7 +199,7 @@ class Windows:
                 batch["goal_state"] = rows.gather("state", step + ahead)
             for camera in self.cameras if goal.images else ():
                 batch[f"goal_image/{camera}"] = rows.gather(f"image/{camera}", step + ahead)
-        return batch
+        return self._robots[number].into(batch) if self._robots else batch
 
     def _speaking(self, number: int) -> Array | None:
         """Return which episodes of a store keep their sentences, bool [N]; None: all do.
@@ -258,6 +274,19 @@ def _common_cameras(
         offer = video.interface_as(needed.action)
         needed.require(offer, f"store {first.path}", f"store {video.path}")
     return cameras
+
+
+def _shared_cameras(robots: Sequence[Embodiment], asked: Sequence[str] | None) -> list[str]:
+    """Return the cameras that all robots have alike; ValueError for others that are asked for."""
+    interfaces = {str(number): robot.interface for number, robot in enumerate(robots)}
+    offered = unified_interface(interfaces).images
+    for camera in asked or ():
+        if camera not in offered:
+            raise ValueError(
+                f"data.cameras: no camera {camera!r} that all stores have alike, only "
+                f"{', '.join(offered) or 'none'}{near_misses(camera, offered)}"
+            )
+    return list(offered if asked is None else asked)
 
 
 def _episode_lists(

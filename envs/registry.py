@@ -14,6 +14,7 @@ from typing import Any
 
 import gymnasium
 
+from telic.envs.arm7 import POSES, Arm7Task
 from telic.envs.metaworld import MetaWorldTask, catalogue
 from telic.envs.task import TaskEnv
 from telic.spec import near_misses
@@ -168,4 +169,28 @@ def _register_metaworld() -> None:
         )
 
 
+def _arm7_factory(name: str) -> Callable[..., TaskEnv]:
+    def factory(**kwargs: Any) -> TaskEnv:
+        return Arm7Task(name, **kwargs)
+
+    return factory
+
+
+def _register_arm7() -> None:
+    """Register the poses of the seven-joint arm."""
+    for name, (_, sentences) in POSES.items():
+        register(
+            TaskEntry(
+                task_id=f"arm7/{name}",
+                make=_arm7_factory(name),
+                instructions=sentences,
+                tags=frozenset(["arm7"]),
+                robot="arm7",
+                licence="MIT",
+                source="telic arm7, scripted experts",
+            )
+        )
+
+
 _register_metaworld()
+_register_arm7()

@@ -21,7 +21,16 @@ from telic.envs.episode import Advance, Begin, Progress
 from telic.envs.host import Crashed, EnvChoice, Refused, Report
 from telic.envs.pool import Pool, open_pool
 from telic.envs.video import Film, part_path
-from telic.spec import ActionChunk, ActRequest, Array, ChunkPolicy, Goal, Interface, Observation
+from telic.spec import (
+    ActionChunk,
+    ActRequest,
+    Array,
+    ChunkPolicy,
+    Goal,
+    Interface,
+    ManyRobots,
+    Observation,
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,13 +104,20 @@ def run_rollouts(
 ) -> Iterator[EpisodeResult]:
     """Return an iterator of results, in the order the episodes finish; nothing runs before it does.
 
+    A policy of several robots acts for that of the tasks, and goes on doing so.
     Worker processes end with the iterator, also when it is closed early; a `pool` given is used
     instead and left open. ValueError before any episode for an unknown task or a policy that does
     not fit the tasks' interface.
     """
     jobs = list(jobs)
-    for job in jobs:
-        registry.entry(job.task)
+    robots = {registry.entry(job.task).robot for job in jobs}
+    if isinstance(policy, ManyRobots) and policy.robots and jobs:
+        if len(robots) > 1:
+            raise ValueError(
+                f"the tasks are of several robots ({', '.join(sorted(robots))}), and a policy acts "
+                "for one at a time; run them apart"
+            )
+        policy.act_as(robots.pop())
     horizon = config.execute_horizon or policy.action_horizon
     if horizon > policy.action_horizon:
         raise ValueError(

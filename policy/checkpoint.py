@@ -30,6 +30,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from yaml import YAMLError
 
+from telic.datasets.unified import unified_interface
 from telic.policy.atomic import existing_directory, replacing_directory
 from telic.policy.device import pick_device
 from telic.policy.formulations import FORMULATIONS
@@ -38,7 +39,7 @@ from telic.policy.policy import Policy, PolicyConfig
 from telic.policy.routings import ROUTINGS
 from telic.policy.tensors import load_exactly
 from telic.policy.train_state import load_tree, save_tree
-from telic.spec import Array, ChunkPolicy, FieldStats, Interface
+from telic.spec import Array, ChunkPolicy, FieldStats, Interface, ManyRobots
 
 FORMAT = 1
 LANGUAGE = "language"
@@ -82,6 +83,7 @@ class Parts:
     folder: Path
     config: dict[str, Any]
     interface: Interface
+    robots: dict[str, Interface]  # of the unified space
     stats: dict[str, FieldStats]
     weights: dict[str, Tensor]
     embeddings: dict[str, Array]
@@ -122,6 +124,8 @@ def save_checkpoint(
         "obs_horizon": policy.obs_horizon,
         "action_horizon": policy.action_horizon,
     }
+    if isinstance(policy, ManyRobots) and policy.robots:
+        spec["robots"] = {name: robot.to_json() for name, robot in policy.robots.items()}
     with replacing_directory(Path(path)) as folder:
         save_file(_weights(policy), folder / "model.safetensors")
         (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(config)))
@@ -185,6 +189,7 @@ def _read_parts(folder: Path) -> Parts:
             folder=folder,
             config=config,
             interface=Interface.from_json(spec["interface"]),
+            robots={k: Interface.from_json(v) for k, v in spec.get("robots", {}).items()},
             stats=_stats_from_tensors(load_file(folder / "stats.safetensors")),
             weights=load_file(folder / "model.safetensors"),
             embeddings=load_embeddings(folder / "embeddings.safetensors"),
@@ -193,7 +198,8 @@ def _read_parts(folder: Path) -> Parts:
 
 def _load_diffusion(parts: Parts, device: torch.device) -> Policy:
     config = policy_config(parts.config.get("policy") or {}, str(parts.folder / "config.yaml"))
-    policy = config.build(parts.interface, parts.stats)
+    interface = unified_interface(parts.robots) if parts.robots else parts.interface
+    policy = config.build(interface, parts.stats, parts.robots)
     load_exactly(policy, parts.weights, str(parts.folder / "model.safetensors"))
     policy.set_embeddings(parts.embeddings)
     if (parts.folder / LANGUAGE).is_dir():

@@ -88,13 +88,24 @@ def squared_error(
     answer: Float[Tensor, "b h a"],
     target: Float[Tensor, "b h a"],
     mask: Bool[Tensor, "b h"] | None = None,
+    entries: Bool[Tensor, "b a"] | None = None,
 ) -> Float[Tensor, " b"]:
-    """Return each sample's mean squared error, f32.
+    """Return each sample's mean squared error, f32, over those of its `entries`.
 
     An action outside `mask` (past the end of its episode) counts as without error, so every real
     action weighs the same whichever window it is seen in.
     """
-    error = (answer.float() - target).square().mean(-1)
+    error = mean_entry((answer.float() - target).square(), entries)
     if mask is not None:
         error = error * mask
     return error.mean(-1)
+
+
+def mean_entry(
+    values: Float[Tensor, "b h a"], entries: Bool[Tensor, "b a"] | None
+) -> Float[Tensor, "b h"]:
+    """Return the mean over the last axis, of each sample's `entries` where they are given."""
+    if entries is None:
+        return values.mean(-1)
+    share = entries / entries.sum(-1, keepdim=True)
+    return (values * share.unsqueeze(1)).sum(-1)

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from telic.datasets.unified import Embodiment, Space
 from telic.policy.alignment import AlignmentConfig
 from telic.policy.denoiser import Context, DenoiserConfig, Sizes
 from telic.policy.foresight import ForesightConfig
@@ -37,6 +38,7 @@ from telic.spec import (
     Goal,
     Interface,
     Observation,
+    near_misses,
 )
 
 
@@ -54,6 +56,8 @@ class PolicyConfig:
         default_factory=lambda: NormalizerConfig(scaling=Scaling.mean_std, clamp=5.0)
     )
     action: NormalizerConfig = field(default_factory=NormalizerConfig)
+    space: Space = Space.own  # unified: one policy for several robots, in RDT's 128 slots
+    train_padding: bool = False  # unified: also learn 0 in slots not in use, as published RDT did
     formulation: FormulationConfig | None = None  # None: the kind's own
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     foresight: ForesightConfig = field(default_factory=ForesightConfig)
@@ -76,9 +80,17 @@ class PolicyConfig:
         """Return whether training needs the frames some steps ahead."""
         return any(objective.reads_future for objective in self.objectives)
 
-    def build(self, interface: Interface, stats: Mapping[str, FieldStats]) -> Policy:
-        """Return an untrained policy for `interface`, which scales by `stats`."""
-        return Policy(self, interface, stats)
+    def build(
+        self,
+        interface: Interface,
+        stats: Mapping[str, FieldStats],
+        robots: Mapping[str, Interface] | None = None,
+    ) -> Policy:
+        """Return an untrained policy for `interface`, which scales by `stats`.
+
+        In the unified space that is `unified_interface(robots)` and `unified_stats`.
+        """
+        return Policy(self, interface, stats, robots)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -102,14 +114,21 @@ class LossTerms:
 class Policy(nn.Module):
     """Normalizers, encoders, denoiser and formulation. A `telic.spec.ChunkPolicy`.
 
-    `sampling` may be replaced at any time. Everything random in training is drawn from the
-    generator given to `loss` (dropout alone from torch's own).
+    `sampling` may be replaced at any time, and the robot of the unified space (`act_as`).
+    Everything random in training is drawn from the generator given to `loss` (dropout alone from
+    torch's own).
     """
 
     def __init__(
-        self, config: PolicyConfig, interface: Interface, stats: Mapping[str, FieldStats]
+        self,
+        config: PolicyConfig,
+        interface: Interface,
+        stats: Mapping[str, FieldStats],
+        robots: Mapping[str, Interface] | None = None,
     ) -> None:
         super().__init__()
+        if (config.space is Space.unified) != bool(robots):
+            raise ValueError("policy.space=unified and the robots to map there go together")
         denoiser = config.denoiser or ModeConfig()
         formulation = config.formulation or denoiser.default_formulation()
         config = replace(
@@ -163,6 +182,24 @@ class Policy(nn.Module):
             goal_cameras=goal_cameras,
             goal_state=config.goal.state,
         )
+        self._action_spec = interface.action
+        self.robots = {name: replace(robot, images=seen) for name, robot in (robots or {}).items()}
+        self._embodiments = {
+            name: Embodiment.of(robot, f"robot {name}") for name, robot in self.robots.items()
+        }
+        self._embodiment: Embodiment | None = None
+        if self.robots:
+            self.act_as(next(iter(self.robots)))
+
+    def act_as(self, robot: str) -> None:
+        """Act for this robot from now on; ValueError if the policy was not trained for it."""
+        if robot not in self.robots:
+            raise ValueError(
+                f"the policy was trained for {', '.join(self.robots) or 'one robot of its own'}, "
+                f"not for robot {robot!r}{near_misses(robot, self.robots)}"
+            )
+        self.interface, self._embodiment = self.robots[robot], self._embodiments[robot]
+        self._needs = replace(self._needs, interface=self.interface)
 
     def forward(self, batch: Mapping[str, Any], generator: torch.Generator) -> LossTerms:
         """Return `loss`; the name by which wrappers such as DDP call it."""
@@ -173,18 +210,22 @@ class Policy(nn.Module):
 
         batch: `state` [B O P] and `action` [B H A] in physical units, `action_mask` bool [B H],
         `image/<camera>` u8 [B O h w 3], the goals that `GoalEncoder` reads, and the fields of the
-        objectives, which are for training alone.
+        objectives, which are for training alone. In the unified space also what `Embodiment.into`
+        adds; slots not in use hold neither action nor, unless padding is trained, noise and loss.
         """
         clean = self.action_normalizer.normalize(batch["action"].float())
         device = clean.device
         sigma = self.formulation.draw_sigma(len(clean), generator, device)
         noise = torch.randn(clean.shape, generator=generator, device=device)
+        slots = batch.get("action_slots")
+        clean, noise = _within(slots, clean), _within(self._trained(slots), noise)
         pair = self.formulation.training_pair(clean, noise, sigma)
         goals = self._goals(batch, generator)
         context = self._context(batch, goals, generator)
         memory = self.denoiser.encode(context)
         prediction = self.denoiser(pair.network_input, sigma, memory, generator)
-        per_sample = squared_error(prediction.actions, pair.target, batch.get("action_mask"))
+        known = batch.get("action_mask")
+        per_sample = squared_error(prediction.actions, pair.target, known, self._trained(slots))
         parts = {"diffusion": per_sample.mean(), **prediction.losses}
         weights = self.denoiser_config.loss_weights()
         if self.training:
@@ -214,7 +255,7 @@ class Policy(nn.Module):
             )
         goals = dict(batch)
         if self.config.goal.state:
-            goals["goal_state"] = self.state_normalizer.normalize(batch["goal_state"])
+            goals["goal_state"] = self._normalized_state(batch, "goal_state")
         return self.goal_encoder.tokens(goals, generator)
 
     def _context(
@@ -228,11 +269,32 @@ class Policy(nn.Module):
             sentences = self.goal_encoder.sentences(batch) if conditioned else None
             images = self.image_encoder(frames, generator, sentences)
         if self.config.use_state:
-            state = self.state_normalizer.normalize(batch["state"])
+            state = self._normalized_state(batch, "state")
         if self.state_encoder is not None:
             state = self.state_encoder(state)
-        rate_hz = torch.full((len(goal),), self.interface.rate_hz, device=goal.device)
-        return Context(goal=goal, images=images, state=state, rate_hz=rate_hz)
+        rate_hz = batch.get("rate_hz")
+        if rate_hz is None:
+            rate_hz = torch.full((len(goal),), self.interface.rate_hz, device=goal.device)
+        return Context(
+            goal=goal,
+            images=images,
+            state=state,
+            state_mask=batch.get("state_slots"),
+            action_mask=batch.get("action_slots"),
+            rate_hz=rate_hz,
+        )
+
+    def _normalized_state(self, batch: Mapping[str, Any], name: str) -> Tensor:
+        """Return a field of states as the network sees it, 0 in slots not in use."""
+        state = self.state_normalizer.normalize(batch[name])
+        slots = batch.get("state_slots")
+        if slots is None:
+            return state
+        return state * (slots if state.ndim == 2 else slots.unsqueeze(1))
+
+    def _trained(self, slots: Tensor | None) -> Tensor | None:
+        """Return the slots that noise and loss are kept within, None for all."""
+        return None if self.config.train_padding else slots
 
     def _encoded(
         self, batch: Mapping[str, Any], goals: GoalTokens, context: Context, memory: Any
@@ -262,15 +324,16 @@ class Policy(nn.Module):
     def predict(
         self, batch: Mapping[str, Any], generator: torch.Generator
     ) -> Float[Tensor, "b h a"]:
-        """Return sampled actions for a batch of windows, in physical units, within bounds."""
+        """Return sampled actions for a batch of windows, in physical units, within bounds (the
+        unified space has none, and 0 in slots not in use)."""
         shape = (len(batch["state"]), self.action_horizon, self.action_dim)
         noise = torch.randn(
             (self.sampling.num_draws, *shape), generator=generator, device=self.device
         )
-        actions = self._sample(batch, noise)
+        actions = _within(batch.get("action_slots"), self._sample(batch, noise))
         low, high = (
             None if bound is None else torch.tensor(bound, device=self.device)
-            for bound in (self.interface.action.minimum, self.interface.action.maximum)
+            for bound in (self._action_spec.minimum, self._action_spec.maximum)
         )
         return actions if low is None and high is None else actions.clamp(low, high)
 
@@ -308,10 +371,16 @@ class Policy(nn.Module):
         if not requests:
             return []
         batch = stack_requests(requests, self._needs)
+        if self._embodiment is not None:
+            arrays = {k: v.numpy() for k, v in batch.items() if k in ("state", "goal_state")}
+            mapped = self._embodiment.into(arrays)
+            batch |= {k: torch.from_numpy(v) for k, v in mapped.items()}
         batch = {k: v.to(self.device) if torch.is_tensor(v) else v for k, v in batch.items()}
         shape = (self.action_horizon, self.action_dim)
         noise = unit_noise(requests, shape, self.sampling.num_draws)
         actions = self._sample(batch, noise.to(self.device)).cpu().numpy()
+        if self._embodiment is not None:
+            actions = self._embodiment.action.back(actions)
         dt_ns = round(1e9 / self.interface.rate_hz)
         return [
             ActionChunk(
@@ -372,13 +441,15 @@ class Policy(nn.Module):
         """
         with self._at_rest():
             memory = self.denoiser.encode(self.encode(batch))
+            slots = self._trained(batch.get("action_slots"))
+            noise = _within(slots, noise)
 
             def network(x: Tensor, sigma: Tensor) -> Tensor:
                 actions: Tensor = self.denoiser(x, sigma, memory).actions
                 return actions
 
             def denoise(x: Tensor, sigma: Tensor) -> Tensor:
-                return self.formulation.denoise(network, x, sigma)
+                return _within(slots, self.formulation.denoise(network, x, sigma))
 
             sampled = self.sampling.sample(denoise, noise[0], noise[1:])
             if not bool(torch.isfinite(sampled).all()):
@@ -397,3 +468,8 @@ class Policy(nn.Module):
         finally:
             if training:
                 self.train()
+
+
+def _within(slots: Tensor | None, actions: Tensor) -> Tensor:
+    """Return actions [... B H A] with 0 outside of slots bool [B A]; None: as they are."""
+    return actions if slots is None else actions * slots.unsqueeze(1)

@@ -2,18 +2,36 @@
 
 from __future__ import annotations
 
+from telic.datasets.unified import Space
 from telic.policy.goal_encoder import GoalConfig
 from telic.policy.image_encoder import ImageConfig, Pooling
 from telic.policy.language_encoder import CLIP_NAME, LanguageConfig
 from telic.policy.mdt import MdtConfig
 from telic.policy.mmdit import MmditConfig
 from telic.policy.mode import ModeConfig
+from telic.policy.normalizer import NormalizerConfig, Scaling
 from telic.policy.policy import PolicyConfig
 from telic.policy.rdt import RdtConfig
 from telic.policy.sampling import Sampler, SamplingConfig, Schedule
 from telic.policy.vision_tower import EFFICIENTNET
 
 _RDT_SAMPLING = SamplingConfig(sampler=Sampler.dpmpp_2m, schedule=Schedule.timesteps, steps=5)
+
+
+def _published_rdt(denoiser: RdtConfig) -> PolicyConfig:
+    """Return the published way to train it: 128 slots, SI units, padding learnt."""
+    return PolicyConfig(
+        denoiser=denoiser,
+        obs_horizon=2,
+        action_horizon=64,
+        space=Space.unified,
+        train_padding=True,
+        state=NormalizerConfig(scaling=Scaling.identity),
+        action=NormalizerConfig(scaling=Scaling.identity),
+        goal=GoalConfig(dropout=0.1),
+        sampling=_RDT_SAMPLING,
+    )
+
 
 POLICIES: dict[str, PolicyConfig] = {
     "mode": PolicyConfig(denoiser=ModeConfig()),
@@ -34,19 +52,7 @@ POLICIES: dict[str, PolicyConfig] = {
     ),
     "mdt_published": PolicyConfig(denoiser=MdtConfig.published(), action_horizon=10),
     "rdt": PolicyConfig(denoiser=RdtConfig(), sampling=_RDT_SAMPLING),
-    "rdt_published": PolicyConfig(
-        denoiser=RdtConfig.published(),
-        obs_horizon=2,
-        action_horizon=64,
-        goal=GoalConfig(dropout=0.1),
-        sampling=_RDT_SAMPLING,
-    ),
-    "rdt_published_1b": PolicyConfig(
-        denoiser=RdtConfig.published_1b(),
-        obs_horizon=2,
-        action_horizon=64,
-        goal=GoalConfig(dropout=0.1),
-        sampling=_RDT_SAMPLING,
-    ),
+    "rdt_published": _published_rdt(RdtConfig.published()),
+    "rdt_published_1b": _published_rdt(RdtConfig.published_1b()),
     "mmdit": PolicyConfig(denoiser=MmditConfig()),
 }

@@ -15,7 +15,7 @@ B samples, T = 2 + O + H tokens, D width, H actions, A entries, S = max(A, P) sl
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, cast
 
 import torch
@@ -47,6 +47,7 @@ class RdtConfig(DenoiserConfig):
     num_heads: int = 4
     hidden_ratio: int = 1  # hidden width of a feed-forward part, in widths
     norm: Norm = Norm.rms
+    newest_state_only: bool = False  # one state token, as published, however many states there are
     betas: Betas = Betas.squared_cosine  # whose timesteps the embedding knows sigma by
     num_timesteps: int = 1000
 
@@ -71,12 +72,16 @@ class RdtConfig(DenoiserConfig):
     @classmethod
     def published(cls) -> RdtConfig:
         """Return the published RDT-170M: 14 layers of 1024."""
-        return cls(width=1024, num_layers=14, num_heads=32, norm=Norm.simple)
+        return cls(
+            width=1024, num_layers=14, num_heads=32, norm=Norm.simple, newest_state_only=True
+        )
 
     @classmethod
     def published_1b(cls) -> RdtConfig:
         """Return the published RDT-1B: 28 layers of 2048."""
-        return cls(width=2048, num_layers=28, num_heads=32, norm=Norm.simple)
+        return cls(
+            width=2048, num_layers=28, num_heads=32, norm=Norm.simple, newest_state_only=True
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,6 +105,8 @@ class Rdt(Denoiser):
 
     def __init__(self, config: RdtConfig, sizes: Sizes) -> None:
         super().__init__()
+        if config.newest_state_only:
+            sizes = replace(sizes, num_states=min(sizes.num_states, 1))
         self.config, self.sizes = config, sizes
         if not sizes.num_goals + sizes.num_images:
             raise ValueError("RDT attends to goals and images, and this policy has neither")
@@ -136,7 +143,8 @@ class Rdt(Denoiser):
         prefix = [rate]
         if self.sizes.num_states:
             mask = _entries(context.state_mask, context.state)
-            prefix.append(self.slots_in(self._slots(context.state, mask)))
+            states = context.state[:, -self.sizes.num_states :]
+            prefix.append(self.slots_in(self._slots(states, mask)))
         actions = context.goal.new_empty(len(context.goal), 1, self.sizes.action_dim)
         return Memory(
             prefix=torch.cat(prefix, 1) + self.positions[1 : 2 + self.sizes.num_states],

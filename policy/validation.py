@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
+from telic.policy.formulation import mean_entry
 from telic.policy.policy import LossTerms, Policy
 from telic.policy.seeding import seed_shard
 
@@ -25,7 +26,7 @@ def held_out_errors(
 
     The loss is the diffusion loss with noise that is the same every time; the error is the mean
     absolute difference between sampled and demonstrated actions, in physical units, over actions
-    that lie inside their episode.
+    that lie inside their episode (in the unified space: over the slots of each robot).
     """
     losses, errors, weights = [], [], []
     for index, batch in enumerate(batches):
@@ -33,7 +34,8 @@ def held_out_errors(
         with accelerator.autocast():
             losses.append(float(policy.loss(batch, generator).diffusion))
         predicted = policy.predict(batch, generator)
-        error = (predicted - batch["action"]).abs().mean(-1)[batch["action_mask"]]
+        error = mean_entry((predicted - batch["action"]).abs(), batch.get("action_slots"))
+        error = error[batch["action_mask"]]
         errors.append(float(error.mean()))
         weights.append(len(batch["action"]))
     return {

@@ -14,18 +14,32 @@ from telic.real_robot.child import reporting
 from telic.real_robot.clock import NS
 from telic.real_robot.requests import Requests, WorkerConfig
 from telic.real_robot.wires import Wires
-from telic.spec import ActionChunk, ActRequest, Array, ChunkPolicy, Goal, Interface, Observation
+from telic.spec import (
+    ActionChunk,
+    ActRequest,
+    Array,
+    ChunkPolicy,
+    Goal,
+    Interface,
+    ManyRobots,
+    Observation,
+)
 
 _POLL_S = 0.0005
 _WARM_UPS = 3
 
 
 def open_checkpoint(
-    path: str, device: str = "auto", sampling: str | None = None, threads: int = 1
+    path: str,
+    device: str = "auto",
+    sampling: str | None = None,
+    threads: int = 1,
+    act_as: str | None = None,
 ) -> ChunkPolicy:
     """Return the policy in checkpoint directory `path`, with the named sampling if one is given.
 
-    ValueError for a bad checkpoint, device or sampling, or a policy that does not sample.
+    act_as: for which of the robots that it was trained for. ValueError for a bad checkpoint,
+    device, sampling or robot, or a policy that does not sample.
     """
     import torch  # here, so that no other process of a run loads it
 
@@ -40,6 +54,10 @@ def open_checkpoint(
         if not isinstance(policy, Policy):
             raise ValueError(f"sampling={sampling}: the policy in {path} does not denoise")
         policy.sampling = chosen
+    if act_as is not None:
+        if not isinstance(policy, ManyRobots):
+            raise ValueError(f"act_as={act_as}: the policy in {path} has one robot of its own")
+        policy.act_as(act_as)
     return policy
 
 
