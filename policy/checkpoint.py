@@ -113,11 +113,11 @@ def save_checkpoint(
     the folder it is given. ValueError if it cannot be written.
     """
     config = {
-        "format": FORMAT,
         "kind": policy.kind,
         "git_commit": git_commit(),
         "policy": plain(policy.config),
         **plain(extra or {}),
+        "format": FORMAT,  # last: a file cut short lacks it
     }
     spec = {
         "interface": policy.interface.to_json(),
