@@ -209,18 +209,18 @@ def _load_diffusion(parts: Parts, device: torch.device) -> Policy:
 
 def policy_config(plain: Mapping[str, Any], where: str) -> PolicyConfig:
     """Return the config that `plain` data (of a YAML file) describe; ValueError if they do not."""
-    kind = (plain.get("denoiser") or {}).get("kind", "")
+    kind = (plain.get("denoiser") or {}).get("kind") or ""  # damaged files have null
     require_kind(kind, list(KINDS), where)
-    formulation = (plain.get("formulation") or {}).get("name", "")
+    formulation = (plain.get("formulation") or {}).get("name") or ""
     require_kind(formulation, list(FORMULATIONS), where, "formulation")
-    routing = (plain["denoiser"].get("routing") or {}).get("name")
+    routing = plain["denoiser"].get("routing")
     try:
         schema = OmegaConf.structured(
             PolicyConfig(denoiser=KINDS[kind](), formulation=FORMULATIONS[formulation]())
         )
         if routing is not None:
-            require_kind(routing, list(ROUTINGS), where, "routing")
-            schema.denoiser.routing = ROUTINGS[routing]()
+            require_kind(routing.get("name") or "", list(ROUTINGS), where, "routing")
+            schema.denoiser.routing = ROUTINGS[routing["name"]]()
         return cast(PolicyConfig, OmegaConf.to_object(OmegaConf.merge(schema, dict(plain))))
     except OmegaConfBaseException as error:
         raise ValueError(f"{where}: {str(error).splitlines()[0]}") from error

@@ -171,7 +171,7 @@ def test_switch_loss_parts_noise_levels() -> None:
         loss = routing(levels(spread), 1, generator).losses["diffusion_prior"]
         loss.backward()
         optimizer.step()
-        values.append(float(loss))
+        values.append(loss.item())
     assert np.mean(values[-10:]) < 0.5 * values[0]
     p = routing.probabilities(levels([0.01, 0.02, 8000.0]).embedding).flatten(1)
     assert (p[0] - p[2]).abs().sum() > 4 * (p[0] - p[1]).abs().sum()
