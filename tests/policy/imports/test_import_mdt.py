@@ -13,6 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import yaml
+from omegaconf import OmegaConf
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -87,7 +88,9 @@ def write(folder: Path, weights: Tensors, average: Any, config: dict[str, Any] =
     (folder / ".hydra" / "config.yaml").write_text(yaml.safe_dump(whole))
     data = {"epoch": 19, "state_dict": weights, "pytorch-lightning_version": "1.9.5"}
     callbacks = {"EMA": {"ema_weights": average}} if average is not None else {}
-    torch.save(data | {"callbacks": callbacks}, folder / "saved_models" / "epoch=19.ckpt")
+    parts = OmegaConf.create({"seed": 242, "betas": [0.9, 0.9], "a": {"b": "${seed}", "c": None}})
+    data |= {"callbacks": callbacks, "hyper_parameters": {"model": parts, "dir": Path("logs")}}
+    torch.save(data, folder / "saved_models" / "epoch=19.ckpt")
     return folder
 
 
@@ -218,7 +221,7 @@ def test_another_kind_of_file_is_one_line(
     source = write(tmp_path / "run", {}, None)
     assert "no callbacks.EMA.ema_weights in it" in refused(source, tmp_path, capsys)
     file = source / "saved_models" / "epoch=19.ckpt"
-    torch.save({"weights": Path("x")}, file)
+    torch.save({"weights": Observation(state=np.zeros(1))}, file)
     assert "not to be read as tensors and plain values" in refused(source, tmp_path, capsys)
     torch.save({"weights": 1}, file)
     assert "no state_dict in it" in refused(source, tmp_path, capsys)
