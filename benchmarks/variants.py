@@ -5,6 +5,7 @@
 
 Each NAME="overrides" is trained by train-policy into OUT/NAME and evaluated by evaluate-policy, the
 first one being what the others are compared with (same seeds, Tango's interval, exact McNemar).
+`--samplings 10 2 own` are numbers of denoising steps, or the sampling of the policy's own config.
 What is there already is kept, so a table interrupted goes on. `--rate` times training alone, 40
 steps of each: do that on a machine that does nothing else. Prints Markdown.
 """
@@ -22,8 +23,6 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from telic import train
 from telic.configs.launch import compose
 from telic.policy.checkpoint import load_policy
@@ -31,6 +30,7 @@ from telic.policy.machine import machine
 from telic.policy.policy import Policy
 
 WARM_UP, TIMED = 5, 40  # optimizer steps
+OWN = "own"  # the sampling that a policy's own configuration names
 
 
 def main() -> None:
@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--train", default="experiment=metaworld_mt10", help="of all variants")
     parser.add_argument("--evaluate", default="tasks=[mt10]", help="evaluate-policy's overrides")
-    parser.add_argument("--samplings", nargs="+", default=["10", "2"], help="denoising steps")
+    parser.add_argument("--samplings", nargs="+", default=["10", "2"], help="steps, or own")
     parser.add_argument("--rate", action="store_true", help="time training steps, train nothing")
     options = parser.parse_args()
     variants = {}
@@ -50,18 +50,18 @@ def main() -> None:
     if options.rate:
         show([rate_row(name, overrides) for name, overrides in variants.items()])
         return
-    rows, first = [], None
+    rows: list[dict[str, str]] = []
+    first: Path | None = None
     for name, overrides in variants.items():
         folder = options.out / name
         _run("train", *overrides, f"out={folder}", "resume=true")
-        against = [] if first is None else [first]
-        rows.append(result_row(name, folder, options.samplings, options.evaluate, against))
+        rows.append(result_row(name, folder, options.samplings, options.evaluate, first))
         first = first or folder
     show(rows)
 
 
 def result_row(
-    name: str, folder: Path, samplings: list[str], evaluate: str, against: list[Path]
+    name: str, folder: Path, samplings: list[str], evaluate: str, first: Path | None
 ) -> dict[str, str]:
     """Evaluate the best checkpoint of one run; return its row of the table."""
     checkpoint = folder / "checkpoints" / "best"
@@ -74,22 +74,21 @@ def result_row(
     }
     for sampling in samplings:
         out = folder / f"eval_{sampling}"
-        compare = [f"compare={other / f'eval_{sampling}'}" for other in against]
+        compare = [] if first is None else [f"compare={first / f'eval_{sampling}'}"]
         _run(
             "evaluate",
             f"checkpoint={checkpoint}",
-            f"sampling={sampling}",
+            *([] if sampling == OWN else [f"sampling={sampling}"]),
             f"out={out}",
             *shlex.split(evaluate),
             *compare,
         )
         results = json.loads((out / "results.json").read_text())
         low, high = results["overall"]["interval"]
-        row[f"success, {sampling} steps"] = (
-            f"{results['overall']['success']:.3f} [{low:.3f}, {high:.3f}]"
-        )
+        label = "its own sampling" if sampling == OWN else f"{sampling} steps"
+        row[f"success, {label}"] = f"{results['overall']['success']:.3f} [{low:.3f}, {high:.3f}]"
         if results["comparison"]:
-            row[f"to the first, {sampling} steps"] = difference(results["comparison"])
+            row[f"to the first, {label}"] = difference(results["comparison"])
     return row
 
 
@@ -129,7 +128,8 @@ def rate_row(name: str, overrides: list[str]) -> dict[str, str]:
 def show(rows: list[dict[str, str]]) -> None:
     """Print a Markdown table; a row lacks what does not apply to it."""
     columns = list(dict.fromkeys(column for row in rows for column in row))
-    print(f"\n{machine(torch.device('cpu'))}, {date.today()}\n")
+    facts = ", ".join(f"{key} {value}" for key, value in machine().items())
+    print(f"\n{facts}, {date.today()}\n")
     print("| " + " | ".join(columns) + " |")
     print("|" + "---|" * len(columns))
     for row in rows:
