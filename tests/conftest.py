@@ -1,5 +1,6 @@
 """Fixtures shared by all rooms."""
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,10 @@ from jaxtyping import install_import_hook
 
 # Shapes and dtypes in telic.policy's signatures are checked under pytest, and only there.
 install_import_hook("telic.policy", "beartype.beartype")
+
+# A shell that starts a command in the background has it ignore Ctrl-C, and so would every process
+# that a test starts and interrupts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
