@@ -53,6 +53,11 @@ class ImageConfig:
 
     def choose(self, offered: Mapping[str, object]) -> list[str]:
         """Return the cameras to use of those offered; ValueError for one that is not there."""
+        if self.pooling is Pooling.perceiver and self.cameras is None and not offered:
+            raise ValueError(
+                "policy.images.pooling=perceiver needs a camera and the data have none; "
+                "policy=mdt is the kind without"
+            )
         if self.cameras is None:
             return list(offered)
         for camera in self.cameras:

@@ -132,3 +132,9 @@ def test_perceiver_finds_a_spot_in_little_training() -> None:
         error.backward()
         optimizer.step()
     assert error < 0.1 < where.square().mean()
+
+
+def test_a_perceiver_without_a_camera_is_refused() -> None:
+    config = ImageConfig(pooling=Pooling.perceiver)
+    with pytest.raises(ValueError, match=r"needs a camera and the data have none; policy=mdt"):
+        config.choose({})
