@@ -334,9 +334,10 @@ def _policy(config: TrainConfig, stores: Sequence[EpisodeStore]) -> Policy:
 def prime_embeddings(policy: Policy | RobomimicPolicy, stores: Sequence[EpisodeStore]) -> None:
     """Give the policy the stores' cached sentence vectors; compute and cache what is missing."""
     name = policy.language_name
-    if name is None:
-        return
     for store in stores:
+        if name is None:  # no sentences, or a vector for each word, which stores do not keep
+            policy.embed(store.instructions)
+            continue
         known = store.read_embeddings(name) if name in store.encoders else {}
         missing = [text for text in store.instructions if text not in known]
         if missing:

@@ -302,14 +302,33 @@ def _stats_from_tensors(tensors: Mapping[str, Tensor]) -> dict[str, FieldStats]:
 
 
 def _save_embeddings(path: Path, vectors: Mapping[str, Array]) -> None:
-    """Write vectors by sentence; a sentence may hold any character, so it is no tensor name."""
-    table = np.stack(list(vectors.values())) if vectors else np.zeros((0, 0), np.float32)
+    """Write vectors by sentence; a sentence may hold any character, so it is no tensor name.
+
+    `vectors` f32 [n dim], or, with a vector for each word, `words` f32 [all dim] and their number
+    in each sentence, `lengths` i64 [n].
+    """
+    rows = list(vectors.values())
+    if rows and rows[0].ndim == 2:
+        lengths = np.array([len(row) for row in rows], np.int64)
+        arrays = {"words": np.concatenate(rows), "lengths": lengths}
+    else:
+        arrays = {"vectors": np.stack(rows) if rows else np.zeros((0, 0), np.float32)}
     sentences = {"sentences": json.dumps(list(vectors))}
-    save_file({"vectors": torch.from_numpy(table)}, path, metadata=sentences)
+    tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    save_file(tensors, path, metadata=sentences)
 
 
 def load_embeddings(path: Path) -> dict[str, Array]:
-    """Return the vectors by sentence in a checkpoint's embeddings.safetensors."""
+    """Return the vectors, [dim] or [words dim], by sentence in an embeddings.safetensors."""
     with _readable(path.parent), safe_open(path, "np") as file:
         sentences = json.loads((file.metadata() or {}).get("sentences", "[]"))
-        return dict(zip(sentences, file.get_tensor("vectors"), strict=True))
+        if "lengths" not in file.keys():  # noqa: SIM118 (safe_open is no mapping)
+            rows = file.get_tensor("vectors")
+        else:
+            ends = file.get_tensor("lengths").cumsum()
+            rows = np.split(file.get_tensor("words"), ends)
+            if len(rows.pop()):
+                raise ValueError(f"{path}: holds more words than its lengths say")
+        if len(rows) != len(sentences):
+            raise ValueError(f"{path}: {len(rows)} vectors for {len(sentences)} sentences")
+        return dict(zip(sentences, rows, strict=True))

@@ -53,7 +53,8 @@ class Context:
 class Sizes:
     """How many tokens a context has and what a chunk is: H actions of A numbers.
 
-    obs_horizon: how many frames of each camera are among the images. state_dim: numbers in a state.
+    num_goals: at most, for a kind that reads words. obs_horizon: how many frames of each camera
+    are among the images. state_dim: numbers in a state. num_patches: tokens of one frame.
     """
 
     num_goals: int
@@ -63,6 +64,7 @@ class Sizes:
     action_dim: int
     obs_horizon: int = 1
     state_dim: int = 0
+    num_patches: int = 1
 
 
 @dataclass(kw_only=True, slots=True)
@@ -107,6 +109,7 @@ class DenoiserConfig:
     """What all kinds share; each kind adds its own in a subclass and registers it (kinds.py)."""
 
     embeds_state: ClassVar[bool] = False  # the kind wants numbers [B O P] in Context.state
+    reads_words: ClassVar[bool] = False  # any number of goal tokens up to Sizes.num_goals will do
 
     kind: str = ""
     width: int = 128  # D

@@ -33,3 +33,13 @@ class SwishGLU(nn.Module):
         value, gate = self.up(x).chunk(2, -1)
         out: Tensor = self.down(self.dropout(value * silu(gate)))
         return out
+
+
+class Adaptor(nn.Sequential):
+    """RDT's way in ("mlpNx_gelu"): N Linear maps with GELU (tanh) between them."""
+
+    def __init__(self, size: int, width: int, num_layers: int) -> None:
+        layers: list[nn.Module] = [nn.Linear(size, width)]
+        for _ in range(num_layers - 1):
+            layers += [nn.GELU(approximate="tanh"), nn.Linear(width, width)]
+        super().__init__(*layers)

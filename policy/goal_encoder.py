@@ -14,8 +14,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from telic.policy.feed_forward import Adaptor
 from telic.policy.image_encoder import ImageConfig, ImageEncoder
-from telic.policy.language_encoder import LanguageConfig
+from telic.policy.language_encoder import LanguageConfig, WordEncoder
 from telic.policy.state_encoder import StateEncoder
 
 
@@ -24,6 +25,7 @@ class GoalProjection(Enum):
 
     linear = "linear"  # without a bias (MoDE)
     mlp = "mlp"  # two layers with biases and a GELU between (MDT)
+    adaptor = "adaptor"  # two layers of the token's width, GELU (tanh) between (RDT)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -46,11 +48,21 @@ class GoalConfig:
                 raise ValueError(f"policy.goal.{name}={getattr(self, name)} must lie in [0, 1]")
         if not (self.text or self.images or self.state):
             raise ValueError("policy.goal has neither text, images nor state; switch one on")
+        if self.reads_words and (self.images or self.state):
+            raise ValueError(
+                "policy.goal.language.words=true gives a token for each word, and goal images and "
+                "states give one for the whole goal; switch policy.goal.images and state off"
+            )
 
     @property
     def modalities(self) -> tuple[str, ...]:
         """Return the kinds of goal, in the order of their tokens."""
         return tuple(name for name in ("text", "images", "state") if getattr(self, name))
+
+    @property
+    def reads_words(self) -> bool:
+        """Return whether a goal is a token for each word of a sentence."""
+        return self.text and self.language.words
 
     def resolved(self) -> GoalConfig:
         """Return the config with what only the text encoder knows written down."""
@@ -58,11 +70,16 @@ class GoalConfig:
 
 
 class GoalTokens(NamedTuple):
-    """The token of each kind of goal: names, M of them; tokens [B M D]; given bool [B M]."""
+    """The token of each kind of goal: names, M of them; tokens [B M D]; given bool [B M].
+
+    words: bool [B L], where the only kind is a sentence of L words at most, and then tokens are
+    [B L D] and given is [B 1].
+    """
 
     names: tuple[str, ...]
     tokens: Tensor
     given: Tensor
+    words: Tensor | None = None
 
     def alone(self, name: str) -> Float[Tensor, "b 1 d"]:
         """Return the goal token by one kind of goal; zero where it is not given."""
@@ -78,10 +95,9 @@ class GoalEncoder(nn.Module):
     """Each kind of goal has its own projection into the same token; several given are averaged.
 
     A goal not given, or hidden, contributes nothing; without any, the token is zero. Every
-    projection takes part in every batch, so that all ranks have the same gradients.
+    projection takes part in every batch, so that all ranks have the same gradients. With
+    `language.words` a goal is up to `num_tokens` tokens instead, one for each word.
     """
-
-    num_tokens = 1
 
     def __init__(self, config: GoalConfig, cameras: list[str], state_dim: int, width: int) -> None:
         super().__init__()
@@ -91,6 +107,9 @@ class GoalEncoder(nn.Module):
             self.text_in: nn.Module = nn.Linear(self.language.dim, width, bias=False)
             if config.projection is GoalProjection.mlp:
                 self.text_in = goal_mlp(self.language.dim, width)
+            elif config.projection is GoalProjection.adaptor:
+                self.text_in = Adaptor(self.language.dim, width, 2)
+        self.num_tokens = config.language.max_words if config.reads_words else 1
         if config.images:
             if not cameras:
                 raise ValueError("policy.goal.images is on, but there is no camera to show goals")
@@ -100,7 +119,7 @@ class GoalEncoder(nn.Module):
 
     def forward(
         self, batch: Mapping[str, Any], generator: torch.Generator | None = None
-    ) -> Float[Tensor, "b 1 d"]:
+    ) -> Float[Tensor, "b g d"]:
         """Return the goal token of each sample: `tokens`, mixed."""
         return self.mix(self.tokens(batch, generator), generator)
 
@@ -114,14 +133,13 @@ class GoalEncoder(nn.Module):
         (bool [B]) say which rows hold one (default: all). `generator` draws what training hides of
         a sentence and by how much it shifts a picture.
         """
+        if isinstance(self.language, WordEncoder):
+            return self._words(self.language, batch["text"], generator)
         tokens, given = [], []
         if self.language is not None:
             device = next(self.text_in.parameters()).device
             vectors = self.language(batch["text"], device)
-            if self.training and self.config.element_dropout:
-                shown = keep(vectors.shape, self.config.element_dropout, generator, device)
-                vectors = vectors * shown
-            tokens.append(self.text_in(vectors))
+            tokens.append(self.text_in(self._hide_elements(vectors, generator)))
             given.append(torch.tensor([text != "" for text in batch["text"]], device=device))
         if self.config.images:
             images = {c: batch[f"goal_image/{c}"].unsqueeze(1) for c in self.image_in.cameras}
@@ -134,11 +152,16 @@ class GoalEncoder(nn.Module):
 
     def mix(
         self, goals: GoalTokens, generator: torch.Generator | None = None
-    ) -> Float[Tensor, "b 1 d"]:
-        """Return the mean of the given goals; `generator` draws which of them training hides."""
+    ) -> Float[Tensor, "b g d"]:
+        """Return the mean of the given goals; `generator` draws which of them training hides.
+
+        Words remain tokens of their own.
+        """
         shown = goals.given
         if self.training:
             shown = self._hide(shown, generator)
+        if goals.words is not None:
+            return goals.tokens * (goals.words & shown).unsqueeze(-1)
         weight = shown / shown.sum(1, keepdim=True).clamp_min(1)
         return (goals.tokens * weight.unsqueeze(-1)).sum(1, keepdim=True)
 
@@ -146,6 +169,21 @@ class GoalEncoder(nn.Module):
         """Return the text tower's own vectors of the goals' sentences, nothing hidden."""
         assert self.language is not None
         return self.language(batch["text"], next(self.text_in.parameters()).device)
+
+    def _words(
+        self, language: WordEncoder, sentences: list[str], generator: torch.Generator | None
+    ) -> GoalTokens:
+        device = next(self.text_in.parameters()).device
+        vectors, words = language.words(sentences, device)
+        given = torch.tensor([[text != ""] for text in sentences], device=device)
+        tokens = self.text_in(self._hide_elements(vectors, generator))
+        return GoalTokens(self.config.modalities, tokens, given, words)
+
+    def _hide_elements(self, vectors: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Return sentence vectors with the entries zero that training hides."""
+        if not (self.training and self.config.element_dropout):
+            return vectors
+        return vectors * keep(vectors.shape, self.config.element_dropout, generator, vectors.device)
 
     def _hide(
         self, given: Bool[Tensor, "b m"], generator: torch.Generator | None
@@ -159,6 +197,15 @@ class GoalEncoder(nn.Module):
         if self.config.dropout:
             given = given & keep((len(given), 1), self.config.dropout, generator, device)
         return given
+
+
+def word_mask(goals: GoalTokens, mixed: Float[Tensor, "b g d"]) -> Bool[Tensor, "b g"] | None:
+    """Return which of the mixed tokens count, None for all; of a goal not shown, the first."""
+    if goals.words is None:
+        return None
+    shown = mixed.any(-1).any(-1, keepdim=True)
+    first = torch.arange(mixed.shape[1], device=mixed.device) == 0
+    return goals.words & (shown | first)
 
 
 def goal_mlp(goal_dim: int, width: int) -> nn.Sequential:

@@ -21,7 +21,7 @@ from telic.policy.denoiser import Context, DenoiserConfig, Sizes
 from telic.policy.foresight import ForesightConfig
 from telic.policy.formulation import FormulationConfig, squared_error
 from telic.policy.future import Future, FutureConfig
-from telic.policy.goal_encoder import GoalConfig, GoalEncoder, GoalTokens
+from telic.policy.goal_encoder import GoalConfig, GoalEncoder, GoalTokens, word_mask
 from telic.policy.image_encoder import ImageConfig, ImageEncoder
 from telic.policy.mode import ModeConfig
 from telic.policy.normalizer import NormalizerConfig, Scaling
@@ -134,6 +134,7 @@ class Policy(nn.Module):
         config = replace(
             config, denoiser=denoiser, formulation=formulation, goal=config.goal.resolved()
         )
+        _require_word_reader(config, denoiser)
         cameras = config.images.choose(interface.images)
         goal_cameras = config.goal.image.choose(interface.images) if config.goal.images else []
         seen = {c: spec for c, spec in interface.images.items() if c in {*cameras, *goal_cameras}}
@@ -279,6 +280,7 @@ class Policy(nn.Module):
             goal=goal,
             images=images,
             state=state,
+            goal_mask=word_mask(goals, goal),
             state_mask=batch.get("state_slots"),
             action_mask=batch.get("action_slots"),
             rate_hz=rate_hz,
@@ -409,9 +411,9 @@ class Policy(nn.Module):
 
     @property
     def language_name(self) -> str | None:
-        """Return the name of the text encoder, or None where goals have no text."""
+        """Return the name of the text encoder, or None where goals have no sentence vectors."""
         language = self.goal_encoder.language
-        return None if language is None else language.name
+        return None if language is None or self.config.goal.reads_words else language.name
 
     @property
     def known_embeddings(self) -> dict[str, Array]:
@@ -468,6 +470,19 @@ class Policy(nn.Module):
         finally:
             if training:
                 self.train()
+
+
+def _require_word_reader(config: PolicyConfig, denoiser: DenoiserConfig) -> None:
+    """Raise ValueError if a goal is a token for each word and something takes one for a goal."""
+    if not config.goal.reads_words:
+        return
+    taker = "" if denoiser.reads_words else f"kind {denoiser.kind}"
+    if taker or config.objectives:
+        taker = taker or f"policy.{config.objectives[0].name}"
+        raise ValueError(
+            f"policy.goal.language.words=true gives a token for each word, and {taker} takes one "
+            "for a goal; use policy=rdt without auxiliary objectives, or words=false"
+        )
 
 
 def _within(slots: Tensor | None, actions: Tensor) -> Tensor:

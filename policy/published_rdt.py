@@ -15,10 +15,11 @@ from torch import Tensor, nn
 
 from telic.policy.ddpm import Answer, Betas, Ddpm, DdpmConfig, timestep_sigmas
 from telic.policy.denoiser import Context, Sizes
+from telic.policy.feed_forward import Adaptor
 from telic.policy.formulation import squared_error
 from telic.policy.norms import Norm
 from telic.policy.published_weights import translate
-from telic.policy.rdt import Adaptor, Rdt, RdtConfig
+from telic.policy.rdt import Rdt, RdtConfig
 from telic.policy.samplers import dpmpp_2m
 from telic.policy.schedules import Spacing, discrete
 from telic.policy.tensors import load_exactly

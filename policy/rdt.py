@@ -27,6 +27,7 @@ from telic.policy.attention import NormedCrossAttention, NormedSelfAttention
 from telic.policy.ddpm import Betas, DdpmConfig, nearest_timestep
 from telic.policy.denoiser import Context, Denoiser, DenoiserConfig, Prediction, Sizes
 from telic.policy.dense_routing import build_routing
+from telic.policy.feed_forward import Adaptor
 from telic.policy.formulation import FormulationConfig
 from telic.policy.norms import Norm
 from telic.policy.routing import Losses, NoiseLevels, add_losses, enter, feed, leave, mask_of
@@ -40,6 +41,7 @@ class RdtConfig(DenoiserConfig):
     """RDT; the defaults (0.9 M parameters) train in minutes on two CPU cores."""
 
     embeds_state: ClassVar[bool] = True
+    reads_words: ClassVar[bool] = True
 
     kind: str = "rdt"
     width: int = 128  # D
@@ -261,16 +263,6 @@ class FeedForward(nn.Module):
         return out
 
 
-class Adaptor(nn.Sequential):
-    """RDT's way in ("mlpNx_gelu"): N Linear maps with GELU (tanh) between them."""
-
-    def __init__(self, size: int, width: int, num_layers: int) -> None:
-        layers: list[nn.Module] = [nn.Linear(size, width)]
-        for _ in range(num_layers - 1):
-            layers += [nn.GELU(approximate="tanh"), nn.Linear(width, width)]
-        super().__init__(*layers)
-
-
 def waves(place: Float[Tensor, " n"], width: int) -> Float[Tensor, "n d"]:
     """Return sines and cosines of places, at frequencies from 1 down to 1e-4."""
     half = width // 2
@@ -294,8 +286,9 @@ def goal_positions(count: int, width: int) -> Float[Tensor, "g d"]:
 def image_positions(sizes: Sizes, width: int) -> Float[Tensor, "n d"]:
     """Return the first values of the images' positions: which frame, which camera."""
     number = torch.arange(sizes.num_images)
-    frame = (number % sizes.obs_horizon).float()
-    camera = number.div(sizes.obs_horizon, rounding_mode="floor").float()
+    picture = number.div(sizes.num_patches, rounding_mode="floor")
+    frame = (picture % sizes.obs_horizon).float()
+    camera = picture.div(sizes.obs_horizon, rounding_mode="floor").float()
     return torch.cat([waves(frame, width // 2), waves(camera, width // 2)], -1)
 
 

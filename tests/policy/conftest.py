@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -119,3 +120,27 @@ def make_requests(interface: Interface) -> Callable[..., list[ActRequest]]:
         return requests
 
     return make
+
+
+def write_text_model(folder: Path, model: Any) -> str:
+    """Write a tiny model of `transformers` and a tokenizer of five words; return the folder."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    words = {"<pad>": 0, "<end>": 1, "<unk>": 2, "open": 3, "close": 4, "drawer": 5}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A <end>", special_tokens=[("<end>", 1)]
+    )
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<end>", unk_token="<unk>"
+    ).save_pretrained(folder)
+    model.eval().save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def text_model() -> Callable[[Path, Any], str]:
+    """Return `write_text_model`."""
+    return write_text_model

@@ -82,25 +82,9 @@ def test_given_vectors_need_no_text_model() -> None:
         language.embed(["unknown"])
 
 
-def text_model(folder: Path, model: Any) -> str:
-    """Write a tiny model of `transformers` and a tokenizer of five words; return the folder."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast
-
-    words = {"<pad>": 0, "<end>": 1, "<unk>": 2, "open": 3, "close": 4, "drawer": 5}
-    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="$A <end>", special_tokens=[("<end>", 1)]
-    )
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<end>", unk_token="<unk>"
-    ).save_pretrained(folder)
-    model.eval().save_pretrained(folder)
-    return str(folder)
-
-
-def test_clip_gives_its_projected_end_of_text(tmp_path: Path) -> None:
+def test_clip_gives_its_projected_end_of_text(
+    tmp_path: Path, text_model: Callable[[Path, Any], str]
+) -> None:
     from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
     model = CLIPTextModelWithProjection(
@@ -125,7 +109,9 @@ def test_clip_gives_its_projected_end_of_text(tmp_path: Path) -> None:
     assert not np.allclose(got["close"], want, atol=1e-3)
 
 
-def test_other_text_models_give_their_mean(tmp_path: Path) -> None:
+def test_other_text_models_give_their_mean(
+    tmp_path: Path, text_model: Callable[[Path, Any], str]
+) -> None:
     from transformers import T5Config, T5EncoderModel
 
     model = T5EncoderModel(
