@@ -15,10 +15,13 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
+from telic.policy.feed_forward import Adaptor
 from telic.policy.patches import CLIP_MEAN, CLIP_STD
 from telic.policy.perceiver import PerceiverConfig, grid_positions
 from telic.policy.vision_tower import RESNET18, VisionTower, load_tower
 from telic.spec import near_misses
+
+_PLAIN_SIDE = 32  # of the picture of a camera that is not there; a tower resizes it
 
 
 class Pooling(Enum):
@@ -26,6 +29,7 @@ class Pooling(Enum):
 
     average = "average"  # one mean per channel
     keypoints = "keypoints"  # where each channel looks: expected x and y (spatial softmax)
+    patches = "patches"  # nothing: each patch of a vision transformer is a token (RDT)
     perceiver = "perceiver"  # a few tokens that gather from all places, cameras and frames (MDT-V)
 
 
@@ -38,6 +42,9 @@ class ImageConfig:
     frozen: bool = False  # keep a pretrained tower's weights
     share_tower: bool = False  # one tower for all cameras
     share_projection: bool = False  # one projection to tokens for all, without a bias (MoDE's)
+    adaptor: bool = False  # that projection is RDT's two layers, with biases
+    absent: int = 0  # further cameras that the network knows and this robot lacks: plain pictures
+    pad_square: bool = False  # pad to a square with the tower's mean colour, not stretch (RDT)
     resize: dict[str, int] = field(default_factory=dict)  # camera -> side in pixels to see it at
     pooling: Pooling = Pooling.average
     perceiver: PerceiverConfig = field(default_factory=PerceiverConfig)  # of pooling=perceiver
@@ -47,6 +54,15 @@ class ImageConfig:
     def __post_init__(self) -> None:
         if self.random_shift < 0:
             raise ValueError(f"images.random_shift={self.random_shift} must not be negative")
+        if self.absent < 0:
+            raise ValueError(f"images.absent={self.absent} must not be negative")
+        if self.absent and not (self.share_tower and self.share_projection):
+            raise ValueError(
+                f"images.absent={self.absent} needs images.share_tower=true and "
+                "images.share_projection=true, for nothing is learnt of a camera never seen"
+            )
+        if self.absent and self.pooling is Pooling.perceiver:
+            raise ValueError(f"images.absent={self.absent} goes with any pooling but perceiver")
         for camera, side in self.resize.items():
             if side < 1:
                 raise ValueError(f"images.resize.{camera}={side} must be at least 1")
@@ -86,11 +102,17 @@ class ImageEncoder(nn.Module):
         """`sentence_dim`: size of the sentence vectors that towers may look at images under."""
         super().__init__()
         self.config, self.cameras = config, cameras
-        self.num_tokens = obs_horizon * len(cameras)
+        self.obs_horizon, self.num_patches = obs_horizon, 1
         perceives = config.pooling is Pooling.perceiver
+        mapped = perceives or config.pooling is Pooling.patches
         num_towers = 1 if config.share_tower else len(cameras)
         self.towers = nn.ModuleList(
-            load_tower(config.tower, config.frozen, patches=perceives, sentence_dim=sentence_dim)
+            load_tower(
+                config.tower,
+                config.frozen,
+                patches=mapped,
+                sentence_dim=sentence_dim,
+            )
             for _ in range(num_towers)
         )
         if config.clip_pixels:
@@ -105,11 +127,21 @@ class ImageEncoder(nn.Module):
             )
         if config.pooling is Pooling.keypoints:
             channels *= 2
+        if config.pooling is Pooling.patches:
+            if first.num_patches is None:
+                raise ValueError(
+                    f"images.pooling=patches needs a vision transformer that sees pictures of one "
+                    f"size, and images.tower={config.tower} is none; use pooling=average"
+                )
+            self.num_patches = first.num_patches
+        self.num_tokens = obs_horizon * (len(cameras) + config.absent) * self.num_patches
         if perceives:
             self.num_tokens = config.perceiver.latents
             self.perceiver = config.perceiver.build(width, obs_horizon)
         self.projections = nn.ModuleList(
-            nn.Linear(channels, width, bias=not config.share_projection)
+            Adaptor(channels, width, 2)
+            if config.adaptor
+            else nn.Linear(channels, width, bias=not config.share_projection)
             for _ in (cameras[:1] if config.share_projection else cameras)
         )
 
@@ -119,7 +151,9 @@ class ImageEncoder(nn.Module):
         generator: torch.Generator | None = None,
         sentences: Float[Tensor, "b s"] | None = None,
     ) -> Float[Tensor, "b n d"]:
-        """Return [B, V * O, D], camera by camera, or [B K D]; images: camera -> u8 [B O h w 3].
+        """Return [B, V * O * places, D], camera by camera, or [B K D].
+
+        images: camera -> u8 [B O h w 3]; places is 1 unless each patch is a token.
 
         `generator` draws the shifts of training. `sentences`: the goals' vectors, where the
         towers are `conditioned` on them.
@@ -132,17 +166,35 @@ class ImageEncoder(nn.Module):
             vectors = None
             if sentences is not None:
                 vectors = sentences.repeat_interleave(frames.shape[1], 0)
+            if self.config.pad_square:
+                frames = pad_square(frames, self.tower(index).mean)
             features = self.tower(index)(frames.flatten(0, 1), vectors)
             project = self.projections[0 if self.config.share_projection else index]
             if self.config.pooling is Pooling.perceiver:
                 token = self._place(project(features.flatten(2).transpose(1, 2)), features)
             else:
                 token = project(pool(features, self.config.pooling))
-            tokens.append(token.unflatten(0, frames.shape[:2]))
+            token = token.unflatten(0, frames.shape[:2])
+            if self.config.pooling is Pooling.patches:
+                token = token.flatten(1, 2)
+            tokens.append(token)
+        if self.config.absent:
+            tokens.append(self._absent(len(tokens[0])))
         if self.config.pooling is not Pooling.perceiver:
             return torch.cat(tokens, 1)
         resampled: Tensor = self.perceiver(torch.cat(tokens, 2))
         return resampled
+
+    def _absent(self, size: int) -> Float[Tensor, "b n d"]:
+        """Return the tokens of the cameras that are not there: pictures of the mean colour."""
+        tower = self.tower(0)
+        picture = (tower.mean * 255).byte().permute(1, 2, 0)  # [1 1 3]
+        features = tower(picture.expand(1, _PLAIN_SIDE, _PLAIN_SIDE, 3))
+        token = self.projections[0](pool(features, self.config.pooling)).reshape(
+            1, self.num_patches, -1
+        )
+        repeated: Tensor = token.repeat(size, self.obs_horizon * self.config.absent, 1)
+        return repeated
 
     def _place(
         self, tokens: Float[Tensor, "n p d"], features: Float[Tensor, "n c x y"]
@@ -158,8 +210,11 @@ class ImageEncoder(nn.Module):
         return cast(VisionTower, self.towers[0 if self.config.share_tower else index])
 
 
-def pool(features: Float[Tensor, "n c x y"], pooling: Pooling) -> Float[Tensor, "n f"]:
-    """Return [N C] means, or [N 2C] expected places in [-1, 1], rows then columns."""
+def pool(features: Float[Tensor, "n c x y"], pooling: Pooling) -> Float[Tensor, n * f]:
+    """Return [N C] means, [N 2C] expected places in [-1, 1], rows then columns, or the places
+    themselves, [N xy C]."""
+    if pooling is Pooling.patches:
+        return features.flatten(2).transpose(1, 2)
     if pooling is Pooling.average:
         return features.mean((-2, -1))
     weight = features.float().flatten(-2).softmax(-1).unflatten(-1, features.shape[-2:])
@@ -176,6 +231,20 @@ def resize(images: UInt8[Tensor, "b o h w 3"], side: int | None) -> UInt8[Tensor
     pixels = images.flatten(0, 1).permute(0, 3, 1, 2).float()
     pixels = F.interpolate(pixels, (side, side), mode="bilinear", antialias=True)
     return pixels.round().to(torch.uint8).permute(0, 2, 3, 1).unflatten(0, images.shape[:2])
+
+
+def pad_square(
+    images: UInt8[Tensor, "b o h w 3"], colour: Float[Tensor, "3 1 1"]
+) -> UInt8[Tensor, "b o s s2 3"]:
+    """Return the frames in the middle of squares of a colour in [0, 1]."""
+    h, w = images.shape[2:4]
+    side = max(h, w)
+    if h == w:
+        return images
+    square = (colour * 255).byte().flatten().expand(*images.shape[:2], side, side, 3).clone()
+    top, left = (side - h) // 2, (side - w) // 2
+    square[:, :, top : top + h, left : left + w] = images
+    return square
 
 
 def random_shift(

@@ -1,7 +1,8 @@
 """`import-checkpoint`: a published checkpoint becomes one of ours, encoders included.
 
 SRC is what was published: MoDE's directory (config.yaml, model_cleaned.safetensors), or MDT's
-Lightning .ckpt (with .hydra/config.yaml).
+Lightning .ckpt (with .hydra/config.yaml), or RDT's directory (config.json, model.safetensors or
+pytorch_model.bin).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from telic.policy import import_mdt, import_mode
+from telic.policy import import_mdt, import_mode, import_rdt
 from telic.policy.checkpoint import LANGUAGE, load_embeddings, save_checkpoint
 from telic.policy.imported import Imported, ImportOptions, read_json
 from telic.policy.language_encoder import TOKENIZER_FILES
@@ -42,10 +43,12 @@ SOURCES: dict[str, Source] = {
         recognises=import_mdt.recognises,
         read=import_mdt.read,
     ),
+    "rdt": Source(
+        holds=f"a directory with {import_rdt.CONFIG} and one of {', '.join(import_rdt.WEIGHTS)}",
+        recognises=import_rdt.recognises,
+        read=import_rdt.read,
+    ),
 }
-
-
-RDT_FILES = (["config.json"], ["model.safetensors", "pytorch_model.bin"])  # one of each
 
 
 def import_checkpoint(
@@ -94,12 +97,6 @@ def recognise(source: Path) -> str:
     for name, kind in SOURCES.items():
         if kind.recognises(source):
             return name
-    if all(any((source / name).is_file() for name in names) for names in RDT_FILES):
-        raise ValueError(
-            f"{source}: RDT reads a sentence as up to 1024 vectors of T5-XXL, where a policy here "
-            "has one token for a goal; telic.policy.published.build('rdt', config, tensors) gives "
-            "its denoiser alone"
-        )
     known = "; ".join(f"{name}: {kind.holds}" for name, kind in SOURCES.items())
     raise ValueError(f"{source}: no published checkpoint that is known ({known})")
 
@@ -125,7 +122,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command; exit code 0, 2 on bad input."""
     args = _parser().parse_args(arguments)
     try:
-        options = ImportOptions(interface=_interface(args.interface), raw=args.raw)
+        options = ImportOptions(
+            interface=_interface(args.interface),
+            raw=args.raw,
+            language=args.language,
+            vision=args.vision,
+        )
         imported, policy = import_checkpoint(
             args.source,
             args.target,
@@ -161,6 +163,10 @@ def _parser() -> Parser:
         metavar="FILE",
         help="embeddings.safetensors with vectors of sentences, where no tokenizer is at hand",
     )
+    parser.add_argument(
+        "--language", type=Path, metavar="DIR", help="RDT: folder of T5-XXL and its tokenizer"
+    )
+    parser.add_argument("--vision", type=Path, metavar="DIR", help="RDT: folder of SigLIP")
     parser.add_argument("--raw", action="store_true", help="the raw weights, not their average")
     return parser
 

@@ -34,12 +34,15 @@ class ImportOptions:
 
     interface: Interface | None = None  # None: the robot that it was published for
     raw: bool = False  # the raw weights, where averaged ones lie beside them
+    language: Path | None = None  # folder of a text model that is published elsewhere
+    vision: Path | None = None  # and of a vision model
 
 
 @dataclass(kw_only=True, slots=True)
 class Imported:
     """A policy not built yet. `dead`: names (or prefixes, ending in *) of published tensors that
-    have no place in it, with the reason; `language`: its text tower, as `transformers` has it."""
+    have no place in it, with the reason; `language`: its text tower, as `transformers` has it;
+    `robots`: of the unified space; `kept`: prefix of what it loads from elsewhere when built."""
 
     config: PolicyConfig
     interface: Interface
@@ -48,11 +51,15 @@ class Imported:
     dead: dict[str, str] = field(default_factory=dict)
     language: nn.Module | None = None
     stats: dict[str, FieldStats] = field(default_factory=dict)
+    robots: dict[str, Interface] = field(default_factory=dict)
+    kept: str | None = None
 
     def build(self) -> Policy:
         """Return the policy with the published weights; ValueError where they do not fit."""
-        policy = self.config.build(self.interface, self.stats)
-        load_exactly(policy, self.weights, self.source)
+        policy = self.config.build(self.interface, self.stats, self.robots)
+        own = policy.state_dict() if self.kept else {}
+        kept = {k: v for k, v in own.items() if k.startswith(self.kept or "")}
+        load_exactly(policy, self.weights | kept, self.source)
         return policy.eval()
 
 

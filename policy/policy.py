@@ -166,6 +166,7 @@ class Policy(nn.Module):
             action_dim=self.action_dim,
             obs_horizon=config.obs_horizon,
             state_dim=state_dim,
+            num_patches=self.image_encoder.num_patches if self.image_encoder else 1,
         )
         self.denoiser = self.denoiser_config.build(sizes)
         around = Surroundings(

@@ -97,7 +97,7 @@ def build(config: Mapping[str, Any], state_dict: dict[str, Tensor]) -> Published
         state_dim=config["state_dim"],
         obs_horizon=frames,
     )
-    formulation = _formulation(config)
+    formulation = formulation_of(config)
     ours = RdtConfig(
         width=config["hidden_size"],
         num_layers=config["depth"],
@@ -117,7 +117,7 @@ def answers(
     network: PublishedRdt, config: Mapping[str, Any], inputs: dict[str, Tensor]
 ) -> dict[str, Tensor]:
     """Return denoiser_out, loss and sample for the inputs of a golden file."""
-    settings = _formulation(config)
+    settings = formulation_of(config)
     formulation = Ddpm(settings)
     sigmas = timestep_sigmas(settings.betas, settings.num_timesteps)
     memory = network.denoiser.encode(network.context(inputs))
@@ -153,7 +153,7 @@ def by_camera(
     return tokens.unflatten(1, layout).transpose(1, 2).flatten(1, 3)
 
 
-def _formulation(config: Mapping[str, Any]) -> DdpmConfig:
+def formulation_of(config: Mapping[str, Any]) -> DdpmConfig:
     return DdpmConfig(
         num_timesteps=config["num_train_timesteps"],
         betas=_choice(BETAS, config, "beta_schedule"),

@@ -37,11 +37,13 @@ class VisionTower(nn.Module):
         pretrained: bool,
         pools: bool = False,
         conditioned: bool = False,
+        num_patches: int | None = None,
     ) -> None:
         """`pools`: the network answers one vector an image, as a 1 x 1 map; `conditioned`: it looks
-        at it under a sentence."""
+        at it under a sentence; `num_patches`: places in its map, where images of any size have as
+        many."""
         super().__init__()
-        self.network, self.channels = network, channels
+        self.network, self.channels, self.num_patches = network, channels, num_patches
         self.pretrained, self.pools, self.conditioned = pretrained, pools, conditioned
         self.scale_pixels(mean, std)
 
@@ -205,6 +207,8 @@ def _hugging_face(name: str, patches: bool) -> VisionTower:
     size: Any = getattr(processor, "crop_size", None) or processor.size
     sides = (size["height"], size["width"]) if "height" in size else None
     patches = patches and _patch_size(model) is not None
+    patch = _patch_size(model) if patches else None
+    count = (sides[0] // patch) * (sides[1] // patch) if patch and sides else None
     hidden = getattr(model.config, "hidden_size", None) or model.config.hidden_sizes[-1]
     return VisionTower(
         _HuggingFace(model, sides, patches),
@@ -213,4 +217,5 @@ def _hugging_face(name: str, patches: bool) -> VisionTower:
         list(processor.image_std),
         pretrained=True,
         pools=not patches,
+        num_patches=count,
     )

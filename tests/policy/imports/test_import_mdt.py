@@ -232,15 +232,6 @@ def test_another_kind_of_file_is_one_line(
     assert "expected one .ckpt below it, found none" in refused(source, tmp_path, capsys)
 
 
-def test_rdt_is_refused_by_its_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    source = tmp_path / "rdt"
-    source.mkdir()
-    (source / "config.json").write_text("{}")
-    assert "no published checkpoint that is known" in refused(source, tmp_path, capsys)
-    (source / "pytorch_model.bin").write_bytes(b"")
-    assert "RDT reads a sentence as up to 1024 vectors" in refused(source, tmp_path, capsys)
-
-
 def refused(source: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> str:
     """Return the one line with which the import of `source` ends."""
     with pytest.raises(SystemExit) as exit_:
