@@ -111,6 +111,12 @@ def test_images_lie_camera_by_camera() -> None:
     assert not torch.equal(frame[0], frame[1]) and not torch.equal(camera[0], camera[2])
 
 
+def test_patches_of_one_frame_begin_alike() -> None:
+    one = image_positions(SIZES, 32)
+    three = dataclasses.replace(SIZES, num_images=3 * SIZES.num_images, num_patches=3)
+    assert torch.equal(image_positions(three, 32), one.repeat_interleave(3, 0))
+
+
 def test_norms_divide_by_what_their_timm_did() -> None:
     x = torch.tensor([[1.0, 2.0, 3.0, 6.0]])
     mean_square, variance = 50 / 4, (4 + 1 + 0 + 9) / 3

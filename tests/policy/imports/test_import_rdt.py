@@ -217,6 +217,29 @@ def test_every_tensor_has_a_place_at_the_published_size(
     assert {k: v.shape for k, v in got.items()} == {k: v.shape for k, v in want.items()}
 
 
+def test_sentences_are_read_by_the_t5_of_a_folder(
+    tmp_path: Path,
+    siglip: Path,
+    text_model: Callable[[Path, Any], str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from transformers import T5Config, T5EncoderModel
+
+    small = {"vocab_size": 8, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2}
+    fits, other = (
+        text_model(tmp_path / str(dim), T5EncoderModel(T5Config(d_model=dim, **small)))
+        for dim in (WORDS, 20)
+    )
+    source, given = write(tmp_path / "rdt", random_weights()), arguments(tmp_path, siglip)
+    capsys.readouterr()  # progress of writing the models
+    line = refused(source, tmp_path, capsys, [*given, "--language", other])
+    assert "gives 20 numbers a word, expected 12" in line
+    main([str(source), str(tmp_path / "ours"), *given, "--language", fits])
+    policy = load_policy(tmp_path / "ours")
+    assert isinstance(policy, Policy)
+    assert policy.embed(["open drawer"])["open drawer"].shape == (3, WORDS)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
