@@ -76,7 +76,7 @@ def import_checkpoint(
         import transformers
 
         transformers.logging.disable_progress_bar()
-        imported.language.save_pretrained(folder)  # type: ignore[union-attr, operator]
+        imported.language.save_pretrained(folder)
         (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "CLIPTokenizer"}')
         for file in _tokenizer_files(tokenizer) if tokenizer is not None else ():
             shutil.copy(file, folder / file.name)

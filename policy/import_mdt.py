@@ -23,8 +23,11 @@ from telic.policy.imported import (
     ImportOptions,
     read_hydra,
     read_pickle,
+    require_prefixes,
     require_same,
+    require_switches,
     section,
+    shapes_of,
     split_off,
     with_bounds,
 )
@@ -36,7 +39,6 @@ from telic.policy.published_mdt import network_of, translate_mdt
 from telic.policy.published_robots import calvin
 from telic.policy.published_sampling import edm_sampling
 from telic.policy.vision_tower import RESNET18
-from telic.spec import near_misses
 
 CONFIG = Path(".hydra") / "config.yaml"
 DENOISER, CLIP = "model.inner_model.", "language_goal.clip_rn50."
@@ -121,14 +123,8 @@ def convert(
             f"{where}: MDT-V looks through Voltron, which this project does not have; MDT with "
             "ResNets can be imported, and telic.policy.published builds MDT-V's denoiser alone"
         )
-    for name, tensor in tensors.items():
-        if not name.startswith(known):
-            raise ValueError(
-                f"{where}: unknown tensor {name} {tuple(tensor.shape)}{near_misses(name, known)}"
-            )
-    for key, value in PLAIN.items():
-        if key in network and bool(network[key]) is not value:
-            raise ValueError(f"{where}: {key}={network[key]} is not supported, only {value} is")
+    require_prefixes(tensors, known, where)
+    require_switches(network, PLAIN, where)
     sizes = _sizes(split_off(tensors, DENOISER), where)
     require_same(network, sizes, file)
     with torch.device("meta"):
@@ -214,22 +210,16 @@ def _camera(
 def _sizes(denoiser: Mapping[str, Tensor], where: str) -> dict[str, int]:
     """Return the sizes of a published denoiser, read off its tensors, under the config's names."""
     names = {"pos_emb": 3, "tok_emb.weight": 2, "goal_emb.0.weight": 2, "action_pred.weight": 2}
-    for name, rank in names.items():
-        if name not in denoiser:
-            raise ValueError(f"{where}: no tensor {DENOISER}{name}{near_misses(name, denoiser)}")
-        if denoiser[name].ndim != rank:
-            shape = tuple(denoiser[name].shape)
-            raise ValueError(f"{where}: {DENOISER}{name} is {shape}, expected {rank} axes")
-    _, positions, width = denoiser["pos_emb"].shape
+    (_, positions, width), image, goal, action = shapes_of(denoiser, names, where, DENOISER)
     layers = {
         part: len({n.split(".")[2] for n in denoiser if n.startswith(f"{part}.blocks.")})
         for part in ("encoder", "decoder")
     }
     return {
         "embed_dim": width,
-        "goal_dim": denoiser["goal_emb.0.weight"].shape[1],
-        "obs_dim": denoiser["tok_emb.weight"].shape[1],
-        "action_dim": denoiser["action_pred.weight"].shape[0],
+        "goal_dim": goal[1],
+        "obs_dim": image[1],
+        "action_dim": action[0],
         "n_enc_layers": layers["encoder"],
         "n_dec_layers": layers["decoder"],
         "goal_seq_len": 1,

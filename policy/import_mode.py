@@ -21,8 +21,11 @@ from telic.policy.imported import (
     ImportOptions,
     read_hydra,
     read_tensors,
+    require_prefixes,
     require_same,
+    require_switches,
     section,
+    shapes_of,
     split_off,
     with_bounds,
 )
@@ -34,7 +37,6 @@ from telic.policy.policy import PolicyConfig
 from telic.policy.published_mode import NUM_CAMERAS, mode_config, translate_mode
 from telic.policy.published_robots import calvin
 from telic.policy.published_sampling import edm_sampling
-from telic.spec import near_misses
 
 WEIGHTS = "model_cleaned.safetensors"
 DENOISER, CLIP = "model.inner_model.", "language_goal.clip_rn50."
@@ -80,13 +82,9 @@ def convert(
     where = str(path.parent / WEIGHTS)
     tensors = {_current_name(name): tensor for name, tensor in tensors.items()}
     known = (DENOISER, CLIP, *TOWERS)
-    for name, tensor in tensors.items():
-        if not name.startswith(known):
-            raise ValueError(
-                f"{where}: unknown tensor {name} {tuple(tensor.shape)}{near_misses(name, known)}"
-            )
+    require_prefixes(tensors, known, where)
     sizes = _sizes(split_off(tensors, DENOISER), where)
-    _require_plain(network, path)
+    require_switches(network, PLAIN, path)
     require_same(network, sizes, path)
     ours = mode_config({"router_normalize": True, **network, **sizes})
     tower, weights = _towers(tensors, where)
@@ -152,32 +150,21 @@ def _sizes(denoiser: Mapping[str, Tensor], where: str) -> dict[str, int]:
         "blocks.0.attn.q_norm.g": 1,
         "blocks.0.router.router.mlp.3.weight": 2,
     }
-    for name, rank in names.items():
-        if name not in denoiser:
-            raise ValueError(f"{where}: no tensor {DENOISER}{name}{near_misses(name, denoiser)}")
-        if denoiser[name].ndim != rank:
-            shape = tuple(denoiser[name].shape)
-            raise ValueError(f"{where}: {DENOISER}{name} is {shape}, expected {rank} axes")
-    _, positions, width = denoiser["pos_emb"].shape
+    shapes = shapes_of(denoiser, names, where, DENOISER)
+    (_, positions, width), goal, image, action, head, router = shapes
     blocks = {name.split(".")[1] for name in denoiser if name.startswith("blocks.")}
     return {
         "embed_dim": width,
-        "goal_dim": denoiser["goal_emb.weight"].shape[1],
-        "obs_dim": denoiser["tok_emb.weight"].shape[1],
-        "action_dim": denoiser["action_emb.weight"].shape[1],
+        "goal_dim": goal[1],
+        "obs_dim": image[1],
+        "action_dim": action[1],
         "n_layers": len(blocks),
-        "n_heads": width // denoiser["blocks.0.attn.q_norm.g"].shape[0],
-        "num_experts": denoiser["blocks.0.router.router.mlp.3.weight"].shape[0],
+        "n_heads": width // head[0],
+        "num_experts": router[0],
         "goal_seq_len": 1,
         "obs_seq_len": 1,
         "action_seq_len": positions - 1,
     }
-
-
-def _require_plain(network: Mapping[str, Any], path: Path) -> None:
-    for key, value in PLAIN.items():
-        if key in network and bool(network[key]) is not value:
-            raise ValueError(f"{path}: {key}={network[key]} is not supported, only {value} is")
 
 
 def _towers(tensors: Mapping[str, Tensor], where: str) -> tuple[str, dict[str, Tensor]]:

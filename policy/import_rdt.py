@@ -23,6 +23,8 @@ from telic.policy.imported import (
     read_pickle,
     read_tensors,
     require_same,
+    require_switches,
+    shapes_of,
 )
 from telic.policy.language_encoder import LanguageConfig
 from telic.policy.policy import PolicyConfig
@@ -30,7 +32,7 @@ from telic.policy.presets import POLICIES
 from telic.policy.published import build
 from telic.policy.published_rdt import PublishedRdt, formulation_of
 from telic.policy.vision_tower import load_tower
-from telic.spec import Interface, near_misses
+from telic.spec import Interface
 
 CONFIG = "config.json"
 WEIGHTS = ("model.safetensors", "pytorch_model.bin", "mp_rank_00_model_states.pt")
@@ -80,9 +82,7 @@ def convert(
             "and action, such as right_arm_joint_0_pos (datasets/unified.py)"
         )
     stated = dict(_flat(config))
-    for key, value in PLAIN.items():
-        if stated.get(key, value) != value:
-            raise ValueError(f"{path}: {key}={stated[key]} is not supported, only {value} is")
+    require_switches(stated, PLAIN, path)
     sizes = _sizes(tensors, where)
     require_same(stated, {name: sizes[ours] for name, ours in SIZES.items()}, path)
     layout = _layout(stated, sizes.pop("num_images"), path)
@@ -217,15 +217,7 @@ def _sizes(tensors: Mapping[str, Tensor], where: str) -> dict[str, int]:
         "img_adaptor.0.weight": 2,
         "model.final_layer.ffn_final.fc2.weight": 2,
     }
-    shapes = []
-    for name, rank in names.items():
-        if name not in tensors:
-            raise ValueError(f"{where}: no tensor {name}{near_misses(name, tensors)}")
-        if tensors[name].ndim != rank:
-            shape = tuple(tensors[name].shape)
-            raise ValueError(f"{where}: {name} is {shape}, expected {rank} axes")
-        shapes.append(tensors[name].shape)
-    stream, goals, images, head, words, patches, out = shapes
+    stream, goals, images, head, words, patches, out = shapes_of(tensors, names, where)
     return {
         "hidden_size": stream[2],
         "depth": len({n.split(".")[2] for n in tensors if n.startswith("model.blocks.")}),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PosixPath
 from typing import Any
@@ -20,12 +20,12 @@ from omegaconf.base import ContainerMetadata, Metadata
 from omegaconf.errors import OmegaConfBaseException
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 from yaml import YAMLError
 
 from telic.policy.policy import Policy, PolicyConfig
 from telic.policy.tensors import load_exactly
-from telic.spec import FieldStats, Interface
+from telic.spec import FieldStats, Interface, near_misses
 
 
 @dataclass(kw_only=True, slots=True)
@@ -49,7 +49,7 @@ class Imported:
     weights: dict[str, Tensor]
     source: str
     dead: dict[str, str] = field(default_factory=dict)
-    language: nn.Module | None = None
+    language: Any = None
     stats: dict[str, FieldStats] = field(default_factory=dict)
     robots: dict[str, Interface] = field(default_factory=dict)
     kept: str | None = None
@@ -87,7 +87,7 @@ def read_pickle(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise ValueError(f"{path}: no such file") from error
-    except Exception as error:
+    except Exception as error:  # a damaged pickle may raise anything
         line = str(error).strip().splitlines()[0]
         raise ValueError(f"{path}: not to be read as tensors and plain values ({line})") from error
 
@@ -148,6 +148,39 @@ def _find(config: DictConfig, keys: set[str]) -> DictConfig | None:
 def split_off(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """Return the tensors whose names begin with `prefix`, without it."""
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+
+def require_prefixes(tensors: Mapping[str, Tensor], known: Sequence[str], where: str) -> None:
+    """Raise ValueError for a tensor whose name begins with none of the `known` prefixes."""
+    for name, tensor in tensors.items():
+        if not name.startswith(tuple(known)):
+            raise ValueError(
+                f"{where}: unknown tensor {name} {tuple(tensor.shape)}{near_misses(name, known)}"
+            )
+
+
+def shapes_of(
+    tensors: Mapping[str, Tensor], ranks: Mapping[str, int], where: str, prefix: str = ""
+) -> list[torch.Size]:
+    """Return the shapes of the tensors named in `ranks`, in its order.
+
+    ValueError for one that is absent or has another number of axes; `prefix` is what its name
+    begins with in the file.
+    """
+    for name, rank in ranks.items():
+        if name not in tensors:
+            raise ValueError(f"{where}: no tensor {prefix}{name}{near_misses(name, tensors)}")
+        if tensors[name].ndim != rank:
+            shape = tuple(tensors[name].shape)
+            raise ValueError(f"{where}: {prefix}{name} is {shape}, expected {rank} axes")
+    return [tensors[name].shape for name in ranks]
+
+
+def require_switches(stated: Mapping[str, Any], only: Mapping[str, Any], where: object) -> None:
+    """Raise ValueError where a config states a switch at another value than the `only` one."""
+    for key, value in only.items():
+        if key in stated and type(value)(stated[key]) != value:
+            raise ValueError(f"{where}: {key}={stated[key]} is not supported, only {value} is")
 
 
 def require_same(stated: Mapping[str, Any], found: Mapping[str, Any], path: Path) -> None:

@@ -95,6 +95,12 @@ class LanguageEncoder:
 
     def embed(self, sentences: Sequence[str]) -> dict[str, Array]:
         """Return the vector, f32 [dim], of each sentence; unknown ones load the tower."""
+        self._learn(sentences)
+        table = self._table.cpu().numpy()
+        return {text: table[self._rows[text]] for text in sentences}
+
+    def _learn(self, sentences: Sequence[str]) -> None:
+        """Add the vectors of those `sentences` that are not known."""
         unknown = [text for text in dict.fromkeys(sentences) if text not in self._rows]
         if unknown:
             if self._tower is None:
@@ -102,8 +108,6 @@ class LanguageEncoder:
             batches = [unknown[i : i + _BATCH] for i in range(0, len(unknown), _BATCH)]
             vectors = [row for batch in batches for row in self._read(self._tower, batch)]
             self.set_embeddings(dict(zip(unknown, vectors, strict=True)))
-        table = self._table.cpu().numpy()
-        return {text: table[self._rows[text]] for text in sentences}
 
     def _read(self, tower: _Tower, sentences: Sequence[str]) -> list[Array]:
         """Return what the tower makes of each sentence."""
@@ -123,8 +127,7 @@ class LanguageEncoder:
 
     def __call__(self, sentences: Sequence[str], device: torch.device) -> Float[Tensor, "b d"]:
         """Return the vectors of `sentences` on `device`; "" is the zero vector."""
-        if any(text not in self._rows for text in sentences):
-            self.embed(sentences)
+        self._learn(sentences)
         if self._table.device != device:
             self._table = self._table.to(device)
         rows = torch.tensor([self._rows[text] for text in sentences], device=device)
@@ -167,7 +170,7 @@ class WordEncoder(LanguageEncoder):
 
     def embed(self, sentences: Sequence[str]) -> dict[str, Array]:
         """Return the vectors, f32 [words dim], of each sentence; unknown ones load the tower."""
-        super().embed(sentences)
+        self._learn(sentences)
         table = self._table.cpu().numpy()
         return {text: table[self._spans[text]] for text in sentences}
 
@@ -178,8 +181,7 @@ class WordEncoder(LanguageEncoder):
         self, sentences: Sequence[str], device: torch.device
     ) -> tuple[Float[Tensor, "b l d"], Bool[Tensor, "b l"]]:
         """Return the vectors of `sentences`, padded to the longest, and which are words."""
-        if any(text not in self._spans for text in sentences):
-            self.embed(sentences)
+        self._learn(sentences)
         if self._table.device != device:
             self._table = self._table.to(device)
         rows = [self._table[self._spans[text]] for text in sentences]

@@ -69,7 +69,7 @@ def future_frames(batch: Mapping[str, Any], cameras: Sequence[str]) -> list[UInt
 
 
 @dataclass(kw_only=True, slots=True)
-class ObjectiveConfig:
+class ObjectiveConfig(ABC):
     """What all objectives share. The published weight of both of MDT's is 1."""
 
     name: ClassVar[str]  # the key below `policy.` and in the log
@@ -80,9 +80,9 @@ class ObjectiveConfig:
         if not 0 <= self.weight < float("inf"):
             raise ValueError(f"policy.{self.name}.weight={self.weight} must be 0 or positive")
 
+    @abstractmethod
     def build(self, around: Surroundings) -> Objective:
         """Return the objective with random weights; ValueError where the policy lacks its need."""
-        raise NotImplementedError
 
     def need_cameras(self, around: Surroundings) -> None:
         """Raise ValueError unless the policy sees something."""

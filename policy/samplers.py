@@ -53,17 +53,7 @@ def dpmpp_2m(
 
     The first step and the one to sigma 0 are of first order.
     """
-    previous: Tensor | None = None
-    h_previous = 0.0
-    for level, sigma, following in _steps(sigmas, x):
-        denoised = denoise(x, sigma)
-        if following == 0:
-            return denoised
-        h = math.log(level / following)
-        slope = _at_midpoint(denoised, previous, h, h_previous)
-        x = (following / level) * x + (1 - following / level) * slope
-        previous, h_previous = denoised, h
-    return x
+    return dpmpp_2m_sde(denoise, x, sigmas, x.unsqueeze(0)[:0], eta=0.0)
 
 
 def euler_ancestral(
@@ -107,21 +97,16 @@ def dpmpp_2m_sde(
         if following == 0:
             return denoised
         h = math.log(level / following)
-        slope = _at_midpoint(denoised, previous, h, h_previous)
-        kept = math.exp(-h * (1 + eta**2))
+        slope = denoised
+        if previous is not None:  # extrapolated to the middle of the step
+            weight = h / (2 * h_previous)
+            slope = (1 + weight) * denoised - weight * previous
+        kept = (following / level) ** (1 + eta**2)
         x = kept * x + (1 - kept) * slope
         if eta > 0:
             x = x + following * math.sqrt(-math.expm1(-2 * h * eta**2)) * noise[index]
         previous, h_previous = denoised, h
     return x
-
-
-def _at_midpoint(denoised: Tensor, previous: Tensor | None, h: float, h_previous: float) -> Tensor:
-    """Return the denoised in the middle of a step of h = ln(sigma / sigma'), extrapolated."""
-    if previous is None:
-        return denoised
-    weight = h / (2 * h_previous)
-    return (1 + weight) * denoised - weight * previous
 
 
 def _steps(sigmas: Tensor, x: Tensor) -> Iterator[tuple[float, Tensor, float]]:
