@@ -11,12 +11,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from telic.datasets.unified import Embodiment, Space
 from telic.policy.alignment import AlignmentConfig
+from telic.policy.condition_dropout import ConditionDropoutConfig, hide, hide_frames
 from telic.policy.denoiser import Context, DenoiserConfig, Sizes
 from telic.policy.foresight import ForesightConfig
 from telic.policy.formulation import FormulationConfig, squared_error
@@ -56,6 +58,7 @@ class PolicyConfig:
         default_factory=lambda: NormalizerConfig(scaling=Scaling.mean_std, clamp=5.0)
     )
     action: NormalizerConfig = field(default_factory=NormalizerConfig)
+    condition_dropout: ConditionDropoutConfig = field(default_factory=ConditionDropoutConfig)
     space: Space = Space.own  # unified: one policy for several robots, in RDT's 128 slots
     train_padding: bool = False  # unified: also learn 0 in slots not in use, as published RDT did
     formulation: FormulationConfig | None = None  # None: the kind's own
@@ -115,9 +118,11 @@ class Policy(nn.Module):
     """Normalizers, encoders, denoiser and formulation. A `telic.spec.ChunkPolicy`.
 
     `sampling` may be replaced at any time, and the robot of the unified space (`act_as`).
-    Everything random in training is drawn from the generator given to `loss` (dropout alone from
-    torch's own).
+    Everything random in training is drawn from the generator given to `loss` (dropout of units
+    alone from torch's own).
     """
+
+    _mean_state: Tensor  # physical units, [P]
 
     def __init__(
         self,
@@ -148,6 +153,10 @@ class Policy(nn.Module):
             "action", interface.action, stats.get("action")
         )
         self.action_dim = len(self.action_normalizer.center)
+        mean = stats["state"].mean if "state" in stats else self.state_normalizer.center.numpy()
+        self.register_buffer(
+            "_mean_state", torch.from_numpy(np.array(mean, np.float32)), persistent=False
+        )
         state_dim, width = len(self.state_normalizer.center), self.denoiser_config.width
         encodes_state = config.use_state and not self.denoiser_config.embeds_state
         self.state_encoder = StateEncoder(state_dim, width) if encodes_state else None
@@ -265,26 +274,36 @@ class Policy(nn.Module):
     ) -> Context:
         goal = self.goal_encoder.mix(goals, generator)
         images = state = goal[:, :0]
+        dropout = self.config.condition_dropout if self.training else ConditionDropoutConfig()
         if self.image_encoder is not None:
             frames = {camera: batch[f"image/{camera}"] for camera in self.image_encoder.cameras}
+            colours = {camera: tower.mean for camera, tower in self._towers().items()}
+            frames = hide_frames(frames, colours, dropout.images, generator)
             conditioned = self.image_encoder.conditioned
             sentences = self.goal_encoder.sentences(batch) if conditioned else None
             images = self.image_encoder(frames, generator, sentences)
         if self.config.use_state:
             state = self._normalized_state(batch, "state")
+            if dropout.state:
+                mean = {**batch, "state": self._mean_state.expand_as(batch["state"])}
+                mean_state = self._normalized_state(mean, "state")
+                state = hide(state, mean_state, dropout.state, generator)
         if self.state_encoder is not None:
             state = self.state_encoder(state)
         rate_hz = batch.get("rate_hz")
         if rate_hz is None:
             rate_hz = torch.full((len(goal),), self.interface.rate_hz, device=goal.device)
+        mask = batch.get("action_slots")
+        if mask is not None:
+            mask = hide(mask, 0.0, dropout.action_mask, generator)
         return Context(
             goal=goal,
             images=images,
             state=state,
             goal_mask=word_mask(goals, goal),
             state_mask=batch.get("state_slots"),
-            action_mask=batch.get("action_slots"),
-            rate_hz=rate_hz,
+            action_mask=mask,
+            rate_hz=hide(rate_hz, 0.0, dropout.rate, generator),
         )
 
     def _normalized_state(self, batch: Mapping[str, Any], name: str) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from telic.datasets.unified import Space
+from telic.policy.condition_dropout import ConditionDropoutConfig
 from telic.policy.goal_encoder import GoalConfig
 from telic.policy.image_encoder import ImageConfig, Pooling
 from telic.policy.language_encoder import CLIP_NAME, LanguageConfig
@@ -29,6 +30,7 @@ def _published_rdt(denoiser: RdtConfig) -> PolicyConfig:
         state=NormalizerConfig(scaling=Scaling.identity),
         action=NormalizerConfig(scaling=Scaling.identity),
         goal=GoalConfig(dropout=0.1),
+        condition_dropout=ConditionDropoutConfig(images=0.1, state=0.1, action_mask=0.1, rate=0.1),
         sampling=_RDT_SAMPLING,
     )
 

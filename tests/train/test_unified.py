@@ -18,6 +18,7 @@ from telic.datasets.unified import Embodiment, unified_interface, unified_stats
 from telic.envs import registry
 from telic.envs.rollout import EpisodeJob, RolloutConfig, run_rollouts
 from telic.policy.checkpoint import load_policy, save_checkpoint
+from telic.policy.condition_dropout import ConditionDropoutConfig
 from telic.policy.policy import Policy, PolicyConfig
 from telic.policy.presets import POLICIES
 from telic.real_robot.policy_worker import open_checkpoint
@@ -181,6 +182,19 @@ def test_what_lies_in_slots_not_in_use_changes_nothing(stores: dict[str, Path]) 
     drawn = [policy.predict(b, torch.Generator().manual_seed(0)) for b in (batch, other)]
     assert torch.equal(*drawn)
     assert not drawn[0][~batch["action_slots"][:, None].expand_as(drawn[0])].any()
+
+
+def test_what_training_hides_keeps_to_the_slots_in_use(stores: dict[str, Path]) -> None:
+    shares = ConditionDropoutConfig(state=0.5, action_mask=0.5)
+    policy, batch = build(stores, condition_dropout=shares)
+    seen = policy.encode(batch, torch.Generator().manual_seed(0))
+    assert not seen.state[~batch["state_slots"][:, None].expand_as(seen.state)].any()
+    hidden = ~seen.action_mask.any(-1)
+    assert 0 < hidden.sum() < len(hidden)
+    assert torch.equal(seen.action_mask[~hidden], batch["action_slots"][~hidden])
+    policy.loss(batch, torch.Generator().manual_seed(0)).total.backward()
+    rows = policy.denoiser.action_out.contract.weight.grad.abs().sum(-1) > 0
+    assert torch.equal(rows, batch["action_slots"].any(0))
 
 
 def test_any_kind_learns_in_the_unified_space(stores: dict[str, Path], tmp_path: Path) -> None:
