@@ -70,6 +70,7 @@ class DataConfig:
     video_only: list[str] = field(default_factory=list)  # more stores; their actions are not used
     goal: GoalConfig = field(default_factory=GoalConfig)
     language_fraction: float = 1.0  # share of the training episodes that keep their sentences
+    labelled_share: float | None = None  # of each batch, drawn apart (MDT: 0.5); None: as it comes
     future_steps: int = 3  # how far ahead the frames lie that policy.foresight, .future predict
     cameras: list[str] | None = None  # None: all of the store's
     memory_mb: int = 256  # what a process may hold of a store in memory
@@ -82,6 +83,9 @@ class DataConfig:
             raise ValueError(f"data.held_out={self.held_out} must lie in [0, 1)")
         if not 0 <= self.language_fraction <= 1:
             raise ValueError(f"data.language_fraction={self.language_fraction} must lie in [0, 1]")
+        share = self.labelled_share
+        if share is not None and not 0 < share <= 1:
+            raise ValueError(f"data.labelled_share={share} must lie in (0, 1]")
         if self.future_steps < 1:
             raise ValueError(f"data.future_steps={self.future_steps} must be at least 1")
 
@@ -360,6 +364,13 @@ def _batches(
     config: TrainConfig, windows: Windows, accelerator: Accelerator, position: int
 ) -> Iterator[dict[str, Any]]:
     """Yield this process's rows of each global batch, from batch `position` on, on its device."""
+    share = config.data.labelled_share
+    labelled = None if share is None else windows.labelled()
+    if labelled is not None and not len(labelled):
+        raise ValueError(
+            f"data.labelled_share={share} asks for windows with a sentence, and none has one; "
+            f"raise data.language_fraction={config.data.language_fraction} or label some steps"
+        )
     sampler = BatchSampler(
         len(windows),
         config.batch_size // accelerator.num_processes,
@@ -367,6 +378,8 @@ def _batches(
         rank=accelerator.process_index,
         world_size=accelerator.num_processes,
         position=position,
+        favoured=labelled,
+        share=share or 0.0,
     )
     loader: DataLoader[Any] = DataLoader(
         cast(Any, windows),  # map-style: len, [] and __getitems__

@@ -119,6 +119,12 @@ class Windows:
     def __len__(self) -> int:
         return int(self._first_index[-1])
 
+    def labelled(self) -> Array:
+        """Return the indices of the windows that carry a sentence, i64, rising."""
+        counts = np.concatenate([np.diff(spans.first_label) for spans in self._spans])
+        carries = np.repeat(counts > 0, np.diff(self._first_index))
+        return np.flatnonzero(carries)
+
     def __getitem__(self, index: int | Array) -> dict[str, Any]:
         """Return one window without a batch axis, or the batch of an array of indices."""
         if np.ndim(index):

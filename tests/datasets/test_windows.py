@@ -185,6 +185,10 @@ def test_a_share_of_the_episodes_keeps_its_sentences(make_store: MakeStore) -> N
     assert quarter < half < spoken(1.0) and not spoken(0.0)
     assert spoken(0.25) == quarter != spoken(0.25, seed=4)
     assert spoken(0.25, episodes=np.arange(0, 400, 2)) == {e for e in quarter if e % 2 == 0}
+    partly = Windows(store, WindowConfig(goal=hindsight, language_fraction=0.25), seed=3)
+    batch = partly.batch(np.arange(len(partly)))
+    carries = np.array([bool(text) for text in batch["text"]])
+    np.testing.assert_array_equal(partly.labelled(), np.flatnonzero(carries))
     required = Windows(store, WindowConfig(language_fraction=0.25), seed=3)
     batch = required.batch(np.arange(len(required)))
     assert set(batch["episode"].tolist()) == quarter and all(batch["text"])

@@ -108,9 +108,25 @@ def test_videos_alone_move_the_head_and_nothing_of_the_actions(demos: Path, tmp_
     assert all(line["diffusion"] == 0 < line["future"] for line in lines if "loss" in line)
 
 
+def test_labelled_windows_have_their_share_of_a_batch(demos: Path, tmp_path: Path) -> None:
+    """Without a sentence in the other half, alignment sees the half that has one."""
+    silent = store(tmp_path / "silent.zarr", [2000], "")
+    out = tmp_path / "run"
+    overrides = ["policy.alignment.weight=1", f"data.video_only=[{silent}]", "data.held_out=0"]
+    shared = [*overrides, "policy.future.weight=1", "data.labelled_share=1.0"]
+    run(config(demos, out, *shared))
+    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    assert all(line["alignment"] > 0 < line["diffusion"] for line in lines if "loss" in line)
+
+
 @pytest.mark.parametrize(
     ("overrides", "says"),
     [
+        (["data.labelled_share=0"], r"data.labelled_share=0.0 must lie in \(0, 1\]"),
+        (
+            ["data.labelled_share=0.5", "data.language_fraction=0"],
+            r"labelled_share=0.5 asks for windows with a sentence, and none has one; raise data",
+        ),
         (["data.language_fraction=2"], r"data.language_fraction=2.* must lie in \[0, 1\]"),
         (["data.language_fraction=-0.1"], r"data.language_fraction=-0.1 must lie in \[0, 1\]"),
         (
