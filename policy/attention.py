@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from telic.policy.norms import Norm, rms_norm
 
+KeysValues = tuple[Tensor, Tensor]  # each [b h s c]
+
 _SHORT = 64 * 64  # queries times keys up to which explicit products train faster on a CPU
 
 
@@ -25,17 +27,41 @@ class CausalSelfAttention(nn.Module):
         self.to_out = nn.Linear(width, width, bias=False)
         self.qk_gain = nn.Parameter(torch.ones(2, width // num_heads))
 
-    def forward(self, x: Float[Tensor, "b t d"]) -> Float[Tensor, "b t d"]:
-        """Return what each token gathers; token i sees tokens 0..i."""
+    def forward(
+        self, x: Float[Tensor, "b t d"], past: KeysValues | None = None
+    ) -> Float[Tensor, "b t d"]:
+        """Return what each token gathers; token i sees tokens 0..i, and all of the past.
+
+        past: keys and values of the tokens before x.
+        """
+        return self.gather(*self.heads(x), past)
+
+    def gather(
+        self,
+        q: Float[Tensor, "b h t c"],
+        k: Float[Tensor, "b h t c"],
+        v: Float[Tensor, "b h t c"],
+        past: KeysValues | None = None,
+    ) -> Float[Tensor, "b t d"]:
+        """Return the same from the tokens' own queries, keys and values."""
+        num_past = 0
+        if past is not None:
+            num_past = past[0].shape[2]
+            k, v = torch.cat([past[0], k], 2), torch.cat([past[1], v], 2)
+        dropout = self.dropout if self.training else 0.0
+        heads = attend(q, k, v, causal=True, past=num_past, dropout=dropout)
+        out: Tensor = self.to_out(join_heads(heads))
+        return out
+
+    def heads(
+        self, x: Float[Tensor, "b t d"]
+    ) -> tuple[Float[Tensor, "b h t c"], Float[Tensor, "b h t c"], Float[Tensor, "b h t c"]]:
+        """Return the tokens' normalised queries and keys, and values, by head."""
         b, t, d = x.shape
         qkv = self.to_qkv(x).view(b, t, 3, self.num_heads, d // self.num_heads)
-        qkv = qkv.permute(2, 0, 3, 1, 4)  # [3 b h t d]
-        qk, v = qkv.split([2, 1])
+        qk, v = qkv.permute(2, 0, 3, 1, 4).split([2, 1])
         q, k = rms_norm(qk, self.qk_gain[:, None, None, None]).unbind()
-        dropout = self.dropout if self.training else 0.0
-        heads = attend(q, k, v.squeeze(0), causal=True, dropout=dropout)
-        out: Tensor = self.to_out(heads.transpose(1, 2).reshape(b, t, d))
-        return out
+        return q, k, v.squeeze(0)
 
 
 class SelfAttention(nn.Module):
@@ -141,10 +167,11 @@ def attend(
     v: Float[Tensor, "b h s d"],
     *,
     causal: bool = False,
+    past: int = 0,
     dropout: float = 0.0,
     mask: Bool[Tensor, "b s"] | None = None,
 ) -> Float[Tensor, "b h t d"]:
-    """Return softmax(q k^T / sqrt(d)) v; causal: query i sees keys 0..i, if they are fewer all.
+    """Return softmax(q k^T / sqrt(d)) v; causal: query i sees keys 0..past + i, if fewer all.
 
     mask: the keys to see (at least one in each row).
 
@@ -153,11 +180,14 @@ def attend(
     """
     training_short = torch.is_grad_enabled() and q.shape[2] * k.shape[2] <= _SHORT
     # kernels differ in the corner from which an uneven causal mask starts, and take no second mask
-    uneven = causal and (q.shape[2] != k.shape[2] or mask is not None)
+    uneven = causal and not past and (q.shape[2] != k.shape[2] or mask is not None)
     on_cpu = q.device.type == "cpu" and (q.dtype == torch.bfloat16 or training_short)
     if uneven or on_cpu:
-        return attend_explicitly(q, k, v, causal=causal, dropout=dropout, mask=mask)
+        return attend_explicitly(q, k, v, causal=causal, past=past, dropout=dropout, mask=mask)
     seen = None if mask is None else mask[:, None, None]
+    if causal and past:
+        behind = q.new_ones(q.shape[2], k.shape[2], dtype=torch.bool).tril(past)
+        seen, causal = behind if seen is None else seen & behind, False
     return F.scaled_dot_product_attention(
         q, k, v, attn_mask=seen, is_causal=causal, dropout_p=dropout
     )
@@ -169,6 +199,7 @@ def attend_explicitly(
     v: Float[Tensor, "b h s d"],
     *,
     causal: bool = False,
+    past: int = 0,
     dropout: float = 0.0,
     mask: Bool[Tensor, "b s"] | None = None,
 ) -> Float[Tensor, "b h t d"]:
@@ -178,7 +209,8 @@ def attend_explicitly(
     """
     scores = (q @ k.transpose(-1, -2)).float() * q.shape[-1] ** -0.5
     if causal:
-        scores = scores + _no_future(scores.shape[-2], scores.shape[-1], scores.device)
+        queries, keys = scores.shape[-2:]
+        scores = scores + scores.new_full((queries, keys), float("-inf")).triu(past + 1)
     if mask is not None:
         scores = scores.masked_fill(~mask[:, None, None], float("-inf"))
     weights = (scores - scores.detach().amax(-1, keepdim=True)).exp()
@@ -186,8 +218,3 @@ def attend_explicitly(
     if dropout:
         weights = F.dropout(weights, dropout)
     return weights.to(v.dtype) @ v
-
-
-def _no_future(queries: int, keys: int, device: torch.device) -> Float[Tensor, "t s"]:
-    """Return 0 where query i may see key j <= i and minus infinity elsewhere."""
-    return torch.full((queries, keys), float("-inf"), device=device).triu(1)

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from telic.policy.formulation import Formulation, FormulationConfig, Network, Scalings
+from telic.policy.formulation import Formulation, FormulationConfig, Scalings
 
 
 class Betas(Enum):
@@ -60,19 +60,13 @@ class Ddpm(Formulation):
         sigmas = timestep_sigmas(config.betas, config.num_timesteps)
         self.lowest, self.highest = float(sigmas[0]), float(sigmas[-1])
 
-    def denoise(
-        self, network: Network, x: Float[Tensor, "b h a"], sigma: Float[Tensor, " s"]
-    ) -> Float[Tensor, "b h a"]:
-        """Return D(x; sigma); beyond the first and last timestep the network is shown these.
+    def shown(self, sigma: Float[Tensor, " s"]) -> Float[Tensor, " s"]:
+        """Return sigma; beyond the first and last timestep the network is given these.
 
         Schedules in sigma may go beyond (0.001 is below the first of each beta schedule), where a
         network that reads sigma, and not a timestep, would have to guess.
         """
-
-        def within(x: Tensor, sigma: Tensor) -> Tensor:
-            return network(x, sigma.clamp(self.lowest, self.highest))
-
-        return super().denoise(within, x, sigma)
+        return sigma.clamp(self.lowest, self.highest)
 
     def scalings(self, sigma: Float[Tensor, "*size"]) -> Scalings:
         """Return c_skip, c_out and c_in."""

@@ -1,12 +1,14 @@
 """The seam between kinds: what a denoiser is conditioned on, what it answers, how it is built.
 
-B samples, D width of tokens, G goal tokens, V cameras, O observation horizon, H actions.
+B samples, D width of tokens, G goal tokens, V cameras, O observation horizon, H actions, S noise
+levels (a row for each sample, or 1 for all).
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
@@ -16,7 +18,7 @@ from torch import Tensor, nn
 
 from telic.policy.edm import EdmConfig
 from telic.policy.formulation import FormulationConfig
-from telic.policy.routing import RoutingConfig
+from telic.policy.routing import RoutedLayer, Routes, RoutingConfig
 
 
 @dataclass(kw_only=True, slots=True)
@@ -76,8 +78,24 @@ class Prediction:
     losses: dict[str, Tensor] = field(default_factory=dict)
 
 
+@dataclass(kw_only=True, slots=True)
+class Level:
+    """What a network computes from noise levels alone.
+
+    embedding: [S D]; routes: of every layer; modulations: [S n 1 D] of every layer, and of what
+    comes after the last, in a kind that has them.
+    """
+
+    embedding: Tensor
+    routes: Routes
+    modulations: list[Tensor] = field(default_factory=list)
+
+
 class Denoiser(nn.Module, ABC):
-    """The network of one kind: `encode` once per chunk, then one call per step."""
+    """The network of one kind: `encode` once per chunk, `level` and `step` once per step.
+
+    A plan (plan.py) asks for the levels of a whole schedule before the first chunk.
+    """
 
     @abstractmethod
     def encode(self, context: Context) -> Any:
@@ -91,6 +109,23 @@ class Denoiser(nn.Module, ABC):
         """Return the tokens of a memory that auxiliary objectives read."""
 
     @abstractmethod
+    def level(self, sigma: Float[Tensor, " s"], generator: torch.Generator | None = None) -> Level:
+        """Return all that follows from sigma alone, computed in float32 whatever autocast says.
+
+        `generator` draws what is random in training besides dropout.
+        """
+
+    @abstractmethod
+    def step(self, x: Float[Tensor, "b h a"], level: Level, memory: Any) -> Prediction:
+        """Answer actions x, scaled by the formulation, at a noise level of one row or of B.
+
+        memory: of `encode`, or of `prepare` for this level.
+        """
+
+    @abstractmethod
+    def stacks(self) -> Sequence[nn.Module]:
+        """Return the stacks of blocks, which hold nearly all weights (quantize.py)."""
+
     def forward(
         self,
         x: Float[Tensor, "b h a"],
@@ -102,6 +137,34 @@ class Denoiser(nn.Module, ABC):
 
         `generator` draws what is random in training besides dropout.
         """
+        return self.step(x, self.level(sigma, generator), memory)
+
+    def prepare(self, joined: Level, memory: Any) -> list[Any]:
+        """Return the memory that `step` reads at each of the S joined levels.
+
+        A kind computes here, for all of them in one batch, what a step would compute anew without
+        looking at the actions; most have nothing of the sort.
+        """
+        return [memory] * len(joined.embedding)
+
+    def join(self, levels: Sequence[Level]) -> Level:
+        """Return one level of S rows from S levels of one row: embeddings and routes."""
+        layers: list[Any] = [None] * len(levels[0].routes.layers)
+        for number, layer in enumerate(self._routed()):
+            layers[number] = layer.join([level.routes.layers[number] for level in levels])
+        embedding = torch.cat([level.embedding for level in levels])
+        return Level(embedding=embedding, routes=Routes(layers=layers))
+
+    def fold(self, level: Level) -> Level:
+        """Return a level of one row in the form that is cheapest to take many steps at."""
+        layers = list(level.routes.layers)
+        for number, layer in enumerate(self._routed()):
+            layers[number] = layer.fold(layers[number])
+        return replace(level, routes=Routes(layers=layers))
+
+    def _routed(self) -> list[RoutedLayer]:
+        """Return the routed layer of each block; none of a kind with a feed-forward of its own."""
+        return [module for module in self.modules() if isinstance(module, RoutedLayer)]
 
 
 @dataclass(kw_only=True, slots=True)

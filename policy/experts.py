@@ -6,12 +6,30 @@ B samples, T tokens, D width, E experts, M hidden width of one expert.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+
+Chosen = Mapping[int, Tensor | None]  # expert -> rows of the samples that go there; None: all
+
+
+class MergedExperts(NamedTuple):
+    """k experts side by side: weight_in [k 2 M, D], bias_in [k 2 M], weight_out [k M, D]."""
+
+    weight_in: Tensor
+    bias_in: Tensor
+    weight_out: Tensor
+    num_experts: int
+
+    def __call__(self, x: Float[Tensor, "b t d"]) -> Float[Tensor, "b t d"]:
+        """Return their sum."""
+        hidden = F.linear(x, self.weight_in, self.bias_in)
+        up, swish = hidden.unflatten(-1, (self.num_experts, 2, -1)).unbind(-2)
+        return (up * F.silu(swish)).flatten(-2) @ self.weight_out
 
 
 class Experts(nn.Module):
@@ -38,11 +56,12 @@ class Experts(nn.Module):
         self,
         x: Float[Tensor, "b t d"],
         gates: Float[Tensor, "b2 t2 e"],
-        chosen: Sequence[int] | None = None,
+        chosen: Chosen | None = None,
     ) -> Float[Tensor, "b t d"]:
         """Return the gated sum; gates broadcast over samples and tokens.
 
-        `chosen` says that no gate of another expert is above 0, and saves computing those.
+        `chosen` says that no gate is above 0 but of these experts for these samples, and saves
+        computing the others; a gate for each sample is then expected where it names samples.
         """
         if chosen is not None:
             return self._only(chosen, x, gates)
@@ -51,14 +70,34 @@ class Experts(nn.Module):
         hidden = self._activate(hidden) * gates.unsqueeze(-1).to(hidden.dtype)
         return hidden.flatten(-2) @ self.weight_out.flatten(0, 1)
 
-    def _only(self, chosen: Sequence[int], x: Tensor, gates: Tensor) -> Tensor:
+    def _only(self, chosen: Chosen, x: Tensor, gates: Tensor) -> Tensor:
         out = torch.zeros_like(x)
-        biases = self.bias_in.view(self.num_experts, -1)
-        for n in chosen:
-            hidden = F.linear(x, self.weight_in[n], biases[n]).unflatten(-1, (2, -1))
-            hidden = self._activate(hidden) * gates[..., n : n + 1].to(hidden.dtype)
-            out = out + hidden @ self.weight_out[n]
+        for n, rows in chosen.items():
+            gate = gates[..., n : n + 1]
+            if rows is None:
+                out = out + self._one(n, x, gate)
+            else:
+                out = out.index_add(0, rows, self._one(n, x[rows], gate[rows]))
         return out
+
+    def _one(self, n: int, x: Tensor, gate: Tensor) -> Tensor:
+        """Return what expert n adds."""
+        bias = self.bias_in.view(self.num_experts, -1)[n]
+        hidden = F.linear(x, self.weight_in[n], bias).unflatten(-1, (2, -1))
+        hidden = self._activate(hidden) * gate.to(hidden.dtype)
+        return hidden @ self.weight_out[n]
+
+    def merged(self, gates: Float[Tensor, " e"]) -> MergedExperts:
+        """Return the experts whose gates are above 0 as one feed-forward, gates multiplied in.
+
+        A copy, for inference.
+        """
+        kept = gates.nonzero().flatten()
+        bias = self.bias_in.view(self.num_experts, -1)[kept]
+        weight_out = gates[kept, None, None] * self.weight_out[kept]
+        return MergedExperts(
+            self.weight_in[kept].flatten(0, 1), bias.flatten(), weight_out.flatten(0, 1), len(kept)
+        )
 
     def _activate(self, hidden: Tensor) -> Tensor:
         """Return u * silu(v) of hidden [... 2 M]."""

@@ -63,9 +63,15 @@ class Formulation(ABC):
     def denoise(
         self, network: Network, x: Float[Tensor, "b h a"], sigma: Float[Tensor, " s"]
     ) -> Float[Tensor, "b h a"]:
-        """Return D(x; sigma), the estimate of the clean chunk. sigma: [B], or [1] for all."""
+        """Return D(x; sigma), the estimate of the clean chunk. sigma: [B], or [1] for all; it may
+        come from the CPU to an x elsewhere."""
+        sigma = sigma.to(x.device)
         c_skip, c_out, c_in = self.scalings(sigma[:, None, None])
-        return c_skip * x + c_out * network(c_in * x, sigma).to(x.dtype)
+        return c_skip * x + c_out * network(c_in * x, self.shown(sigma)).to(x.dtype)
+
+    def shown(self, sigma: Float[Tensor, " s"]) -> Float[Tensor, " s"]:
+        """Return the noise levels that the network is given at sigma."""
+        return sigma
 
     def training_pair(
         self,

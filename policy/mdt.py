@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from telic.policy.attention import SelfAttention, attend, join_heads, split_heads
-from telic.policy.denoiser import Context, Denoiser, DenoiserConfig, Prediction, Sizes
+from telic.policy.denoiser import Context, Denoiser, DenoiserConfig, Level, Prediction, Sizes
 from telic.policy.dense_routing import build_routing
 from telic.policy.feed_forward import feed_forward
 from telic.policy.routing import Losses, NoiseLevels, add_losses, enter, feed, leave, mask_of
@@ -169,30 +169,34 @@ class Mdt(Denoiser):
         """Return the encoder's tokens."""
         return memory.tokens
 
-    def forward(
-        self,
-        x: Float[Tensor, "b h a"],
-        sigma: Float[Tensor, " s"],
-        memory: MdtMemory,
-        generator: torch.Generator | None = None,
-    ) -> Prediction:
+    def level(self, sigma: Float[Tensor, " s"], generator: torch.Generator | None = None) -> Level:
+        """Return the sigma embedding, and every decoder layer's modulation and route."""
+        with torch.autocast(sigma.device.type, enabled=False):
+            embedding = self.sigma_embedding(sigma)
+            levels = NoiseLevels(sigma, embedding, self.sigma_embedding)
+            return Level(
+                embedding=embedding,
+                routes=self.routing(levels, self.sizes.action_horizon, generator),
+                modulations=list(self.modulations(embedding).unbind(1)),
+            )
+
+    def step(self, x: Float[Tensor, "b h a"], level: Level, memory: MdtMemory) -> Prediction:
         """Return the answer [B H A] and, in training, the losses of the routing."""
         tokens = self.action_in(x)
         if self.positions is not None and self.config.positions is MdtPositions.own:
             tokens = tokens + self.positions[self.position_rows[-x.shape[1] :]]
-        with torch.autocast(sigma.device.type, enabled=False):
-            embedding = self.sigma_embedding(sigma)
-            levels = NoiseLevels(sigma, embedding, self.sigma_embedding)
-            routes = self.routing(levels, x.shape[1], generator)
-            modulations = self.modulations(embedding).unbind(1)
         keys, values = memory.keys.unbind(1), memory.values.unbind(1)
-        losses = [routes.losses]
-        layers = zip(self.decoder, modulations, keys, values, routes.layers, strict=True)
+        losses, routes = [level.routes.losses], level.routes.layers
+        layers = zip(self.decoder, level.modulations, keys, values, routes, strict=True)
         for layer, *read, route in layers:
             tokens, own = layer(tokens, *read, memory.mask, route)
             losses.append(own)
         actions = self.action_out(self.decoder_norm(tokens))
         return Prediction(actions=actions, losses=add_losses(losses))
+
+    def stacks(self) -> list[nn.Module]:
+        """Return encoder and decoder."""
+        return [self.encoder, self.decoder]
 
     def modulations(self, embedding: Float[Tensor, "s d"]) -> Float[Tensor, "s l 6 1 d"]:
         """Return each layer's shift, scale and gate, for attention and feed-forward network.

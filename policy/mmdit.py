@@ -22,7 +22,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from telic.policy.attention import attend, join_heads, split_heads
-from telic.policy.denoiser import Context, Denoiser, DenoiserConfig, Prediction, Sizes
+from telic.policy.denoiser import Context, Denoiser, DenoiserConfig, Level, Prediction, Sizes
 from telic.policy.dense_routing import build_routing
 from telic.policy.feed_forward import feed_forward
 from telic.policy.flow import FlowConfig, time_of
@@ -66,7 +66,8 @@ class MmditConfig(DenoiserConfig):
 class MmditMemory:
     """tokens: [B N D], the context stream before the last layer.
 
-    keys, values: [B L G N C], the context's in each layer; mask: [B N], the tokens to see.
+    keys, values: [B L G N C], the context's in each layer; mask: [B N + H], the tokens that actions
+    see, context first.
     """
 
     tokens: Tensor
@@ -108,6 +109,8 @@ class Mmdit(Denoiser):
             tokens, k, v = layer(tokens, mask)
             keys.append(k)
             values.append(v)
+        if mask is not None:
+            mask = nn.functional.pad(mask, (0, self.sizes.action_horizon), value=True)
         return MmditMemory(
             tokens=tokens, keys=torch.stack(keys, 1), values=torch.stack(values, 1), mask=mask
         )
@@ -116,33 +119,35 @@ class Mmdit(Denoiser):
         """Return the context stream before the last layer."""
         return memory.tokens
 
-    def forward(
-        self,
-        x: Float[Tensor, "b h a"],
-        sigma: Float[Tensor, " s"],
-        memory: MmditMemory,
-        generator: torch.Generator | None = None,
-    ) -> Prediction:
-        """Return the answer [B H A] and, in training, the losses of the routing."""
+    def level(self, sigma: Float[Tensor, " s"], generator: torch.Generator | None = None) -> Level:
+        """Return sigma's embedding, every layer's modulation and route, and a last modulation."""
         layers = self.config.num_layers
         with torch.autocast(sigma.device.type, enabled=False):
             embedding = self.embed(sigma)
             levels = NoiseLevels(sigma, embedding, self.embed)
-            routes = self.routing(levels, x.shape[1], generator)
-            *modulations, last = self.modulations(embedding).split([6] * layers + [2], 1)
+            return Level(
+                embedding=embedding,
+                routes=self.routing(levels, self.sizes.action_horizon, generator),
+                modulations=list(self.modulations(embedding).split([6] * layers + [2], 1)),
+            )
+
+    def step(self, x: Float[Tensor, "b h a"], level: Level, memory: MmditMemory) -> Prediction:
+        """Return the answer [B H A] and, in training, the losses of the routing."""
+        *modulations, last = level.modulations
         shift, scale = last.unbind(1)
         tokens = self.action_in(x) + self.action_positions
-        mask = None
-        if memory.mask is not None:
-            mask = torch.cat([memory.mask, memory.mask.new_ones(x.shape[:2])], 1)
         keys, values = memory.keys.unbind(1), memory.values.unbind(1)
-        losses = [routes.losses]
-        stream = zip(self.action_stream, modulations, keys, values, routes.layers, strict=True)
+        losses, routes = [level.routes.losses], level.routes.layers
+        stream = zip(self.action_stream, modulations, keys, values, routes, strict=True)
         for layer, *read, route in stream:
-            tokens, own = layer(tokens, *read, mask, route)
+            tokens, own = layer(tokens, *read, memory.mask, route)
             losses.append(own)
         actions = self.action_out(torch.addcmul(shift, self.norm(tokens), scale))
         return Prediction(actions=actions, losses=add_losses(losses))
+
+    def stacks(self) -> list[nn.Module]:
+        """Return both streams."""
+        return [self.context_stream, self.action_stream]
 
     def embed(self, sigma: Float[Tensor, " s"]) -> Float[Tensor, "s d"]:
         """Return the embedding of each sigma's flow time; run it outside autocast."""

@@ -7,27 +7,30 @@ Multitask Learning", in the form of its released code:
 - after attention the residual stream goes on with the *normalised* x;
 - attention is causal over all tokens, those of goal and observation too.
 
-B samples, T = 1 + G + N + H tokens, D width, H actions, E experts, L layers.
+So no token of the prefix [sigma, goal, observation] sees an action, and `prepare` computes what
+the actions read of it, keys and values, for all steps at once.
+
+B samples, T = P + H tokens, P = 1 + G + N of them the prefix, D width, H actions, L layers, S noise
+levels.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from telic.policy.attention import CausalSelfAttention
-from telic.policy.denoiser import Context, Denoiser, DenoiserConfig, Prediction, Sizes
+from telic.policy.attention import CausalSelfAttention, KeysValues
+from telic.policy.denoiser import Context, Denoiser, DenoiserConfig, Level, Prediction, Sizes
 from telic.policy.noise_routing import NoiseRoutingConfig
 from telic.policy.norms import RMSNorm
 from telic.policy.routing import (
     Losses,
     NoiseLevels,
-    Routes,
     RoutingConfig,
     add_losses,
     enter,
@@ -123,45 +126,68 @@ class Mode(Denoiser):
         self.action_out = nn.Linear(config.width, sizes.action_dim)
 
     def encode(self, context: Context) -> Float[Tensor, "b n d"]:
-        """Return the stream's prefix: goal, images and state with their positions."""
+        """Return goal, images and state with their positions: the prefix but for sigma."""
         prefix = torch.cat([context.goal, context.images, context.state], 1)
         return prefix + self.positions[self.position_rows[: prefix.shape[1]]]
 
     def latent(self, memory: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
-        """Return the prefix itself."""
+        """Return the memory itself."""
         return memory
 
-    def forward(
+    def level(self, sigma: Float[Tensor, " s"], generator: torch.Generator | None = None) -> Level:
+        """Return the sigma embedding and every layer's route."""
+        with torch.autocast(sigma.device.type, enabled=False):
+            embedding = self.sigma_embedding(sigma)
+            levels = NoiseLevels(sigma, embedding, self.sigma_embedding)
+            num_tokens = 1 + len(self.position_rows)
+            return Level(embedding=embedding, routes=self.routing(levels, num_tokens, generator))
+
+    def step(
         self,
         x: Float[Tensor, "b h a"],
-        sigma: Float[Tensor, " s"],
-        memory: Float[Tensor, "b n d"],
-        generator: torch.Generator | None = None,
+        level: Level,
+        memory: Float[Tensor, "b n d"] | list[KeysValues],
     ) -> Prediction:
-        """Return the answer [B H A] and, in training, the losses of the routing."""
-        num_tokens = 1 + len(self.position_rows)
-        embedding, routes = self.condition(sigma, num_tokens, generator)
-        actions = self.action_in(x) + self.positions[self.position_rows[-x.shape[1] :]]
-        embedding = embedding.unsqueeze(1)
-        tokens = torch.cat([embedding.expand(len(x), -1, -1), memory, actions], 1)
-        losses = [routes.losses]
-        for block, route in zip(self.blocks, routes.layers, strict=True):
-            tokens, own = block(tokens, embedding, route)
+        """Return the answer [B H A] and, in training, the losses of the routing.
+
+        memory: of `encode`, then the whole stream is computed; or of `prepare`.
+        """
+        embedding = level.embedding.unsqueeze(1)
+        tokens = self.action_in(x) + self.positions[self.position_rows[-x.shape[1] :]]
+        pasts: list[KeysValues] | list[None] = [None] * len(self.blocks)
+        if isinstance(memory, list):
+            pasts = memory
+        else:
+            tokens = torch.cat([embedding.expand(len(x), -1, -1), memory, tokens], 1)
+        losses = [level.routes.losses]
+        for block, route, past in zip(self.blocks, level.routes.layers, pasts, strict=True):
+            tokens, own = block(tokens, embedding, route, past)
             losses.append(own)
         actions = self.action_out(self.norm(tokens[:, -x.shape[1] :]))
         return Prediction(actions=actions, losses=add_losses(losses))
 
-    def condition(
-        self,
-        sigma: Float[Tensor, " s"],
-        num_tokens: int = 1,
-        generator: torch.Generator | None = None,
-    ) -> tuple[Float[Tensor, "s d"], Routes]:
-        """Return the sigma embedding and every layer's route, both functions of sigma alone."""
-        with torch.autocast(sigma.device.type, enabled=False):
-            embedding = self.sigma_embedding(sigma)
-            levels = NoiseLevels(sigma, embedding, self.sigma_embedding)
-            return embedding, self.routing(levels, num_tokens, generator)
+    def prepare(self, joined: Level, memory: Float[Tensor, "b n d"]) -> list[list[KeysValues]]:
+        """Return for each level every layer's keys and values of the prefix.
+
+        All levels are one batch [S, B P, D], so that a layer's weights are read once, and each
+        expert runs once for the levels that chose it.
+        """
+        steps, batch = len(joined.embedding), len(memory)
+        embedding = joined.embedding.unsqueeze(1)
+        first = joined.embedding[:, None, None].expand(-1, batch, -1, -1)
+        prefix = torch.cat([first, memory.expand(steps, -1, -1, -1)], 2)
+        tokens, length = prefix.flatten(1, 2), prefix.shape[2]
+        layers: list[KeysValues] = []
+        for block, route in zip(self.blocks, joined.routes.layers, strict=True):
+            last = block is self.blocks[-1]
+            tokens, read = cast(Block, block).remember(tokens, embedding, route, length, last=last)
+            layers.append(read)
+        rows = [slice(step * batch, (step + 1) * batch) for step in range(steps)]
+        return [[(k[of], v[of]) for k, v in layers] for of in rows]
+
+    def stacks(self) -> list[nn.Module]:
+        """Return the blocks."""
+        return [self.blocks]
 
 
 class Block(nn.Module):
@@ -183,11 +209,39 @@ class Block(nn.Module):
         x: Float[Tensor, "b t d"],
         embedding: Float[Tensor, "s 1 d"],
         route: Any,
+        past: KeysValues | None = None,
     ) -> tuple[Float[Tensor, "b t d"], Losses]:
-        """Return the stream after this layer and the losses of its routing."""
+        """Return the stream after this layer and the losses of its routing.
+
+        past: keys and values of the tokens before x.
+        """
         mask = self.routed.mask(x, route)
         y = enter(x, mask)
-        y = y + self.attention(self.attention_norm(y) + embedding)
+        y = y + self.attention(self.attention_norm(y) + embedding, past)
         y = self.routed_norm(y)
         routed, losses = self.routed(y, route)
         return leave(y + routed, x, mask), losses
+
+    def remember(
+        self,
+        x: Float[Tensor, "s t d"],
+        embedding: Float[Tensor, "s 1 d"],
+        route: Any,
+        length: int,
+        *,
+        last: bool,
+    ) -> tuple[Float[Tensor, "s t d"], KeysValues]:
+        """Return the stream after this layer, and keys and values in it [S T/length h length c].
+
+        x: a row holds sequences of `length` tokens end to end, all of one noise level. Nothing
+        reads what the `last` layer makes of them: it leaves them.
+        """
+        mask = self.routed.mask(x, route)
+        y = enter(x, mask)
+        shown = self.attention_norm(y) + embedding
+        q, k, v = self.attention.heads(shown.view(-1, length, x.shape[-1]))
+        if last:
+            return x, (k, v)
+        y = self.routed_norm(y + self.attention.gather(q, k, v).view_as(y))
+        routed, _ = self.routed(y, route)
+        return leave(y + routed, x, mask), (k, v)

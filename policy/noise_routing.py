@@ -11,6 +11,7 @@ B samples, T tokens, E experts, L layers.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -19,7 +20,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from telic.policy.experts import Experts
+from telic.policy.experts import Chosen, Experts, MergedExperts
 from telic.policy.routing import Losses, NoiseLevels, RoutedLayer, Routes, Routing, RoutingConfig
 
 PICKING_PAYS = 256  # hidden width of an expert from which computing only the chosen ones is faster
@@ -63,7 +64,7 @@ class NoiseRoute(NamedTuple):
     """gates: [S T E], T is 1 in inference; chosen: whose gates are above 0, if only they run."""
 
     gates: Tensor
-    chosen: list[int] | None
+    chosen: Chosen | None
 
 
 class NoiseRouting(Routing):
@@ -93,14 +94,15 @@ class NoiseRouting(Routing):
             gates = F.pad(gates, (0, 1), value=1.0)
         return Routes(layers=[*map(NoiseRoute, gates, shared_choices)], losses=losses)
 
-    def _shared_choices(self, choices: Choices) -> list[list[int]] | list[None]:
+    def _shared_choices(self, choices: Choices) -> Sequence[Chosen | None]:
         """Return each layer's experts if all tokens share them and picking them out pays."""
         layers, levels, _, num_experts = choices.chosen.shape
         if self.training or levels > 1 or not self.picks:
             return [None] * layers
         top_k = self.routers.top_k
         picked = choices.chosen.int().topk(top_k, dim=-1).indices.view(-1, top_k).tolist()
-        return [[*layer, num_experts] if self.shared else layer for layer in picked]
+        shared = [num_experts] if self.shared else []
+        return [dict.fromkeys([*layer, *shared], None) for layer in picked]
 
 
 class NoiseLayer(RoutedLayer):
@@ -110,9 +112,32 @@ class NoiseLayer(RoutedLayer):
         super().__init__()
         self.experts = Experts(width, num_experts, hidden, dropout)
 
-    def forward(self, x: Float[Tensor, "b t d"], route: NoiseRoute) -> tuple[Tensor, Losses]:
+    def forward(
+        self, x: Float[Tensor, "b t d"], route: NoiseRoute | MergedExperts
+    ) -> tuple[Tensor, Losses]:
         """Return the gated sum of the experts [B T D]; a layer alone has no losses."""
+        if isinstance(route, MergedExperts):
+            return route(x), {}
         return self.experts(x, route.gates, route.chosen), {}
+
+    def join(self, routes: Sequence[NoiseRoute]) -> NoiseRoute:
+        """Return the gates of all, and which samples go to each expert."""
+        gates = torch.cat([route.gates for route in routes])
+        if any(route.chosen is None for route in routes):
+            return NoiseRoute(gates, None)
+        goers: dict[int, list[int]] = {}
+        for row, route in enumerate(routes):
+            for n in route.chosen or ():
+                goers.setdefault(n, []).append(row)
+        chosen = {
+            n: None if len(rows) == len(routes) else torch.tensor(rows, device=gates.device)
+            for n, rows in goers.items()
+        }
+        return NoiseRoute(gates, chosen)
+
+    def fold(self, route: NoiseRoute) -> NoiseRoute | MergedExperts:
+        """Return small experts merged; large ones are read where they are, a copy would cost."""
+        return route if route.chosen is not None else self.experts.merged(route.gates[0, 0])
 
 
 class Choices(NamedTuple):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import nn
+from torch.autograd.graph import increment_version
 
 
 @dataclass(kw_only=True, slots=True)
@@ -34,12 +35,15 @@ class OptimizerConfig:
             {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": self.weight_decay},
             {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
         ]
-        return torch.optim.AdamW(
+        optimizer = torch.optim.AdamW(
             [group for group in groups if group["params"]],
             lr=self.learning_rate,
             betas=(self.betas[0], self.betas[1]),
             fused=True,
         )
+        # the fused kernel writes weights without counting it, and a plan goes by the count
+        optimizer.register_step_post_hook(lambda *_: increment_version(trainable))
+        return optimizer
 
     def rate(self, step: int, steps: int) -> float:
         """Return the learning rate of optimizer step `step` (from 0) of `steps`."""

@@ -28,6 +28,7 @@ from telic.policy.image_encoder import ImageConfig, ImageEncoder
 from telic.policy.mode import ModeConfig
 from telic.policy.normalizer import NormalizerConfig, Scaling
 from telic.policy.objective import Encoded, ObjectiveConfig, Surroundings
+from telic.policy.plan import Plan
 from telic.policy.requests import Needs, stack_requests, unit_noise
 from telic.policy.sampling import SamplingConfig, first_non_finite
 from telic.policy.state_encoder import StateEncoder
@@ -147,6 +148,7 @@ class Policy(nn.Module):
         self.stats = dict(stats)
         self.obs_horizon, self.action_horizon = config.obs_horizon, config.action_horizon
         self.sampling = config.sampling
+        self._plan: Plan | None = None
         self.formulation = formulation.build()
         self.state_normalizer = config.state.build("state", interface.state, stats.get("state"))
         self.action_normalizer = config.action.build(
@@ -413,6 +415,17 @@ class Policy(nn.Module):
             for request, chunk in zip(requests, actions, strict=True)
         ]
 
+    def plan(self, sampling: SamplingConfig | None = None) -> Plan:
+        """Return the plan of a sampling (None: the policy's own) for the weights as they are now.
+
+        The last one is kept and returned again until the schedule or a weight is another.
+        """
+        sampling = self.sampling if sampling is None else sampling
+        if self._plan is None or not self._plan.fits(self.denoiser, sampling):
+            with self._at_rest():
+                self._plan = Plan(self.denoiser, self.formulation, sampling)
+        return self._plan
+
     @property
     def denoiser_config(self) -> DenoiserConfig:
         """Return the config of the denoiser, whose `kind` is the policy's."""
@@ -462,16 +475,12 @@ class Policy(nn.Module):
         noise: [draws B H A], the first for the start.
         """
         with self._at_rest():
-            memory = self.denoiser.encode(self.encode(batch))
+            planned = self.plan().begin(self.denoiser.encode(self.encode(batch)))
             slots = self._trained(batch.get("action_slots"))
             noise = _within(slots, noise)
 
-            def network(x: Tensor, sigma: Tensor) -> Tensor:
-                actions: Tensor = self.denoiser(x, sigma, memory).actions
-                return actions
-
             def denoise(x: Tensor, sigma: Tensor) -> Tensor:
-                return _within(slots, self.formulation.denoise(network, x, sigma))
+                return _within(slots, planned(x, sigma))
 
             sampled = self.sampling.sample(denoise, noise[0], noise[1:])
             if not bool(torch.isfinite(sampled).all()):

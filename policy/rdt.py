@@ -23,17 +23,15 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from telic.policy.attention import NormedCrossAttention, NormedSelfAttention
+from telic.policy.attention import KeysValues, NormedCrossAttention, NormedSelfAttention
 from telic.policy.ddpm import Betas, DdpmConfig, nearest_timestep
-from telic.policy.denoiser import Context, Denoiser, DenoiserConfig, Prediction, Sizes
+from telic.policy.denoiser import Context, Denoiser, DenoiserConfig, Level, Prediction, Sizes
 from telic.policy.dense_routing import build_routing
 from telic.policy.feed_forward import Adaptor
 from telic.policy.formulation import FormulationConfig
 from telic.policy.norms import Norm
 from telic.policy.routing import Losses, NoiseLevels, add_losses, enter, feed, leave, mask_of
 from telic.policy.sigma_embedding import SinusoidalEmbedding
-
-KeysValues = tuple[Tensor, Tensor]
 
 
 @dataclass(kw_only=True, slots=True)
@@ -160,29 +158,33 @@ class Rdt(Denoiser):
         """Return the tokens that the layers attend to."""
         return memory.context
 
-    def forward(
-        self,
-        x: Float[Tensor, "b h a"],
-        sigma: Float[Tensor, " s"],
-        memory: Memory,
-        generator: torch.Generator | None = None,
-    ) -> Prediction:
-        """Return the answer [B H A] and, in training, the losses of the routing."""
-        num_tokens = 1 + memory.prefix.shape[1] + x.shape[1]
+    def level(self, sigma: Float[Tensor, " s"], generator: torch.Generator | None = None) -> Level:
+        """Return the embedding of the timestep and every layer's route."""
+        num_tokens = 2 + self.sizes.num_states + self.sizes.action_horizon
         with torch.autocast(sigma.device.type, enabled=False):
             noise = self.embed(sigma)
             routes = self.routing(NoiseLevels(sigma, noise, self.embed), num_tokens, generator)
-        first = (noise.unsqueeze(1) + self.positions[:1]).expand(len(x), -1, -1)
+        return Level(embedding=noise, routes=routes)
+
+    def step(self, x: Float[Tensor, "b h a"], level: Level, memory: Memory) -> Prediction:
+        """Return the answer [B H A] and, in training, the losses of the routing."""
+        first = (level.embedding.unsqueeze(1) + self.positions[:1]).expand(len(x), -1, -1)
         actions = self.slots_in(self._slots(x, memory.action_mask))
         actions = actions + self.positions[-x.shape[1] :]
         tokens = torch.cat([first, memory.prefix, actions], 1)
-        losses = [routes.losses]
-        layers = zip(self.blocks, memory.keys_values, memory.masks, routes.layers, strict=True)
+        losses = [level.routes.losses]
+        layers = zip(
+            self.blocks, memory.keys_values, memory.masks, level.routes.layers, strict=True
+        )
         for block, *read in layers:
             tokens, own = block(tokens, *read)
             losses.append(own)
         actions = self.action_out(self.norm(tokens[:, -x.shape[1] :]))
         return Prediction(actions=actions, losses=add_losses(losses))
+
+    def stacks(self) -> list[nn.Module]:
+        """Return the blocks."""
+        return [self.blocks]
 
     def embed(self, sigma: Float[Tensor, " s"]) -> Float[Tensor, "s d"]:
         """Return the embedding of each sigma's timestep; run it outside autocast."""

@@ -14,7 +14,7 @@ S noise levels (a row for each sample, or 1 for all), B samples, T tokens, D wid
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -61,6 +61,20 @@ class RoutedLayer(nn.Module, ABC):
     @abstractmethod
     def forward(self, x: Float[Tensor, "b t d"], route: Any) -> tuple[Tensor, Losses]:
         """Return the feed-forward of x [B T D] and, in training, the layer's own losses."""
+
+    def join(self, routes: Sequence[Any]) -> Any:
+        """Return the route of samples that each have one of these routes of a single noise level.
+
+        Of a network at rest. Tensors are joined row by row; None stays None.
+        """
+        return None if routes[0] is None else torch.cat(list(routes))
+
+    def fold(self, route: Any) -> Any:
+        """Return the route of a single noise level with what its steps would compute anew.
+
+        It follows the weights as they are now.
+        """
+        return route
 
 
 @dataclass(kw_only=True, slots=True)

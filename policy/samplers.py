@@ -1,7 +1,8 @@
 """Samplers: plain functions that follow `denoise(x, sigma) -> x0` down a list of sigmas.
 
-`x` is [B ...] noise of std `sigmas[0]`; `sigmas` is f32 [n + 1] and ends in 0 (schedules.py);
-`denoise` gets sigma as f32 [1], shared by the batch. Each returns x at the last sigma. What a
+`x` is [B ...] noise of std `sigmas[0]`; `sigmas` is f32 [n + 1], on the CPU wherever x is, and
+ends in 0 (schedules.py); `denoise` gets sigma as f32 [1] of it, shared by the batch, so that a step
+can be looked up by its sigma without waiting for a GPU. Each returns x at the last sigma. What a
 stochastic sampler adds is given to it: `noise` [n B ...], standard normal, row i for step i, so a
 sample is a function of x and noise alone. A step to 0 adds none.
 """
@@ -24,7 +25,7 @@ def euler(
 
     The same thing as DDIM and as DPM-Solver++(1): x <- s x + (1 - s) D(x), s = sigma'/sigma.
     """
-    for level, sigma, following in _steps(sigmas, x):
+    for level, sigma, following in _steps(sigmas):
         ratio = following / level
         x = ratio * x + (1 - ratio) * denoise(x, sigma)
     return x
@@ -35,12 +36,11 @@ def heun(
 ) -> Float[Tensor, "b ..."]:
     """Heun's second-order method (Karras et al. 2022, algorithm 1): two calls a step, one in the
     last."""
-    on_device = sigmas.to(x.device)
-    for index, (level, sigma, following) in enumerate(_steps(sigmas, x)):
+    for index, (level, sigma, following) in enumerate(_steps(sigmas)):
         slope = (x - denoise(x, sigma)) / level
         ahead = x + (following - level) * slope
         if following > 0:
-            slope_ahead = (ahead - denoise(ahead, on_device[index + 1 : index + 2])) / following
+            slope_ahead = (ahead - denoise(ahead, sigmas[index + 1 : index + 2])) / following
             ahead = x + (following - level) * (slope + slope_ahead) / 2
         x = ahead
     return x
@@ -68,7 +68,7 @@ def euler_ancestral(
     With up^2 = eta^2 sigma'^2 (1 - sigma'^2 / sigma^2) the same thing as DDIM with eta (Song et
     al. 2021, equations 12 and 16): 0 is DDIM, 1 is DDPM's ancestral sampling.
     """
-    for index, (level, sigma, following) in enumerate(_steps(sigmas, x)):
+    for index, (level, sigma, following) in enumerate(_steps(sigmas)):
         ratio = following / level
         up = eta * following * math.sqrt(1 - ratio**2)
         down = math.sqrt(following**2 - up**2) / level
@@ -92,7 +92,7 @@ def dpmpp_2m_sde(
     """
     previous: Tensor | None = None
     h_previous = 0.0
-    for index, (level, sigma, following) in enumerate(_steps(sigmas, x)):
+    for index, (level, sigma, following) in enumerate(_steps(sigmas)):
         denoised = denoise(x, sigma)
         if following == 0:
             return denoised
@@ -109,8 +109,8 @@ def dpmpp_2m_sde(
     return x
 
 
-def _steps(sigmas: Tensor, x: Tensor) -> Iterator[tuple[float, Tensor, float]]:
-    """Yield (sigma, the same as f32 [1] on x's device, the following sigma) for each step."""
-    levels, on_device = sigmas.tolist(), sigmas.to(x.device)
+def _steps(sigmas: Tensor) -> Iterator[tuple[float, Tensor, float]]:
+    """Yield (sigma, the same as f32 [1], the following sigma) for each step."""
+    levels = sigmas.tolist()
     for index in range(len(levels) - 1):
-        yield levels[index], on_device[index : index + 1], levels[index + 1]
+        yield levels[index], sigmas[index : index + 1], levels[index + 1]

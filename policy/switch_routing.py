@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -114,6 +115,13 @@ class SwitchRouting(Routing):
         return matched / matched.sum(1, keepdim=True)
 
 
+class LinearMask(NamedTuple):
+    """The gated experts of one noise level as one map: weight [D D], bias [D]."""
+
+    weight: Tensor
+    bias: Tensor
+
+
 class SwitchLayer(DenseLayer):
     """A dense feed-forward in a block whose mask is computed."""
 
@@ -123,18 +131,24 @@ class SwitchLayer(DenseLayer):
         self.bias = nn.Parameter(torch.zeros(num_experts, width))
 
     def mask(
-        self, x: Float[Tensor, "b t d"], route: Float[Tensor, "s n"]
+        self, x: Float[Tensor, "b t d"], route: Float[Tensor, "s n"] | LinearMask
     ) -> Float[Tensor, "b t d"]:
         """Return 1 + sum of p_i E_i(x).
 
         Where all samples share the noise level the gated experts are one linear map.
         """
-        if len(route) == 1:
-            weight = torch.einsum("n,noi->oi", route[0], self.weight)
-            return 1 + F.linear(x, weight, route[0] @ self.bias)
+        if not isinstance(route, LinearMask) and len(route) == 1:
+            route = self.fold(route)
+        if isinstance(route, LinearMask):
+            return 1 + F.linear(x, route.weight, route.bias)
         experts = F.linear(x, self.weight.flatten(0, 1), self.bias.flatten())
         experts = experts.unflatten(-1, self.bias.shape)
         return 1 + (route[:, None, :, None].to(x.dtype) * experts).sum(-2)
+
+    def fold(self, route: Float[Tensor, "1 n"]) -> LinearMask:
+        """Return sum of p_i E_i as one map."""
+        weight = torch.einsum("n,noi->oi", route[0], self.weight)
+        return LinearMask(weight, route[0] @ self.bias)
 
 
 def jensen_shannon(p: Float[Tensor, "s u"], q: Float[Tensor, "s u"]) -> Float[Tensor, " s"]:

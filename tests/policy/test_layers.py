@@ -101,4 +101,4 @@ def test_picking_the_chosen_experts_gives_the_same() -> None:
     gates = torch.tensor([0.0, 0.3, 0.0, 0.7]).view(1, 1, 4)
     want = one_by_one(experts, x, gates.expand(2, 4, 4))
     assert torch.allclose(experts(x, gates), want, atol=1e-6)
-    assert torch.allclose(experts(x, gates, chosen=[3, 1]), want, atol=1e-6)
+    assert torch.allclose(experts(x, gates, chosen={3: None, 1: None}), want, atol=1e-6)
