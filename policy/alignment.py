@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, ClassVar
@@ -21,8 +21,8 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 
 from telic.policy.attention import attend, join_heads, split_heads
-from telic.policy.feed_forward import SwishGLU
-from telic.policy.norms import RMSNorm
+from telic.policy.feed_forward import SwishGLU, goal_mlp
+from telic.policy.norms import VOLTRON_EPS, RMSNorm
 from telic.policy.objective import Encoded, Objective, ObjectiveConfig, Surroundings
 
 
@@ -40,14 +40,23 @@ class Counterpart(Enum):
     state = "state"  # for stores without cameras; not in the paper
 
 
+class Picture(Enum):
+    """By which projection the picture of a goal becomes the token that is aligned."""
+
+    own = "own"  # that by which it is denoised
+    sentence = "sentence"  # that of sentences (MDT-V); their vectors must be of one size
+    apart = "apart"  # one that serves nothing else (MDT)
+
+
 @dataclass(kw_only=True, slots=True)
 class AlignmentConfig(ObjectiveConfig):
-    """Weight 1, `pooled` and 16 heads are MDT-V's; weight 1 and `token` are MDT's."""
+    """The defaults suit small policies; `published` and `published_v` are MDT's and MDT-V's."""
 
     name: ClassVar[str] = "alignment"
     projection: Projection = Projection.pooled
     num_heads: int = 4  # of `pooled`
     counterpart: Counterpart = Counterpart.images
+    picture: Picture = Picture.own
     twins_are_negatives: bool = False  # samples of the same sentence; published: True
     gather: bool = False  # published: True, negatives come from all processes' samples
 
@@ -65,25 +74,61 @@ class AlignmentConfig(ObjectiveConfig):
                 f"policy.alignment.num_heads={self.num_heads} must divide the denoiser's "
                 f"width={around.width}"
             )
-        return Alignment(self, around.width)
+        if self.picture is not Picture.own:
+            self._need_vectors(around)
+        return Alignment(self, around.width, around.picture_dim)
+
+    def _need_vectors(self, around: Surroundings) -> None:
+        """Raise ValueError unless a goal's picture is a vector that the projection can read."""
+        where = f"policy.alignment.picture={self.picture.value}"
+        if self.counterpart is not Counterpart.images or not around.picture_dim:
+            raise ValueError(
+                f"{where} projects the one vector that policy.goal.image.tower answers of a "
+                "picture, and here is none; use picture=own, or a tower that answers one"
+            )
+        if self.picture is Picture.sentence and around.picture_dim != around.sentence_dim:
+            raise ValueError(
+                f"{where}: pictures are vectors of {around.picture_dim}, sentences of "
+                f"{around.sentence_dim}; use picture=own or apart"
+            )
+
+    @classmethod
+    def published(cls) -> AlignmentConfig:
+        """Return MDT's way: the second token, and a projection of pictures for it alone."""
+        return cls(
+            weight=1.0,
+            projection=Projection.token,
+            picture=Picture.apart,
+            twins_are_negatives=True,
+            gather=True,
+        )
+
+    @classmethod
+    def published_v(cls) -> AlignmentConfig:
+        """Return MDT-V's way: 2.5 M parameters."""
+        config = cls.published()
+        config.projection, config.num_heads = Projection.pooled, 16
+        config.picture = Picture.sentence
+        return config
 
 
 class Alignment(Objective):
-    """The projection and the learned scale of the logits."""
+    """The projections and the learned scale of the logits."""
 
-    def __init__(self, config: AlignmentConfig, width: int) -> None:
+    def __init__(self, config: AlignmentConfig, width: int, picture_dim: int = 0) -> None:
         super().__init__()
         self.config = config
         pooled = config.projection is Projection.pooled
         self.pool = LatentPool(width, config.num_heads) if pooled else None
+        apart = config.picture is Picture.apart
+        self.picture_in = goal_mlp(picture_dim, width) if apart else None
         self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
 
     def forward(self, encoded: Encoded, generator: torch.Generator) -> Float[Tensor, ""]:
         """Return the contrastive loss over the samples that have both goals, 0 without any."""
         goals, other = encoded.goals, self.config.counterpart.value
-        text, seen = (
-            self.project(encoded.latent_of(goals.alone(name))) for name in ("text", other)
-        )
+        tokens = goals.alone("text"), self.counterpart(encoded)
+        text, seen = (self.project(encoded.latent_of(token)) for token in tokens)
         both = goals.has("text") & goals.has(other)
         group = None
         if not self.config.twins_are_negatives:
@@ -94,6 +139,17 @@ class Alignment(Objective):
             group = None if group is None else gather(group)
         with torch.autocast(text.device.type, enabled=False):
             return contrastive_loss(seen.float(), text.float(), self.log_scale, both, group)
+
+    def counterpart(self, encoded: Encoded) -> Float[Tensor, "b 1 d"]:
+        """Return the goal token with which a sentence's is compared; zero where it is not given."""
+        goals, other = encoded.goals, self.config.counterpart.value
+        project: Callable[[Tensor], Tensor] | None = self.picture_in
+        if self.config.picture is Picture.sentence:
+            project = encoded.sentence_in
+        if project is None:
+            return goals.alone(other)
+        assert goals.pictures is not None
+        return (project(goals.pictures) * goals.has(other).unsqueeze(-1)).unsqueeze(1)
 
     def project(self, latent: Float[Tensor, "b n d"]) -> Float[Tensor, "b d"]:
         """Return the vector of each sample, before it is scaled to length 1."""
@@ -117,9 +173,9 @@ class LatentPool(nn.Module):
         self.to_q = nn.Linear(width, width, bias=False)
         self.to_kv = nn.Linear(width, 2 * width, bias=False)
         self.to_out = nn.Linear(width, width)
-        self.attention_norm = RMSNorm(width)
+        self.attention_norm = RMSNorm(width, VOLTRON_EPS)
         self.mlp = SwishGLU(width, 4 * width)
-        self.mlp_norm = RMSNorm(width)
+        self.mlp_norm = RMSNorm(width, VOLTRON_EPS)
 
     def forward(self, tokens: Float[Tensor, "b n d"]) -> Float[Tensor, "b d"]:
         """Return one vector of each set of tokens."""

@@ -68,6 +68,7 @@ class SelfAttention(nn.Module):
     """Multi-head self-attention; causal: token i sees tokens 0..i, else all see all.
 
     Projections to queries, keys, values are one matrix with a bias; `out_bias`: so has the way out.
+    `blind`: tokens at these places see all alike, whatever their queries (Voltron's padding).
     """
 
     def __init__(
@@ -78,9 +79,11 @@ class SelfAttention(nn.Module):
         *,
         causal: bool = False,
         out_bias: bool = False,
+        blind: slice | None = None,
     ) -> None:
         super().__init__()
         self.num_heads, self.dropout, self.causal = num_heads, dropout, causal
+        self.blind = blind
         self.to_qkv = nn.Linear(width, 3 * width)
         self.to_out = nn.Linear(width, width, bias=out_bias)
 
@@ -89,6 +92,9 @@ class SelfAttention(nn.Module):
     ) -> Float[Tensor, "b t d"]:
         """Return what each token gathers from those within `mask`."""
         q, k, v = (split_heads(part, self.num_heads) for part in self.to_qkv(x).chunk(3, -1))
+        if self.blind is not None:
+            q = q.clone()
+            q[:, :, self.blind] = 0  # equal scores
         dropout = self.dropout if self.training else 0.0
         heads = attend(q, k, v, causal=self.causal, dropout=dropout, mask=mask)
         out: Tensor = self.to_out(join_heads(heads))

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from telic.policy.attention import SelfAttention
 from telic.policy.feed_forward import SwishGLU
-from telic.policy.norms import RMSNorm
+from telic.policy.norms import VOLTRON_EPS, RMSNorm
 
 LAYER_SCALE = 0.1  # what a branch's share in the stream begins at
 
@@ -17,14 +17,16 @@ class ScaledBlock(nn.Module):
     """x += g1 Attention(norm x); x += g2 SwishGLU(norm x), with g a vector each.
 
     The block of Voltron (Karamcheti et al. 2023), from which MDT took its foresight decoder.
+
+    `blind`: places whose queries see all tokens alike.
     """
 
-    def __init__(self, width: int, num_heads: int) -> None:
+    def __init__(self, width: int, num_heads: int, blind: slice | None = None) -> None:
         super().__init__()
-        self.attention_norm = RMSNorm(width)
-        self.attention = SelfAttention(width, num_heads, out_bias=True)
+        self.attention_norm = RMSNorm(width, VOLTRON_EPS)
+        self.attention = SelfAttention(width, num_heads, out_bias=True, blind=blind)
         self.attention_scale = nn.Parameter(torch.full((width,), LAYER_SCALE))
-        self.mlp_norm = RMSNorm(width)
+        self.mlp_norm = RMSNorm(width, VOLTRON_EPS)
         self.mlp = SwishGLU(width, 4 * width)
         self.mlp_scale = nn.Parameter(torch.full((width,), LAYER_SCALE))
 

@@ -17,6 +17,11 @@ def feed_forward(width: int, hidden: int, dropout: float = 0.0) -> nn.Sequential
     )
 
 
+def goal_mlp(goal_dim: int, width: int) -> nn.Sequential:
+    """Return MDT's projection of a goal vector to a token."""
+    return nn.Sequential(nn.Linear(goal_dim, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+
+
 class SwishGLU(nn.Module):
     """W2 (u * silu(g)) with u, g the halves of W1 x (Shazeer 2020); W1 has a bias."""
 

@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from telic.policy.blocks import ScaledBlock
-from telic.policy.norms import RMSNorm
+from telic.policy.norms import VOLTRON_EPS, RMSNorm
 from telic.policy.objective import (
     Encoded,
     Objective,
@@ -84,7 +84,7 @@ class Foresight(Objective):
         self.blocks = nn.ModuleList(
             ScaledBlock(width, config.num_heads) for _ in range(config.num_layers)
         )
-        self.norm = RMSNorm(width)
+        self.norm = RMSNorm(width, VOLTRON_EPS)
         self.patch_out = nn.Linear(width, pixels)
 
     def forward(self, encoded: Encoded, generator: torch.Generator) -> Float[Tensor, ""]:

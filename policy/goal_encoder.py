@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from telic.policy.feed_forward import Adaptor
+from telic.policy.feed_forward import Adaptor, goal_mlp
 from telic.policy.image_encoder import ImageConfig, ImageEncoder
 from telic.policy.language_encoder import LanguageConfig, WordEncoder
 from telic.policy.state_encoder import StateEncoder
@@ -74,12 +74,15 @@ class GoalTokens(NamedTuple):
 
     words: bool [B L], where the only kind is a sentence of L words at most, and then tokens are
     [B L D] and given is [B 1].
+    pictures: [B C], the mean over cameras of what the tower answers, where pictures are a goal and
+    it answers one vector each.
     """
 
     names: tuple[str, ...]
     tokens: Tensor
     given: Tensor
     words: Tensor | None = None
+    pictures: Tensor | None = None
 
     def alone(self, name: str) -> Float[Tensor, "b 1 d"]:
         """Return the goal token by one kind of goal; zero where it is not given."""
@@ -101,7 +104,7 @@ class GoalEncoder(nn.Module):
 
     def __init__(self, config: GoalConfig, cameras: list[str], state_dim: int, width: int) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.width = config, width
         self.language = config.language.build() if config.text else None
         if self.language is not None:
             self.text_in: nn.Module = nn.Linear(self.language.dim, width, bias=False)
@@ -109,11 +112,13 @@ class GoalEncoder(nn.Module):
                 self.text_in = goal_mlp(self.language.dim, width)
             elif config.projection is GoalProjection.adaptor:
                 self.text_in = Adaptor(self.language.dim, width, 2)
+        self.picture_dim = 0
         self.num_tokens = config.language.max_words if config.reads_words else 1
         if config.images:
             if not cameras:
                 raise ValueError("policy.goal.images is on, but there is no camera to show goals")
             self.image_in = ImageEncoder(config.image, cameras, width)
+            self.picture_dim = self.image_in.tower(0).channels if self.image_in.pools else 0
         if config.state:
             self.state_in = StateEncoder(state_dim, width)
 
@@ -135,7 +140,7 @@ class GoalEncoder(nn.Module):
         """
         if isinstance(self.language, WordEncoder):
             return self._words(self.language, batch["text"], generator)
-        tokens, given = [], []
+        tokens, given, pictures = [], [], None
         if self.language is not None:
             device = next(self.text_in.parameters()).device
             vectors = self.language(batch["text"], device)
@@ -143,12 +148,34 @@ class GoalEncoder(nn.Module):
             given.append(torch.tensor([text != "" for text in batch["text"]], device=device))
         if self.config.images:
             images = {c: batch[f"goal_image/{c}"].unsqueeze(1) for c in self.image_in.cameras}
-            tokens.append(self.image_in(images, generator).mean(1))
-            given.append(_given(batch, "goal_images_given", tokens[-1]))
+            shown = _given(batch, "goal_images_given", next(iter(images.values())))
+            token, pictures = self._seen(images, shown, generator)
+            tokens.append(token)
+            given.append(shown)
         if self.config.state:
             tokens.append(self.state_in(batch["goal_state"].unsqueeze(1)).squeeze(1))
             given.append(_given(batch, "goal_state_given", tokens[-1]))
-        return GoalTokens(self.config.modalities, torch.stack(tokens, 1), torch.stack(given, 1))
+        return GoalTokens(
+            self.config.modalities,
+            torch.stack(tokens, 1),
+            torch.stack(given, 1),
+            pictures=pictures,
+        )
+
+    def _seen(
+        self, images: Mapping[str, Tensor], given: Tensor, generator: torch.Generator | None
+    ) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b c"] | None]:
+        """Return the token of each picture of a goal, and its vector before the projection.
+
+        Where none is given, nothing is looked at but in training, where all ranks do the same.
+        """
+        if not (self.training or bool(given.any())):
+            return torch.zeros(len(given), self.width, device=given.device), None
+        maps = self.image_in.maps(images, generator)
+        token = self.image_in.tokens(maps).mean(1)
+        if not self.image_in.pools:
+            return token, None
+        return token, torch.stack([m.flatten(1) for m in maps], 1).mean(1)
 
     def mix(
         self, goals: GoalTokens, generator: torch.Generator | None = None
@@ -206,11 +233,6 @@ def word_mask(goals: GoalTokens, mixed: Float[Tensor, "b g d"]) -> Bool[Tensor, 
     shown = mixed.any(-1).any(-1, keepdim=True)
     first = torch.arange(mixed.shape[1], device=mixed.device) == 0
     return goals.words & (shown | first)
-
-
-def goal_mlp(goal_dim: int, width: int) -> nn.Sequential:
-    """Return MDT's projection of a goal vector to a token."""
-    return nn.Sequential(nn.Linear(goal_dim, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
 
 
 def keep(

@@ -5,7 +5,7 @@ B samples, O observation horizon, V cameras, K latents, D width of tokens, h w o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import cast
@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from telic.policy.feed_forward import Adaptor
+from telic.policy.clip_vision import ClipVisionConfig
+from telic.policy.feed_forward import Adaptor, goal_mlp
 from telic.policy.patches import CLIP_MEAN, CLIP_STD
 from telic.policy.perceiver import PerceiverConfig, grid_positions
 from telic.policy.vision_tower import RESNET18, VisionTower, load_tower
@@ -43,17 +44,24 @@ class ImageConfig:
     share_tower: bool = False  # one tower for all cameras
     share_projection: bool = False  # one projection to tokens for all, without a bias (MoDE's)
     adaptor: bool = False  # that projection is RDT's two layers, with biases
+    mlp: bool = False  # the projection, of each or all, is MDT's two layers of goals
     absent: int = 0  # further cameras that the network knows and this robot lacks: plain pictures
     pad_square: bool = False  # pad to a square with the tower's mean colour, not stretch (RDT)
     resize: dict[str, int] = field(default_factory=dict)  # camera -> side in pixels to see it at
     pooling: Pooling = Pooling.average
     perceiver: PerceiverConfig = field(default_factory=PerceiverConfig)  # of pooling=perceiver
+    clip: ClipVisionConfig = field(default_factory=ClipVisionConfig)  # of tower=clip_vision
     clip_pixels: bool = False  # scale pixels as CLIP does, not as the tower would (MDT)
+    clip_pixels_first: bool = False  # scale them as CLIP does and then as the tower would (MDT-V)
     random_shift: int = 4  # pixels by which training shifts an image at most
 
     def __post_init__(self) -> None:
         if self.random_shift < 0:
             raise ValueError(f"images.random_shift={self.random_shift} must not be negative")
+        if self.clip_pixels and self.clip_pixels_first:
+            raise ValueError("images.clip_pixels and images.clip_pixels_first exclude each other")
+        if self.adaptor and self.mlp:
+            raise ValueError("images.adaptor and images.mlp are two projections; choose one")
         if self.absent < 0:
             raise ValueError(f"images.absent={self.absent} must not be negative")
         if self.absent and not (self.share_tower and self.share_projection):
@@ -112,14 +120,17 @@ class ImageEncoder(nn.Module):
                 config.frozen,
                 patches=mapped,
                 sentence_dim=sentence_dim,
+                clip=config.clip,
             )
             for _ in range(num_towers)
         )
-        if config.clip_pixels:
-            for tower in self.towers:
+        for tower in self.towers:
+            if config.clip_pixels:
                 cast(VisionTower, tower).scale_pixels(CLIP_MEAN, CLIP_STD)
+            if config.clip_pixels_first:
+                cast(VisionTower, tower).scale_pixels_first(CLIP_MEAN, CLIP_STD)
         first = cast(VisionTower, self.towers[0])
-        channels, self.conditioned = first.channels, first.conditioned
+        channels, self.conditioned, self.pools = first.channels, first.conditioned, first.pools
         if config.pooling is not Pooling.average and first.pools:
             raise ValueError(
                 f"images.pooling={config.pooling.value} needs a feature map, and images.tower="
@@ -137,13 +148,18 @@ class ImageEncoder(nn.Module):
         self.num_tokens = obs_horizon * (len(cameras) + config.absent) * self.num_patches
         if perceives:
             self.num_tokens = config.perceiver.latents
-            self.perceiver = config.perceiver.build(width, obs_horizon)
+            perceived = channels if self.projects_last else width
+            self.perceiver = config.perceiver.build(perceived, obs_horizon)
+        shared = config.share_projection or self.projects_last
         self.projections = nn.ModuleList(
-            Adaptor(channels, width, 2)
-            if config.adaptor
-            else nn.Linear(channels, width, bias=not config.share_projection)
-            for _ in (cameras[:1] if config.share_projection else cameras)
+            _projection(config, channels, width) for _ in (cameras[:1] if shared else cameras)
         )
+
+    @property
+    def projects_last(self) -> bool:
+        """Return whether what the perceiver answers is projected, not what it reads."""
+        config = self.config
+        return config.pooling is Pooling.perceiver and config.perceiver.projects_last
 
     def forward(
         self,
@@ -158,7 +174,16 @@ class ImageEncoder(nn.Module):
         `generator` draws the shifts of training. `sentences`: the goals' vectors, where the
         towers are `conditioned` on them.
         """
-        tokens = []
+        return self.tokens(self.maps(images, generator, sentences))
+
+    def maps(
+        self,
+        images: Mapping[str, Tensor],
+        generator: torch.Generator | None = None,
+        sentences: Float[Tensor, "b s"] | None = None,
+    ) -> list[Float[Tensor, "b o c _ _"]]:
+        """Return the tower's map of each camera's frames; arguments as `forward`'s."""
+        maps = []
         for index, camera in enumerate(self.cameras):
             frames = resize(images[camera], self.config.resize.get(camera))
             if self.training and self.config.random_shift:
@@ -169,21 +194,32 @@ class ImageEncoder(nn.Module):
             if self.config.pad_square:
                 frames = pad_square(frames, self.tower(index).mean)
             features = self.tower(index)(frames.flatten(0, 1), vectors)
-            project = self.projections[0 if self.config.share_projection else index]
-            if self.config.pooling is Pooling.perceiver:
-                token = self._place(project(features.flatten(2).transpose(1, 2)), features)
+            maps.append(features.unflatten(0, frames.shape[:2]))
+        return maps
+
+    def tokens(self, maps: Sequence[Float[Tensor, "b o c _ _"]]) -> Float[Tensor, "b t d"]:
+        """Return what `forward` makes of the cameras' maps."""
+        tokens, pooling = [], self.config.pooling
+        for index, frames in enumerate(maps):
+            features = frames.flatten(0, 1)
+            if pooling is Pooling.perceiver:
+                token = features.flatten(2).transpose(1, 2)
+                if not self.projects_last:
+                    token = self._projection(index)(token)
+                token = self._place(token, features)
             else:
-                token = project(pool(features, self.config.pooling))
+                token = self._projection(index)(pool(features, pooling))
             token = token.unflatten(0, frames.shape[:2])
-            if self.config.pooling is Pooling.patches:
-                token = token.flatten(1, 2)
-            tokens.append(token)
+            tokens.append(token.flatten(1, 2) if pooling is Pooling.patches else token)
         if self.config.absent:
             tokens.append(self._absent(len(tokens[0])))
-        if self.config.pooling is not Pooling.perceiver:
+        if pooling is not Pooling.perceiver:
             return torch.cat(tokens, 1)
         resampled: Tensor = self.perceiver(torch.cat(tokens, 2))
-        return resampled
+        return self.projections[0](resampled) if self.projects_last else resampled
+
+    def _projection(self, index: int) -> nn.Module:
+        return self.projections[0 if self.config.share_projection else index]
 
     def _absent(self, size: int) -> Float[Tensor, "b n d"]:
         """Return the tokens of the cameras that are not there: pictures of the mean colour."""
@@ -208,6 +244,15 @@ class ImageEncoder(nn.Module):
     def tower(self, index: int) -> VisionTower:
         """Return the tower that sees the camera of that number."""
         return cast(VisionTower, self.towers[0 if self.config.share_tower else index])
+
+
+def _projection(config: ImageConfig, channels: int, width: int) -> nn.Module:
+    """Return what makes a token of a tower's answer."""
+    if config.mlp:
+        return goal_mlp(channels, width)
+    if config.adaptor:
+        return Adaptor(channels, width, 2)
+    return nn.Linear(channels, width, bias=not config.share_projection)
 
 
 def pool(features: Float[Tensor, "n c x y"], pooling: Pooling) -> Float[Tensor, n * f]:

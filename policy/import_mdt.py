@@ -1,9 +1,9 @@
-"""MDT's Lightning checkpoint (.ckpt, with .hydra/config.yaml) to a policy of ours.
+"""MDT's or MDT-V's Lightning checkpoint (.ckpt, with .hydra/config.yaml) to a policy of ours.
 
-It holds a whole training module: the denoiser, a ResNet-18 for each of two cameras, the CLIP whose
-text half reads sentences, another CLIP for pictures of the goal, and what its objectives train.
-The averaged weights, by which results were published, are a list without names, in the order of
-the raw ones.
+It holds a whole training module: the denoiser, what the two cameras are seen through (a ResNet-18
+each; MDT-V: Voltron and a perceiver), the CLIP whose text half reads sentences, another whose image
+half sees pictures of the goal, and what its two objectives train. The averaged weights, by which
+results were published, are a list without names, in the order of the raw ones.
 """
 
 from __future__ import annotations
@@ -16,8 +16,6 @@ import torch
 from torch import Tensor
 
 from telic.policy.edm import EdmConfig
-from telic.policy.goal_encoder import GoalConfig, GoalProjection
-from telic.policy.image_encoder import ImageConfig
 from telic.policy.imported import (
     Imported,
     ImportOptions,
@@ -31,30 +29,50 @@ from telic.policy.imported import (
     split_off,
     with_bounds,
 )
-from telic.policy.language_encoder import CLIP_NAME, LanguageConfig
+from telic.policy.mdt_parts import (
+    DENOISER,
+    FORESIGHT,
+    LOG_SCALE,
+    PERCEIVER,
+    PICTURES,
+    POOL,
+    TOWERS,
+    VOLTRON_AT,
+    goals_of,
+    objectives_of,
+    perceived,
+    resnets,
+)
 from telic.policy.normalizer import NormalizerConfig, Scaling
 from telic.policy.openai_clip import text_tower
 from telic.policy.policy import PolicyConfig
 from telic.policy.published_mdt import network_of, translate_mdt
+from telic.policy.published_objectives import POSITIONS
 from telic.policy.published_robots import calvin
 from telic.policy.published_sampling import edm_sampling
-from telic.policy.vision_tower import RESNET18
+from telic.policy.published_voltron import DEAD as DEAD_VOLTRON
 
 CONFIG = Path(".hydra") / "config.yaml"
-DENOISER, CLIP = "model.inner_model.", "language_goal.clip_rn50."
-TOWERS = ("static_resnet.", "gripper_resnet.")
-SIDES = (224, 84)  # pixels at which the two cameras are seen
+CLIP = "language_goal.clip_rn50."  # the text half of this one reads sentences
 DEAD = {
-    f"{DENOISER}lang_emb.*": "a projection of sentences that only the contrastive objective uses",
     f"{DENOISER}proprio_emb.*": "a path for the robot's state that is never taken",
-    f"{DENOISER}pos_emb (rows after the second)": "actions have no positions",
     f"{CLIP}visual.*": "the image half of the CLIP that reads sentences",
     f"{CLIP}logit_scale": "of CLIP's own training",
-    "visual_goal.*": "the CLIP of goal images, which are not imported: the goal is a sentence",
-    "gen_img.*": "masked generative foresight, a training objective",
-    "logit_scale": "contrastive latent alignment, a training objective",
+    f"{PICTURES}*": "the text half of the CLIP that sees pictures of the goal; visual.* is used",
+    f"{FORESIGHT}{POSITIONS}": "sines and cosines, which are computed here",
 }
-PASSED_OVER = ("visual_goal.", "gen_img.", "logit_scale")
+DEAD_MDT = {f"{DENOISER}pos_emb (rows after the second)": "actions have no positions"}
+DEAD_MDTV = {
+    f"{DENOISER}pos_emb": "no token has a position",
+    **{f"{VOLTRON_AT}{name}": reason for name, reason in DEAD_VOLTRON.items()},
+}
+_NEEDS = "contrastive alignment, which needs the CLIP of goal pictures, absent from the file"
+WITHOUT_PICTURES_MDT = {LOG_SCALE: _NEEDS, f"{DENOISER}lang_emb.*": _NEEDS}
+WITHOUT_PICTURES_MDTV = {
+    LOG_SCALE: _NEEDS,
+    f"{POOL}*": _NEEDS,
+    f"{DENOISER}goal_emb.*": "the projection of those pictures' vectors",
+}
 PLAIN = {  # switches of the published code, at the only value that its weights were trained with
     "use_ada_conditioning": True,
     "use_mlp_goal": True,
@@ -117,53 +135,45 @@ def convert(
 ) -> Imported:
     """Return the policy of a run's config sections `network` and `agent` and its weights."""
     where = str(file)
-    known = (DENOISER, CLIP, *TOWERS, *PASSED_OVER)
-    if any(name.startswith("perceiver.") for name in tensors):
-        raise ValueError(
-            f"{where}: MDT-V looks through Voltron, which this project does not have; MDT with "
-            "ResNets can be imported, and telic.policy.published builds MDT-V's denoiser alone"
-        )
-    require_prefixes(tensors, known, where)
+    perceives = any(name.startswith(PERCEIVER) for name in tensors)
+    eyes = (VOLTRON_AT, PERCEIVER, POOL) if perceives else TOWERS
+    require_prefixes(tensors, (DENOISER, CLIP, PICTURES, FORESIGHT, LOG_SCALE, *eyes), where)
     require_switches(network, PLAIN, where)
-    sizes = _sizes(split_off(tensors, DENOISER), where)
+    sizes = _sizes(tensors, perceives, where)
     require_same(network, sizes, file)
+    heads = {"n_heads": network["n_heads"], "modality": "lang"}
     with torch.device("meta"):
-        denoiser = network_of({**sizes, "n_heads": network["n_heads"]}, perceives=False)
+        denoiser = network_of({**sizes, **heads}, perceives=perceives)
     weights = translate_mdt(denoiser, split_off(tensors, DENOISER))
     ours = {k: v for k, v in weights.items() if k.startswith("denoiser.")}
-    for name, tensor in split_off(weights, "goal_in.image.").items():  # for sentences too
-        ours[f"goal_encoder.text_in.{name}"] = tensor
-    for index, prefix in enumerate(TOWERS):
-        into = weights[f"images_in.{index}.weight"], weights[f"images_in.{index}.bias"]
-        ours |= _camera(index, split_off(tensors, prefix), into, f"{where}: {prefix}")
-    clip = split_off(tensors, CLIP)
     interface = with_bounds(options.interface or calvin(), sizes["action_dim"], 2, where)
     cameras = list(interface.images)
+    images, seen = (perceived if perceives else resnets)(tensors, weights, cameras, where)
+    goal, aimed = goals_of(tensors, weights, sizes, cameras[0], perceives, where)
+    foresight, alignment, learnt = objectives_of(tensors, weights, goal, perceives, where)
     config = PolicyConfig(
         denoiser=denoiser.denoiser.config,
         action_horizon=sizes["action_seq_len"],
         use_state=False,
-        images=ImageConfig(
-            cameras=cameras,
-            tower=RESNET18,
-            clip_pixels=True,
-            resize=dict(zip(cameras, SIDES, strict=True)),
-        ),
-        goal=GoalConfig(
-            language=LanguageConfig(encoder=CLIP_NAME, dim=sizes["goal_dim"]),
-            projection=GoalProjection.mlp,
-        ),
+        images=images,
+        goal=goal,
         state=NormalizerConfig(scaling=Scaling.identity),
         action=NormalizerConfig(scaling=Scaling.identity),
         formulation=EdmConfig(sigma_data=float(agent.get("sigma_data", 0.5))),
         sampling=edm_sampling(agent),
+        foresight=foresight,
+        alignment=alignment,
     )
+    dead = DEAD | (DEAD_MDTV if perceives else DEAD_MDT)
+    if not goal.images:
+        dead |= WITHOUT_PICTURES_MDTV if perceives else WITHOUT_PICTURES_MDT
+    clip = split_off(tensors, CLIP)
     return Imported(
         config=config,
         interface=interface,
-        weights=ours,
+        weights=ours | seen | aimed | learnt,
         source=where,
-        dead=DEAD,
+        dead=dead,
         language=text_tower(clip, where) if clip else None,
     )
 
@@ -178,44 +188,21 @@ def _checkpoint_file(source: Path) -> Path:
     return files[0]
 
 
-def _camera(
-    index: int, tensors: Mapping[str, Tensor], into: tuple[Tensor, Tensor], where: str
-) -> dict[str, Tensor]:
-    """Return a camera's tower and projection under our names.
-
-    The published tower ends in a Linear map, and the denoiser begins with one (`into`: weight,
-    bias); nothing lies between, so our projection is their product.
-    """
-    ours: dict[str, Tensor] = {}
-    for name, tensor in tensors.items():
-        if name.startswith("backbone."):
-            place = f"image_encoder.towers.{index}.network.{name.removeprefix('backbone.')}"
-            ours[place] = tensor
-        elif name not in ("fc_layers.0.weight", "fc_layers.0.bias"):
-            raise ValueError(f"{where}{name} {tuple(tensor.shape)} is an unknown tensor")
-    for part in ("weight", "bias"):
-        if f"fc_layers.0.{part}" not in tensors:
-            raise ValueError(f"{where}fc_layers.0.{part}: no such tensor")
-    weight, bias = (tensors[f"fc_layers.0.{part}"].double() for part in ("weight", "bias"))
-    if weight.shape[0] != into[0].shape[1]:
-        raise ValueError(
-            f"{where}fc_layers.0.weight is {tuple(weight.shape)}, expected ({into[0].shape[1]}, .)"
-        )
-    last = into[0].double()
-    ours[f"image_encoder.projections.{index}.weight"] = (last @ weight).float()
-    ours[f"image_encoder.projections.{index}.bias"] = (last @ bias + into[1].double()).float()
-    return ours
-
-
-def _sizes(denoiser: Mapping[str, Tensor], where: str) -> dict[str, int]:
-    """Return the sizes of a published denoiser, read off its tensors, under the config's names."""
+def _sizes(tensors: Mapping[str, Tensor], perceives: bool, where: str) -> dict[str, int]:
+    """Return the sizes of a published denoiser, read off the tensors, under the config's names."""
+    denoiser = split_off(tensors, DENOISER)
     names = {"pos_emb": 3, "tok_emb.weight": 2, "goal_emb.0.weight": 2, "action_pred.weight": 2}
     (_, positions, width), image, goal, action = shapes_of(denoiser, names, where, DENOISER)
     layers = {
         part: len({n.split(".")[2] for n in denoiser if n.startswith(f"{part}.blocks.")})
         for part in ("encoder", "decoder")
     }
+    seen = {}
+    if perceives:
+        ((latents, _),) = shapes_of(tensors, {f"{PERCEIVER}latents": 2}, where)
+        seen = {"n_obs_token": latents}
     return {
+        **seen,
         "embed_dim": width,
         "goal_dim": goal[1],
         "obs_dim": image[1],
@@ -224,5 +211,5 @@ def _sizes(denoiser: Mapping[str, Tensor], where: str) -> dict[str, int]:
         "n_dec_layers": layers["decoder"],
         "goal_seq_len": 1,
         "obs_seq_len": 1,
-        "action_seq_len": positions - 1,
+        "action_seq_len": positions - 1 - sum(seen.values()),
     }

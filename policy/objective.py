@@ -25,13 +25,16 @@ class Surroundings:
     """What a policy has that an objective is built for.
 
     width: D; cameras: those of the observation; goals: its kinds of goal; towers: the vision tower
-    of each camera, to be asked for its sizes and not to be kept.
+    of each camera, to be asked for its sizes and not to be kept; sentence_dim, picture_dim: sizes
+    of the vectors of a goal's sentence and picture, 0 where there is none.
     """
 
     width: int
     cameras: Sequence[str]
     goals: Sequence[str]
     towers: Sequence[VisionTower]
+    sentence_dim: int = 0
+    picture_dim: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,7 +43,8 @@ class Encoded:
 
     latent: [B N D], `Denoiser.latent` of the context that the actions are denoised with;
     latent_of: the same context's latent with another goal token [B 1 D] in it; goals: the token of
-    each kind of goal; towers: the vision tower of each camera.
+    each kind of goal; towers: the vision tower of each camera; sentence_in: what makes a token of a
+    sentence's vector.
     """
 
     batch: Mapping[str, Any]
@@ -48,6 +52,7 @@ class Encoded:
     latent: Tensor
     latent_of: Callable[[Tensor], Tensor]
     towers: Mapping[str, VisionTower]
+    sentence_in: Callable[[Tensor], Tensor] | None = None
 
 
 class Objective(nn.Module, ABC):

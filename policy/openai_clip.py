@@ -6,16 +6,17 @@ is 64 wide in all released sizes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
+from telic.policy.clip_vision import HEAD, ClipVisionConfig
+from telic.policy.imported import shapes_of, split_off
 from telic.policy.published_weights import Names, translate
 from telic.policy.tensors import load_exactly
 
-HEAD = 64
+IMAGES = "visual."  # what names of the image half begin with
 LOGIT_SCALE = "logit_scale"  # of the contrastive training, used by no tower
 
 
@@ -27,11 +28,10 @@ def text_tower(published: Mapping[str, Tensor], where: str) -> nn.Module:
     """
     import transformers  # takes seconds
 
-    text = {k: v for k, v in published.items() if not k.startswith("visual.")}
-    vocabulary, width = _shape(text, "token_embedding.weight", 2, where)
-    positions, _ = _shape(text, "positional_embedding", 2, where)
-    _, projection = _shape(text, "text_projection", 2, where)
-    layers = _num_layers(text, "transformer.resblocks.")
+    text = {k: v for k, v in published.items() if not k.startswith(IMAGES)}
+    ranks = {"token_embedding.weight": 2, "positional_embedding": 2, "text_projection": 2}
+    (vocabulary, width), (positions, _), (_, projection) = shapes_of(text, ranks, where)
+    layers = num_layers(text, "transformer.resblocks.")
     config = transformers.CLIPTextConfig(
         vocab_size=vocabulary,
         hidden_size=width,
@@ -47,20 +47,41 @@ def text_tower(published: Mapping[str, Tensor], where: str) -> nn.Module:
     return _load(transformers.CLIPTextModelWithProjection(config), _text_names(layers), text, where)
 
 
+def image_half(
+    published: Mapping[str, Tensor], where: str
+) -> tuple[ClipVisionConfig, dict[str, Tensor]]:
+    """Return the sizes of a whole CLIP's image half and its weights, f32, by `ClipVision`'s names.
+
+    ValueError, which begins with `where`, for a name that is absent or unknown, or a shape that
+    does not fit. Names of the text half are passed over.
+    """
+    images = split_off(published, IMAGES)
+    ranks = {"conv1.weight": 4, "positional_embedding": 2, "proj": 2}
+    (width, _, patch, _), (places, _), (_, out) = shapes_of(images, ranks, where)
+    layers = num_layers(images, "transformer.resblocks.")
+    side = patch * round((places - 1) ** 0.5)
+    config = ClipVisionConfig(side=side, patch=patch, width=width, layers=layers, out=out)
+    return config, {f"model.{k}": v for k, v in _parts(_image_names(layers), images, where)}
+
+
 def _load(model: Any, names: Names, published: Mapping[str, Tensor], where: str) -> nn.Module:
-    """Return `model` with the weights of `published`, the queries, keys and values taken apart."""
-    joined = translate(names, published, where, dead=[LOGIT_SCALE])
-    ours: dict[str, Tensor] = {}
-    for name, tensor in joined.items():
+    """Return `model` with the weights of `published`."""
+    model.float()
+    load_exactly(model, dict(_parts(names, published, where)), where)
+    return model.eval()
+
+
+def _parts(
+    names: Names, published: Mapping[str, Tensor], where: str
+) -> Iterator[tuple[str, Tensor]]:
+    """Yield each tensor by our name, f32, queries, keys and values taken apart."""
+    for name, tensor in translate(names, published, where, dead=[LOGIT_SCALE]).items():
         if ".self_attn.qkv." in name:
             for part, piece in zip("qkv", tensor.chunk(3), strict=True):
-                ours[name.replace(".qkv.", f".{part}_proj.")] = piece.float()
+                yield name.replace(".qkv.", f".{part}_proj."), piece.float()
         else:
             transposed = name.endswith("_projection.weight")  # CLIP multiplies from the right
-            ours[name] = (tensor.T if transposed else tensor).float().contiguous()
-    model.float()
-    load_exactly(model, ours, where)
-    return model.eval()
+            yield name, (tensor.T if transposed else tensor).float().contiguous()
 
 
 def _text_names(layers: int) -> Names:
@@ -74,6 +95,20 @@ def _text_names(layers: int) -> Names:
         yield from _layer_names(ours, theirs)
 
 
+def _image_names(layers: int) -> Names:
+    yield "visual_projection.weight", ["proj"]
+    ours = "vision_model.embeddings"
+    yield f"{ours}.class_embedding", ["class_embedding"]
+    yield f"{ours}.patch_embedding.weight", ["conv1.weight"]
+    yield f"{ours}.position_embedding.weight", ["positional_embedding"]
+    for part in ("weight", "bias"):
+        yield f"vision_model.pre_layrnorm.{part}", [f"ln_pre.{part}"]
+        yield f"vision_model.post_layernorm.{part}", [f"ln_post.{part}"]
+    for layer in range(layers):
+        ours, theirs = f"vision_model.encoder.layers.{layer}", f"transformer.resblocks.{layer}"
+        yield from _layer_names(ours, theirs)
+
+
 def _layer_names(ours: str, theirs: str) -> Names:
     for part in ("weight", "bias"):
         yield f"{ours}.self_attn.qkv.{part}", [f"{theirs}.attn.in_proj_{part}"]
@@ -84,14 +119,6 @@ def _layer_names(ours: str, theirs: str) -> Names:
         yield f"{ours}.mlp.fc2.{part}", [f"{theirs}.mlp.c_proj.{part}"]
 
 
-def _num_layers(published: Mapping[str, Tensor], prefix: str) -> int:
+def num_layers(published: Mapping[str, Tensor], prefix: str) -> int:
+    """Return how many layers there are, whose names go on with a number after `prefix`."""
     return len({n.removeprefix(prefix).split(".")[0] for n in published if n.startswith(prefix)})
-
-
-def _shape(published: Mapping[str, Tensor], name: str, rank: int, where: str) -> torch.Size:
-    """Return the shape of a tensor that sizes are read off."""
-    if name not in published:
-        raise ValueError(f"{where}: no tensor {name}")
-    if published[name].ndim != rank:
-        raise ValueError(f"{where}: {name} is {tuple(published[name].shape)}, expected {rank} axes")
-    return published[name].shape

@@ -28,6 +28,7 @@ class PerceiverConfig:
     num_heads: int = 4
     head_width: int = 32  # C
     positions: bool = True  # tell it where in the image a token lies; some towers do so themselves
+    projects_last: bool = False  # to the policy's width: what comes out, not what goes in (MDT-V)
 
     def __post_init__(self) -> None:
         for name in ("latents", "depth", "num_heads", "head_width"):
@@ -39,7 +40,7 @@ class PerceiverConfig:
     @classmethod
     def published(cls) -> PerceiverConfig:
         """Return the published size: 11.8 M parameters at a width of 384."""
-        return cls(depth=6, num_heads=8, head_width=64, positions=False)
+        return cls(depth=6, num_heads=8, head_width=64, positions=False, projects_last=True)
 
     def build(self, width: int, num_frames: int) -> Perceiver:
         """Return the network with random weights."""

