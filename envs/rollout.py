@@ -49,7 +49,8 @@ class EpisodeResult:
     """How an episode went. A crashed one says why and is neither a success nor a failure.
 
     first_success_step: actions taken when success was first seen. policy_latency_ms: for each
-    chunk, the duration of the batched call that it came from.
+    chunk, the duration of the batched call that it came from. solution: which one it took, of a
+    task with several.
     """
 
     task: str
@@ -62,6 +63,7 @@ class EpisodeResult:
     policy_latency_ms: list[float]
     wall_s: float
     video: Path | None = None
+    solution: str | None = None
 
 
 @dataclass(kw_only=True, slots=True)
@@ -330,6 +332,7 @@ class _Rollout:
             policy_latency_ms=live.latency_ms,
             wall_s=time.perf_counter() - live.began,
             video=live.job.video if crashed is None else None,
+            solution=None if live.progress is None else live.progress.solution,
         )
 
 
