@@ -150,6 +150,7 @@ class _Live:
     began: float
     progress: Progress | None = None
     latency_ms: list[float] = field(default_factory=list)
+    rest: Array | None = None  # of the last chunk, what was not run
 
 
 class _JobQueue:
@@ -304,6 +305,8 @@ class _Rollout:
         for (slot, live), chunk in zip(self._live.items(), chunks, strict=True):
             live.latency_ms.append(latency_ms)
             actions = self._checked(chunk, live)
+            rest = chunk.actions[self._horizon :]
+            live.rest = rest if len(rest) else None
             stop = self._config.stop_on_success
             pool.send(Advance(slot=slot, actions=actions, stop_on_success=stop))
 
@@ -349,4 +352,5 @@ def _request(live: _Live, interface: Interface) -> ActRequest:
         episode=live.number,
         seed=live.job.seed,
         step=progress.steps,
+        previous=live.rest,
     )
