@@ -15,14 +15,16 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
 
+from telic import collect, evaluate, train
+from telic.configs.launch import compose
 from telic.envs.statistics import wilson_interval
 from telic.policy.machine import machine
 
@@ -32,6 +34,11 @@ STARTS: dict[str, list[str]] = {  # of the policy with anchors
     "best of 4": ["anchors=4"],
 }
 PLAIN = "plain"
+COMMANDS: dict[str, tuple[type[Any], Callable[[Any], Any]]] = {
+    "collect": (collect.CollectConfig, collect.run),
+    "train": (train.TrainConfig, train.run),
+    "evaluate": (evaluate.EvaluateConfig, evaluate.run),
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,7 +62,13 @@ SETUPS = {
             "policy.denoiser.feed_forward=128",
         ),
         anchors=("policy.anchors.count=16",),
-        evaluate=("tasks=[detour]", "episodes_per_task=200", "max_steps=80", "num_workers=0"),
+        evaluate=(
+            "tasks=[detour]",
+            "episodes_per_task=200",
+            "max_steps=80",
+            "num_workers=0",
+            "envs_per_worker=100",
+        ),
     ),
     "mt10": Setup(
         collect=("experiment=metaworld_mt10",),
@@ -150,9 +163,10 @@ def show(rows: list[dict[str, str]]) -> None:
         print("| " + " | ".join(row.get(column, "") for column in columns) + " |")
 
 
-def _run(module: str, *overrides: str) -> None:
-    print("$", module, *overrides, file=sys.stderr)
-    subprocess.run([sys.executable, "-m", f"telic.{module}", *overrides], check=True)
+def _run(command: str, *overrides: str) -> None:
+    print("$", command, *overrides, file=sys.stderr)
+    schema, run = COMMANDS[command]
+    run(compose(schema, command, overrides))
 
 
 if __name__ == "__main__":

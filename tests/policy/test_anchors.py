@@ -51,7 +51,7 @@ def test_kmeans_finds_separated_clusters_the_largest_first() -> None:
 
 
 def test_the_residual_is_the_rms_distance_to_the_nearest() -> None:
-    motions, chunks = three_motions(np.random.default_rng(1))
+    _, chunks = three_motions(np.random.default_rng(1))
     chunks[..., 1] = np.round(chunks[..., 1], 1)  # another spread
     parts = [windows(chunks[:200]), windows(chunks[200:])]
     found = build_anchors(parts, 3, normalizer(0.5, 2.0), PLAIN)
