@@ -41,7 +41,11 @@ class ControlConfig:
     act_as: str | None = None  # of several robots that it was trained for; None: the first
     goal: str | None = None  # the sentence; None: the robot's own
     duration_s: float | None = 10.0  # None: until stopped
-    sampling: str | None = None  # denoising steps: "1", "2", "5", "10"; None: the checkpoint's
+    sampling: str | None = None  # denoising steps: "1", "2", "4", "5", "10"; None: the checkpoint's
+    # From how many of its anchors a chunk is denoised, and how freely one is chosen (0: the best);
+    # None: as the checkpoint says.
+    anchors: int | None = None
+    temperature: float | None = None
     # steps after which a new chunk is asked for; 1: as soon as the policy is free
     execute_horizon: int = 1
     seed: int = 300_000  # of the scene's starts and of the policy's noise
@@ -72,6 +76,8 @@ def run(config: ControlConfig) -> dict[str, Any]:
             sampling=config.sampling,
             threads=config.threads,
             act_as=config.act_as,
+            anchors=config.anchors,
+            temperature=config.temperature,
         ),
         DaemonConfig(
             loop=config.loop,

@@ -67,6 +67,10 @@ class EvaluateConfig:
     instructions: Phrasings = Phrasings.canonical
     state: StateChoice = StateChoice.full  # what the environments show, as in collect-demos
     sampling: str | None = None  # preset "10", "5", "2" or "1" steps; None: the checkpoint's own
+    # From how many of its anchors a chunk is denoised, and how freely one is chosen (0: the best);
+    # None: as the checkpoint says.
+    anchors: int | None = None
+    temperature: float | None = None
     execute_horizon: int = 4  # actions run of each chunk (all, if the policy gives fewer)
     num_workers: int = 2  # simulator processes; 0 simulates in this one
     envs_per_worker: int = 10
@@ -174,15 +178,20 @@ def contestant(config: EvaluateConfig) -> Contestant:
     if isinstance(policy, Policy):
         if config.sampling is not None:
             policy.sampling = preset(config.sampling)
+        if config.anchors is not None or config.temperature is not None:
+            policy.start_from(policy.start.changed(config.anchors, config.temperature))
         title = f"{title}, {policy.sampling.steps} steps"
         identity["sampling"] = plain(policy.sampling)
+        if policy.truncated is not None:
+            identity["start"] = plain(policy.start)
     else:
         title = policy.title if isinstance(policy, RobomimicPolicy) else title
-        if config.sampling is not None:
-            raise ValueError(
-                f"sampling={config.sampling}: {config.checkpoint} ({title}) does not denoise; "
-                "leave sampling out"
-            )
+        for name in ("sampling", "anchors", "temperature"):
+            if (value := getattr(config, name)) is not None:
+                raise ValueError(
+                    f"{name}={value}: {config.checkpoint} ({title}) does not denoise; "
+                    f"leave {name} out"
+                )
     return Contestant(title=title, identity=identity, policy=policy)
 
 

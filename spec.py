@@ -202,7 +202,8 @@ class ActRequest:
 
     The noise of a chunk is a function of (seed, step) alone, so an episode's result does not
     depend on which other episodes share its batch. `episode` is unique within a run: a policy
-    with memory (an RNN) keeps one state for each.
+    with memory (an RNN) keeps one state for each. `previous`: what is left of the episode's last
+    chunk, f32 [R A] in physical units, its first action due at the observation's time; None: none.
     """
 
     observation: Observation
@@ -210,6 +211,7 @@ class ActRequest:
     episode: int = 0
     seed: int = 0
     step: int = 0
+    previous: Array | None = None
 
 
 @dataclass(kw_only=True, slots=True)

@@ -24,6 +24,7 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch.utils.data import DataLoader
 
+from telic.build_anchors import chunk_batches, describe
 from telic.configs.launch import launch, register_choices
 from telic.datasets.goals import GoalConfig
 from telic.datasets.sampler import BatchSampler
@@ -31,6 +32,7 @@ from telic.datasets.store import EpisodeStore
 from telic.datasets.unified import Space, robots_of, unified_interface, unified_stats
 from telic.datasets.windows import WindowConfig, Windows, split_episodes
 from telic.envs.selection import SelectionRollouts
+from telic.policy.anchors import AnchorSet, build_anchors
 from telic.policy.checkpoint import load_train_state, save_checkpoint
 from telic.policy.device import pick_device, supports_bf16
 from telic.policy.ema import EmaConfig
@@ -156,8 +158,10 @@ def run(config: TrainConfig) -> dict[str, float]:
 
     set_seed(config.seed)
     stores = train_windows.stores
+    given = _given_anchors(config)
     policy = _policy(config, stores[: len(config.data.stores)])
     prime_embeddings(policy, stores)
+    anchors = None if resuming else _use_anchors(policy, given, train_windows, config.seed)
     policy.to(accelerator.device)
     ema = config.ema.build(policy)
     averaged = cast(Policy, ema.module)
@@ -195,6 +199,8 @@ def run(config: TrainConfig) -> dict[str, float]:
         RunLog(out, config, config.wandb, config.steps, progress.step, enabled=main) as log,
     ):
         log.say(_describe(config, policy, train_windows, accelerator))
+        if anchors is not None and policy.truncated is not None:
+            log.say(f"{describe(anchors)}; sigma_trunc {policy.truncated.sigma_trunc:.4g}")
         while progress.step < config.steps:
             record = train_step(config, accelerator, model, optimizer, next(batches), progress.step)
             ema.update_parameters(policy)
@@ -333,6 +339,39 @@ def _policy(config: TrainConfig, stores: Sequence[EpisodeStore]) -> Policy:
         return config.policy.build(stores[0].interface, stores[0].stats)
     robots = robots_of(stores)
     return config.policy.build(unified_interface(robots), unified_stats(stores), robots)
+
+
+def _given_anchors(config: TrainConfig) -> AnchorSet | None:
+    """Return the anchors of the file that the policy names, if it does, and set their number."""
+    wanted = config.policy.anchors
+    if wanted.file is None:
+        return None
+    given = AnchorSet.load(Path(wanted.file))
+    if wanted.count > len(given.chunks):
+        raise ValueError(
+            f"policy.anchors.count={wanted.count} asks for more anchors than {wanted.file} has "
+            f"({len(given.chunks)}); leave count out, or build more"
+        )
+    wanted.count = wanted.count or len(given.chunks)
+    return given
+
+
+def _use_anchors(
+    policy: Policy, given: AnchorSet | None, windows: Windows, seed: int
+) -> AnchorSet | None:
+    """Give the policy its anchors, clustered now unless there are some; return them."""
+    truncated = policy.truncated
+    if truncated is None:
+        return None
+    anchors = given or build_anchors(
+        chunk_batches(windows, seed),
+        len(truncated.chunks),
+        policy.action_normalizer,
+        truncated.columns.numpy(),
+        seed,
+    )
+    policy.use_anchors(anchors)
+    return anchors
 
 
 def prime_embeddings(policy: Policy | RobomimicPolicy, stores: Sequence[EpisodeStore]) -> None:

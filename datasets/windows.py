@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -134,6 +135,12 @@ class Windows:
     def __getitems__(self, indices: Sequence[int]) -> dict[str, Any]:
         """Return the batch of the indices: what torch's DataLoader hands to `collate_fn`."""
         return self.batch(np.asarray(indices))
+
+    def without_pictures(self) -> Windows:
+        """Return the same windows without their images."""
+        blind = copy.copy(self)
+        blind.cameras = []
+        return blind
 
     def batch(self, indices: Array) -> dict[str, Any]:
         """Return the windows at `indices` [B], each field stacked.

@@ -20,6 +20,7 @@ class Progress(Report):
     """Where an episode stands: the last O observations (state f32 [O P], camera -> u8 [O h w 3]).
 
     A finished episode has none. interface: the environment's, in the answer to `Begin` only.
+    solution: which of the task's it took, as far as known.
     """
 
     steps: int
@@ -28,6 +29,7 @@ class Progress(Report):
     state: Array
     images: dict[str, Array] = field(default_factory=dict)
     interface: Interface | None = None
+    solution: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,6 +75,7 @@ class RunningEpisode:
         self._env = env
         self.steps = 0
         self.first_success_step: int | None = None
+        self.solution: str | None = None
         self.done = False
         self._seen: deque[DictObs] = deque(maxlen=obs_horizon)
         obs, _ = env.reset(seed=seed)
@@ -95,6 +98,7 @@ class RunningEpisode:
                 self._camera.step()
             if info["success"] and self.first_success_step is None:
                 self.first_success_step = self.steps
+            self.solution = info.get("solution")
             succeeded = stop_on_success and self.first_success_step is not None
             self.done = terminated or truncated or succeeded
             if self.done:
@@ -118,6 +122,7 @@ class RunningEpisode:
             else np.zeros((0, 0), np.float32),
             images={key[6:]: np.stack([obs[key] for obs in seen]) for key in cameras if seen},
             interface=interface,
+            solution=self.solution,
         )
 
     def close(self) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import gymnasium
 
 from telic.envs.arm7 import POSES, Arm7Task
+from telic.envs.detour import INSTRUCTIONS, DetourTask
 from telic.envs.metaworld import MetaWorldTask, catalogue
 from telic.envs.task import TaskEnv
 from telic.spec import near_misses
@@ -194,3 +195,14 @@ def _register_arm7() -> None:
 
 _register_metaworld()
 _register_arm7()
+register(
+    TaskEntry(
+        task_id=DetourTask.task_id,
+        make=DetourTask,
+        instructions=INSTRUCTIONS,
+        tags=frozenset(["detour"]),
+        robot="point",
+        licence="MIT",
+        source="telic detour, scripted experts",
+    )
+)

@@ -49,7 +49,8 @@ class EpisodeResult:
     """How an episode went. A crashed one says why and is neither a success nor a failure.
 
     first_success_step: actions taken when success was first seen. policy_latency_ms: for each
-    chunk, the duration of the batched call that it came from.
+    chunk, the duration of the batched call that it came from. solution: which one it took, of a
+    task with several.
     """
 
     task: str
@@ -62,6 +63,7 @@ class EpisodeResult:
     policy_latency_ms: list[float]
     wall_s: float
     video: Path | None = None
+    solution: str | None = None
 
 
 @dataclass(kw_only=True, slots=True)
@@ -148,6 +150,7 @@ class _Live:
     began: float
     progress: Progress | None = None
     latency_ms: list[float] = field(default_factory=list)
+    rest: Array | None = None  # of the last chunk, what was not run
 
 
 class _JobQueue:
@@ -302,6 +305,8 @@ class _Rollout:
         for (slot, live), chunk in zip(self._live.items(), chunks, strict=True):
             live.latency_ms.append(latency_ms)
             actions = self._checked(chunk, live)
+            rest = chunk.actions[self._horizon :]
+            live.rest = rest if len(rest) else None
             stop = self._config.stop_on_success
             pool.send(Advance(slot=slot, actions=actions, stop_on_success=stop))
 
@@ -330,6 +335,7 @@ class _Rollout:
             policy_latency_ms=live.latency_ms,
             wall_s=time.perf_counter() - live.began,
             video=live.job.video if crashed is None else None,
+            solution=None if live.progress is None else live.progress.solution,
         )
 
 
@@ -346,4 +352,5 @@ def _request(live: _Live, interface: Interface) -> ActRequest:
         episode=live.number,
         seed=live.job.seed,
         step=progress.steps,
+        previous=live.rest,
     )

@@ -36,7 +36,8 @@ class TaskEnv(gymnasium.Env[DictObs, Array], ABC):
 
     `reset(seed=)` returns {"state": f32 [P], "image/<camera>": u8 [h w 3]} and
     {"instruction": str}; the same seed gives the same episode to the last bit. `step(action)`
-    returns obs, reward, terminated, truncated and an info with "success": bool. An episode is not
+    returns obs, reward, terminated, truncated and an info with "success": bool and, where a task
+    has several solutions, "solution": str | None, the one that is taken. An episode is not
     terminated by success, only truncated at `max_steps`; stepping on after that is harmless.
     """
 

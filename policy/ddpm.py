@@ -86,12 +86,22 @@ class Ddpm(Formulation):
         return (noise - sigma * clean) * (1 + sigma.square()).rsqrt()
 
     def draw_sigma(
-        self, count: int, generator: torch.Generator | None, device: torch.device
+        self,
+        count: int,
+        generator: torch.Generator | None,
+        device: torch.device,
+        highest: float = math.inf,
     ) -> Float[Tensor, " b"]:
         """Return the sigmas of `count` timesteps, all as likely, on `device`, f32."""
-        steps = self.config.num_timesteps
+        sigmas = timestep_sigmas(self.config.betas, self.config.num_timesteps)
+        steps = int((sigmas <= highest).sum())
+        if not steps:
+            raise ValueError(
+                f"sigma_trunc={highest:.4g} must be at least that of the first timestep, "
+                f"{self.lowest:.4g}"
+            )
         timestep = torch.randint(steps, (count,), generator=generator, device=device)
-        return timestep_sigmas(self.config.betas, steps).to(device)[timestep]
+        return sigmas.to(device)[timestep]
 
 
 @cache

@@ -51,14 +51,22 @@ class Edm(Formulation):
         return Scalings(sigma_data**2 / total, sigma * sigma_data * root, root)
 
     def draw_sigma(
-        self, count: int, generator: torch.Generator | None, device: torch.device
+        self,
+        count: int,
+        generator: torch.Generator | None,
+        device: torch.device,
+        highest: float = math.inf,
     ) -> Float[Tensor, " b"]:
         """Return `count` sigmas of the truncated log-logistic density on `device`, f32."""
         config = self.config
+        if not highest > config.sigma_min:
+            raise ValueError(
+                f"sigma_trunc={highest:.4g} must be above formulation.sigma_min={config.sigma_min}"
+            )
         location = math.log(config.sigma_data)
         low, high = (
             1 / (1 + math.exp((location - math.log(sigma)) / config.density_scale))
-            for sigma in (config.sigma_min, config.sigma_max)
+            for sigma in (config.sigma_min, min(config.sigma_max, highest))
         )
         share = torch.rand(count, generator=generator, device=device, dtype=torch.float64)
         quantile = low + (high - low) * share

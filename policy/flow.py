@@ -6,6 +6,7 @@ sigma = t / (1 - t), x_t = (1 - t) (x0 + sigma noise): flow matching is c_in = 1
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import Enum
 
@@ -63,17 +64,37 @@ class Flow(Formulation):
         return noise - clean
 
     def draw_sigma(
-        self, count: int, generator: torch.Generator | None, device: torch.device
+        self,
+        count: int,
+        generator: torch.Generator | None,
+        device: torch.device,
+        highest: float = math.inf,
     ) -> Float[Tensor, " b"]:
         """Return `count` sigmas of the density of t on `device`, f32."""
+        t_highest = 1 / (1 + 1 / highest)
+        share = torch.rand(count, generator=generator, device=device, dtype=torch.float64)
+        t = self._quantile(share * self._share_below(t_highest))
+        return sigma_of(t.clamp(1e-6, min(t_highest, self.config.t_max))).float()
+
+    def _quantile(self, share: Tensor) -> Tensor:
+        """Return the t below which `share` of the density lies."""
         config = self.config
-        draw = torch.randn if config.density is TimeDensity.logit_normal else torch.rand
-        t = draw(count, generator=generator, device=device, dtype=torch.float64)
         if config.density is TimeDensity.logit_normal:
-            t = torch.sigmoid(config.logit_mean + config.logit_std * t)
-        elif config.density is TimeDensity.beta:
-            t = 1 - config.t_max + config.t_max * t ** (1 / config.beta_a)
-        return sigma_of(t.clamp(1e-6, config.t_max)).float()
+            normal = torch.special.ndtri(share)
+            return torch.sigmoid(config.logit_mean + config.logit_std * normal)
+        if config.density is TimeDensity.beta:
+            return 1 - config.t_max + config.t_max * share ** (1 / config.beta_a)
+        return share
+
+    def _share_below(self, t: float) -> float:
+        """Return how much of the density lies below t, in (0, 1]: `_quantile` turned round."""
+        config = self.config
+        if config.density is TimeDensity.logit_normal:
+            logit = math.inf if t == 1 else math.log(t / (1 - t))
+            return 0.5 * (1 + math.erf((logit - config.logit_mean) / config.logit_std / 2**0.5))
+        if config.density is TimeDensity.beta:
+            return max((t - 1) / config.t_max + 1, 0.0) ** config.beta_a
+        return t
 
 
 def sigma_of(t: Float[Tensor, "*size"]) -> Float[Tensor, "*size"]:

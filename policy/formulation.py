@@ -9,6 +9,7 @@ dtype, float32, whatever the network computes in.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -56,9 +57,16 @@ class Formulation(ABC):
 
     @abstractmethod
     def draw_sigma(
-        self, count: int, generator: torch.Generator | None, device: torch.device
+        self,
+        count: int,
+        generator: torch.Generator | None,
+        device: torch.device,
+        highest: float = math.inf,
     ) -> Float[Tensor, " b"]:
-        """Return `count` sigmas of the training density on `device`, f32."""
+        """Return `count` sigmas of the training density on `device`, f32.
+
+        highest: the density is cut off there; ValueError where nothing of it is left.
+        """
 
     def denoise(
         self, network: Network, x: Float[Tensor, "b h a"], sigma: Float[Tensor, " s"]

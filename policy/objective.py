@@ -2,7 +2,7 @@
 
 An objective is one file: a config here below `PolicyConfig`, which is built only where its weight
 is above 0, and a module that turns what the policy encoded of a batch into one loss. Inference
-runs none of them. B samples, N latent tokens, D width.
+runs none of them but the scores of anchors (truncated.py). B samples, N latent tokens, D width.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from telic.policy.goal_encoder import GoalTokens
+from telic.policy.normalizer import Normalizer
 from telic.policy.vision_tower import VisionTower
+from telic.spec import Interface
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,14 +27,18 @@ class Surroundings:
     """What a policy has that an objective is built for.
 
     width: D; cameras: those of the observation; goals: its kinds of goal; towers: the vision tower
-    of each camera, to be asked for its sizes and not to be kept; sentence_dim, picture_dim: sizes
-    of the vectors of a goal's sentence and picture, 0 where there is none.
+    of each camera, to be asked for its sizes and not to be kept; interface: the names and units of
+    states and actions; action_horizon: H; action: how actions are normalised; sentence_dim,
+    picture_dim: sizes of the vectors of a goal's sentence and picture, 0 where there is none.
     """
 
     width: int
     cameras: Sequence[str]
     goals: Sequence[str]
     towers: Sequence[VisionTower]
+    interface: Interface
+    action_horizon: int
+    action: Normalizer
     sentence_dim: int = 0
     picture_dim: int = 0
 
@@ -84,6 +90,11 @@ class ObjectiveConfig(ABC):
     def __post_init__(self) -> None:
         if not 0 <= self.weight < float("inf"):
             raise ValueError(f"policy.{self.name}.weight={self.weight} must be 0 or positive")
+
+    @property
+    def on(self) -> bool:
+        """Return whether the policy has it."""
+        return self.weight > 0
 
     @abstractmethod
     def build(self, around: Surroundings) -> Objective:

@@ -5,6 +5,7 @@ B batch, O observation horizon, P state size, H action horizon, A action size, D
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from telic.datasets.unified import Embodiment, Space
 from telic.policy.alignment import AlignmentConfig
+from telic.policy.anchors import AnchorSet
 from telic.policy.condition_dropout import ConditionDropoutConfig, hide, hide_frames
 from telic.policy.denoiser import Context, DenoiserConfig, Sizes
 from telic.policy.foresight import ForesightConfig
@@ -29,9 +31,11 @@ from telic.policy.mode import ModeConfig
 from telic.policy.normalizer import NormalizerConfig, Scaling
 from telic.policy.objective import Encoded, ObjectiveConfig, Surroundings
 from telic.policy.plan import Plan
-from telic.policy.requests import Needs, stack_requests, unit_noise
+from telic.policy.requests import Needs, gumbel, stack_requests, uniform_lots, unit_noise
 from telic.policy.sampling import SamplingConfig, first_non_finite
 from telic.policy.state_encoder import StateEncoder
+from telic.policy.tensors import repeat_rows
+from telic.policy.truncated import StartConfig, Truncated, TruncatedConfig
 from telic.policy.vision_tower import VisionTower
 from telic.spec import (
     ActionChunk,
@@ -67,17 +71,20 @@ class PolicyConfig:
     foresight: ForesightConfig = field(default_factory=ForesightConfig)
     alignment: AlignmentConfig = field(default_factory=AlignmentConfig)
     future: FutureConfig = field(default_factory=FutureConfig)
+    anchors: TruncatedConfig = field(default_factory=TruncatedConfig)
 
     def __post_init__(self) -> None:
         for name in ("obs_horizon", "action_horizon"):
             if getattr(self, name) < 1:
                 raise ValueError(f"policy.{name}={getattr(self, name)} must be at least 1")
+        if self.anchors.sigma_trunc is not None:
+            self.sampling.truncated(self.anchors.sigma_trunc)
 
     @property
     def objectives(self) -> list[ObjectiveConfig]:
         """Return the auxiliary objectives that are on."""
-        every: tuple[ObjectiveConfig, ...] = (self.foresight, self.alignment, self.future)
-        return [objective for objective in every if objective.weight]
+        every = (self.foresight, self.alignment, self.future, self.anchors)
+        return [objective for objective in every if objective.on]
 
     @property
     def reads_future(self) -> bool:
@@ -118,7 +125,8 @@ class LossTerms:
 class Policy(nn.Module):
     """Normalizers, encoders, denoiser and formulation. A `telic.spec.ChunkPolicy`.
 
-    `sampling` may be replaced at any time, and the robot of the unified space (`act_as`).
+    `sampling` may be replaced at any time, and the robot of the unified space (`act_as`), and
+    which anchors chunks begin from (`start_from`).
     Everything random in training is drawn from the generator given to `loss` (dropout of units
     alone from torch's own).
     """
@@ -149,6 +157,7 @@ class Policy(nn.Module):
         self.obs_horizon, self.action_horizon = config.obs_horizon, config.action_horizon
         self.sampling = config.sampling
         self._plan: Plan | None = None
+        self.start = config.anchors.start
         self.formulation = formulation.build()
         self.state_normalizer = config.state.build("state", interface.state, stats.get("state"))
         self.action_normalizer = config.action.build(
@@ -185,6 +194,9 @@ class Policy(nn.Module):
             cameras=cameras,
             goals=config.goal.modalities,
             towers=list(self._towers().values()),
+            interface=interface,
+            action_horizon=config.action_horizon,
+            action=self.action_normalizer,
             sentence_dim=sentence_dim,
             picture_dim=self.goal_encoder.picture_dim,
         )
@@ -196,6 +208,7 @@ class Policy(nn.Module):
             goal_text=config.goal.text,
             goal_cameras=goal_cameras,
             goal_state=config.goal.state,
+            remainder=config.action_horizon if config.anchors.on else 0,
         )
         self._action_spec = interface.action
         self.robots = {name: replace(robot, images=seen) for name, robot in (robots or {}).items()}
@@ -205,6 +218,8 @@ class Policy(nn.Module):
         self._embodiment: Embodiment | None = None
         if self.robots:
             self.act_as(next(iter(self.robots)))
+        if config.anchors.on:
+            self.start_from(self.start)
 
     def act_as(self, robot: str) -> None:
         """Act for this robot from now on; ValueError if the policy was not trained for it."""
@@ -215,6 +230,37 @@ class Policy(nn.Module):
             )
         self.interface, self._embodiment = self.robots[robot], self._embodiments[robot]
         self._needs = replace(self._needs, interface=self.interface)
+
+    @property
+    def truncated(self) -> Truncated | None:
+        """Return the anchors and their scores, None for a policy without."""
+        return cast(Truncated, self.objectives["anchors"]) if self.config.anchors.on else None
+
+    def use_anchors(self, anchors: AnchorSet) -> None:
+        """Begin from these; ValueError where they do not fit, nor sigma_trunc the schedule."""
+        if self.truncated is None:
+            raise ValueError("the policy has no anchors; set policy.anchors.count")
+        self.truncated.use(anchors)
+        self.sampling.truncated(self.truncated.sigma_trunc)
+
+    def start_from(self, start: StartConfig) -> None:
+        """Choose among the anchors so from now on; ValueError where there are none or too few."""
+        config = self.config.anchors
+        if not config.on:
+            raise ValueError(
+                "the policy has no anchors to begin from; train it with policy.anchors.count=32"
+            )
+        if start.best > config.count:
+            raise ValueError(
+                f"{start.best} anchors are asked for, the policy has {config.count}; ask for at "
+                "most as many"
+            )
+        if not start.best and not config.full_range:
+            raise ValueError(
+                "the policy was trained up to sigma_trunc and needs an anchor to begin from; ask "
+                "for 1, or train it with policy.anchors.full_range=true"
+            )
+        self.start = start
 
     def forward(self, batch: Mapping[str, Any], generator: torch.Generator) -> LossTerms:
         """Return `loss`; the name by which wrappers such as DDP call it."""
@@ -230,7 +276,7 @@ class Policy(nn.Module):
         """
         clean = self.action_normalizer.normalize(batch["action"].float())
         device = clean.device
-        sigma = self.formulation.draw_sigma(len(clean), generator, device)
+        sigma = self.formulation.draw_sigma(len(clean), generator, device, self._highest_sigma)
         noise = torch.randn(clean.shape, generator=generator, device=device)
         slots = batch.get("action_slots")
         clean, noise = _within(slots, clean), _within(self._trained(slots), noise)
@@ -357,7 +403,13 @@ class Policy(nn.Module):
         noise = torch.randn(
             (self.sampling.num_draws, *shape), generator=generator, device=self.device
         )
-        actions = _within(batch.get("action_slots"), self._sample(batch, noise))
+        luck = None
+        if self._num_lots:
+            uniform = torch.rand(
+                (len(noise[0]), self._num_lots), generator=generator, device=self.device
+            )
+            luck = gumbel(uniform)
+        actions = _within(batch.get("action_slots"), self._sample(batch, noise, luck))
         low, high = (
             None if bound is None else torch.tensor(bound, device=self.device)
             for bound in (self._action_spec.minimum, self._action_spec.maximum)
@@ -399,13 +451,16 @@ class Policy(nn.Module):
             return []
         batch = stack_requests(requests, self._needs)
         if self._embodiment is not None:
-            arrays = {k: v.numpy() for k, v in batch.items() if k in ("state", "goal_state")}
+            names = ("state", "goal_state", "previous")
+            arrays = {name: batch[name].numpy() for name in names if name in batch}
             mapped = self._embodiment.into(arrays)
             batch |= {k: torch.from_numpy(v) for k, v in mapped.items()}
         batch = {k: v.to(self.device) if torch.is_tensor(v) else v for k, v in batch.items()}
         shape = (self.action_horizon, self.action_dim)
         noise = unit_noise(requests, shape, self.sampling.num_draws)
-        actions = self._sample(batch, noise.to(self.device)).cpu().numpy()
+        lots = self._num_lots
+        luck = gumbel(uniform_lots(requests, lots)).to(self.device) if lots else None
+        actions = self._sample(batch, noise.to(self.device), luck).cpu().numpy()
         if self._embodiment is not None:
             actions = self._embodiment.action.back(actions)
         dt_ns = round(1e9 / self.interface.rate_hz)
@@ -472,22 +527,46 @@ class Policy(nn.Module):
         if self.goal_encoder.language is not None:
             self.goal_encoder.language.set_embeddings(vectors)
 
-    def _sample(self, batch: Mapping[str, Any], noise: Tensor) -> Tensor:
+    @property
+    def _highest_sigma(self) -> float:
+        """Return up to where training draws sigma."""
+        if self.truncated is None or self.config.anchors.full_range:
+            return math.inf
+        return self.truncated.sigma_trunc
+
+    @property
+    def _num_lots(self) -> int:
+        """Return how many numbers are drawn to choose a chunk's anchor: K, or 0."""
+        drawn = self.start.best > 0 and self.start.temperature > 0
+        return self.config.anchors.count if drawn else 0
+
+    def _sample(self, batch: Mapping[str, Any], noise: Tensor, luck: Tensor | None) -> Tensor:
         """Return actions in physical units; float32 whatever autocast says, dropout off.
 
-        noise: [draws B H A], the first for the start.
+        noise: [draws B H A], the first for the start; luck: Gumbel [B K], `Truncated.starts`.
         """
         with self._at_rest():
-            planned = self.plan().begin(self.denoiser.encode(self.encode(batch)))
+            memory = self.denoiser.encode(self.encode(batch))
             slots = self._trained(batch.get("action_slots"))
+            sampling, truncated, start = self.sampling, self.truncated, None
+            if truncated is not None and self.start.best:
+                starts = truncated.starts(self.denoiser.latent(memory), batch, self.start, luck)
+                sampling = sampling.truncated(truncated.sigma_trunc)
+                memory, slots = repeat_rows((memory, slots), self.start.best)
+                noise = noise.repeat_interleave(self.start.best, 1)
+                start = _within(slots, starts.chunks.flatten(0, 1))
             noise = _within(slots, noise)
+            planned = self.plan(sampling).begin(memory)
 
             def denoise(x: Tensor, sigma: Tensor) -> Tensor:
                 return _within(slots, planned(x, sigma))
 
-            sampled = self.sampling.sample(denoise, noise[0], noise[1:])
+            sampled = sampling.sample(denoise, noise[0], noise[1:], start)
             if not bool(torch.isfinite(sampled).all()):
-                raise ValueError(first_non_finite(self.sampling, denoise, noise[0], noise[1:]))
+                raise ValueError(first_non_finite(sampling, denoise, noise[0], noise[1:], start))
+            if truncated is not None and start is not None:
+                denoised = sampled.unflatten(0, (-1, self.start.best))
+                sampled = truncated.choose(starts, denoised, batch)
         return self.action_normalizer.unnormalize(sampled)
 
     @contextmanager

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 
 from telic.spec import ActRequest, Array, ArraySpec, Interface
 
@@ -22,6 +23,7 @@ class Needs:
     goal_text: bool
     goal_cameras: Sequence[str]  # empty: the policy knows no goal images
     goal_state: bool
+    remainder: int = 0  # H, where what is left of the previous chunk is read; 0: it is not
 
     @property
     def fields(self) -> list[str]:
@@ -57,7 +59,21 @@ def stack_requests(requests: Sequence[ActRequest], needs: Needs) -> dict[str, An
             pictures = [goal.images.get(camera) for goal in goals]
             batch[f"goal_image/{camera}"] = _fill(pictures, needs.interface.images[camera])
         batch["goal_images_given"] = torch.tensor([bool(goal.images) for goal in goals])
+    if needs.remainder and any(request.previous is not None for request in requests):
+        batch |= _remainders(requests, needs)
     return batch
+
+
+def _remainders(requests: Sequence[ActRequest], needs: Needs) -> dict[str, torch.Tensor]:
+    """Return `previous` f32 [B H A], 0 where nothing is left, and `previous_known` bool [B H]."""
+    size = needs.interface.action.shape[-1] or 0
+    actions = np.zeros((len(requests), needs.remainder, size), np.float32)
+    known = np.zeros(actions.shape[:2], bool)
+    for row, request in enumerate(requests):
+        if request.previous is not None:
+            left = request.previous[: needs.remainder]
+            actions[row, : len(left)], known[row, : len(left)] = left, True
+    return {"previous": torch.from_numpy(actions), "previous_known": torch.from_numpy(known)}
 
 
 def unit_noise(
@@ -77,6 +93,20 @@ def unit_noise(
     return torch.from_numpy(np.stack(rows, 1))
 
 
+def uniform_lots(requests: Sequence[ActRequest], count: int) -> torch.Tensor:
+    """Return f32 [B count] in [0, 1), each row a function of its request's (seed, step) alone."""
+    rows = [
+        np.random.default_rng((request.seed, request.step, 1)).random(count, np.float32)
+        for request in requests
+    ]
+    return torch.from_numpy(np.stack(rows))
+
+
+def gumbel(uniform: Float[torch.Tensor, "*size"]) -> Float[torch.Tensor, "*size"]:
+    """Return Gumbel noise: argmax(log p + gumbel) is a draw from p."""
+    return -(-uniform.clamp_min(1e-12).log()).clamp_min(1e-12).log()
+
+
 def _check(request: ActRequest, needs: Needs, where: str) -> None:
     """Raise ValueError unless the request holds what it must and nothing of the wrong form."""
     observation, goal = request.observation, request.goal
@@ -87,6 +117,9 @@ def _check(request: ActRequest, needs: Needs, where: str) -> None:
             raise ValueError(f"{where}: the observation has no image of camera {camera!r}")
         spec = _stacked(specs.images[camera], horizon)
         spec.validate(observation.images[camera], f"{where}: image of {camera}")
+    if request.previous is not None and needs.remainder:
+        spec = replace(specs.action, shape=(None, *specs.action.shape), names=())
+        replace(spec, minimum=None, maximum=None).validate(request.previous, f"{where}: previous")
     if goal.state is not None and needs.goal_state:
         specs.state.validate(goal.state, f"{where}: goal.state")
     for camera in needs.goal_cameras if goal.images else ():

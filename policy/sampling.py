@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 import torch
@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from telic.policy import samplers, schedules
-from telic.policy.ddpm import Betas
+from telic.policy.ddpm import Betas, timestep_sigmas
 from telic.policy.samplers import Denoise
 from telic.policy.schedules import Spacing
 from telic.spec import near_misses
@@ -97,6 +97,34 @@ class SamplingConfig:
             return schedules.explicit(self.sigmas)
         return _SCHEDULES[self.schedule](self)
 
+    def truncated(self, sigma_trunc: float) -> SamplingConfig:
+        """Return the sampling of as many steps that begins at sigma_trunc.
+
+        A list of `sigmas` is scaled, a schedule in sigma has another sigma_max, one of timesteps
+        visits those up to sigma_trunc. ValueError where that lies outside of the schedule.
+        """
+        by_timestep = self.sigmas is None and self.schedule is Schedule.timesteps
+        table = timestep_sigmas(self.betas, self.num_timesteps)
+        lowest, first = 0.0, self.sigma_max
+        if self.sigmas is not None:
+            first = self.sigmas[0]
+        elif by_timestep:
+            lowest, first = float(table[0]), float(table[-1])
+        elif self.schedule is not Schedule.flow:
+            lowest = self.sigma_min
+        if not lowest < sigma_trunc <= first * (1 + 1e-6):  # NaN too
+            raise ValueError(
+                f"sigma_trunc={sigma_trunc:.4g} lies outside of the schedule, which goes from "
+                f"{first:.4g} to {lowest:.4g}; set policy.anchors.sigma_trunc between"
+            )
+        if self.sigmas is not None:
+            return replace(self, sigmas=[sigma * (sigma_trunc / first) for sigma in self.sigmas])
+        if by_timestep:
+            below = int((table <= sigma_trunc * (1 + 1e-6)).sum())
+            visited = schedules.timesteps(self.steps, self.spacing, below)
+            return replace(self, sigmas=table[visited].tolist())
+        return replace(self, sigma_max=sigma_trunc)
+
     @property
     def num_draws(self) -> int:
         """Return how many draws of noise a sample takes: the start, and one a step of an SDE."""
@@ -107,13 +135,15 @@ class SamplingConfig:
         denoise: Denoise,
         unit_noise: Float[Tensor, "b ..."],
         step_noise: Float[Tensor, "n b ..."] | None = None,
+        start: Float[Tensor, "b ..."] | None = None,
     ) -> Float[Tensor, "b ..."]:
-        """Return the sample that starts at `unit_noise` times the first sigma.
+        """Return the sample that starts at `start`, or 0, plus the first sigma times `unit_noise`.
 
         step_noise: the other `num_draws` - 1 draws, standard normal; ValueError where too few.
         """
         sigmas = self.levels()
         x = float(sigmas[0]) * unit_noise
+        x = x if start is None else start + x
         if self.sampler not in _STOCHASTIC:
             return _SAMPLERS[self.sampler](denoise, x, sigmas)
         given = 0 if step_noise is None else len(step_noise)
@@ -130,6 +160,7 @@ def first_non_finite(
     denoise: Denoise,
     unit_noise: Float[Tensor, "b ..."],
     step_noise: Float[Tensor, "n b ..."] | None = None,
+    start: Float[Tensor, "b ..."] | None = None,
 ) -> str:
     """Return where sampling first leaves the finite numbers; samples once more to find out."""
     calls: list[str] = []
@@ -142,7 +173,7 @@ def first_non_finite(
             bad.append(calls[-1])
         return out
 
-    sampling.sample(watch, unit_noise, step_noise)
+    sampling.sample(watch, unit_noise, step_noise, start)
     where = bad[0] if bad else "no single call: the sampler itself overflowed"
     return (
         f"actions are not finite, first at {where}; the observation or goal is far outside the "
@@ -154,13 +185,14 @@ def first_non_finite(
 PRESETS: dict[str, SamplingConfig] = {
     "1": SamplingConfig(sigmas=[5.0]),
     "2": SamplingConfig(sigmas=[5.0, 0.5]),
+    "4": SamplingConfig(steps=4),
     "5": SamplingConfig(steps=5),
     "10": SamplingConfig(steps=10),
 }
 
 
 def preset(name: str) -> SamplingConfig:
-    """Return the named sampling: "1", "2", "5" or "10" steps."""
+    """Return the named sampling: "1", "2", "4", "5" or "10" steps."""
     if name not in PRESETS:
         raise ValueError(
             f"sampling {name!r} is not one of {', '.join(PRESETS)}{near_misses(name, PRESETS)}"

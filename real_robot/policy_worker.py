@@ -35,11 +35,14 @@ def open_checkpoint(
     sampling: str | None = None,
     threads: int = 1,
     act_as: str | None = None,
+    anchors: int | None = None,
+    temperature: float | None = None,
 ) -> ChunkPolicy:
     """Return the policy in checkpoint directory `path`, with the named sampling if one is given.
 
-    act_as: for which of the robots that it was trained for. ValueError for a bad checkpoint,
-    device, sampling or robot, or a policy that does not sample.
+    act_as: for which of the robots that it was trained for. anchors, temperature: of
+    `StartConfig`; None: the checkpoint's. ValueError for a bad checkpoint, device, sampling or
+    robot, or a policy that does not sample or has no such anchors.
     """
     import torch  # here, so that no other process of a run loads it
 
@@ -54,6 +57,10 @@ def open_checkpoint(
         if not isinstance(policy, Policy):
             raise ValueError(f"sampling={sampling}: the policy in {path} does not denoise")
         policy.sampling = chosen
+    if anchors is not None or temperature is not None:
+        if not isinstance(policy, Policy):
+            raise ValueError(f"anchors={anchors}: the policy in {path} does not denoise")
+        policy.start_from(policy.start.changed(anchors, temperature))
     if act_as is not None:
         if not isinstance(policy, ManyRobots):
             raise ValueError(f"act_as={act_as}: the policy in {path} has one robot of its own")
@@ -108,7 +115,7 @@ def answer(
         chunk = policy.act_batch([request])[0]
         finished_ns = time.monotonic_ns()
         wires.chunks.write(chunk_record(chunk, request.episode, started_ns, finished_ns))
-        requests.answered(request, finished_ns)
+        requests.answered(request, chunk, finished_ns)
 
 
 def warm_up(policy: ChunkPolicy, goal: Goal) -> int:

@@ -71,7 +71,7 @@ class _Worker:
                         pending.finished_ns,
                     )
                 )
-            self.requests.answered(pending.request, pending.finished_ns)
+            self.requests.answered(pending.request, pending.chunk, pending.finished_ns)
             self.pending = None
 
     def _begin(self) -> _Pending | None:

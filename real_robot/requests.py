@@ -10,7 +10,7 @@ import numpy as np
 
 from telic.real_robot.clock import NS
 from telic.real_robot.ring import SharedRing
-from telic.spec import ActRequest, Array, ChunkPolicy, Goal, Observation
+from telic.spec import ActionChunk, ActRequest, Array, ChunkPolicy, Goal, Observation
 
 _RECENT = 20  # chunks over which the delay is judged
 
@@ -42,6 +42,7 @@ class Requests:
         self._seen = 0  # readings looked at
         self._episode, self._episode_ns = -1, 0
         self._wanted_ns = 0  # an observation as new as this
+        self._last: ActionChunk | None = None  # of this episode
 
     def next(self) -> ActRequest | None:
         """Return a request from the newest observations, or None while none new enough is there.
@@ -58,6 +59,7 @@ class Requests:
         t_obs_ns = window.observation.t_obs_ns
         if window.episode != self._episode:
             self._episode, self._episode_ns = window.episode, t_obs_ns
+            self._last = None
         elif t_obs_ns < self._wanted_ns:
             return None
         return ActRequest(
@@ -66,10 +68,12 @@ class Requests:
             episode=window.episode,
             seed=self._config.seed + window.episode,
             step=round((t_obs_ns - self._episode_ns) / self._dt_ns),
+            previous=None if self._last is None else remainder(self._last, t_obs_ns),
         )
 
-    def answered(self, request: ActRequest, finished_ns: int) -> None:
-        """Note when the chunk for `request` was there; it decides about the next one."""
+    def answered(self, request: ActRequest, chunk: ActionChunk, finished_ns: int) -> None:
+        """Note the chunk for `request` and when it was there; both decide about the next one."""
+        self._last = chunk
         t_obs_ns = request.observation.t_obs_ns
         self._delays_ns.append(finished_ns - t_obs_ns)
         self._wanted_ns = t_obs_ns + wait_for_observation_ns(
@@ -78,6 +82,15 @@ class Requests:
             self._dt_ns,
             max(self._delays_ns),
         )
+
+
+def remainder(chunk: ActionChunk, t_obs_ns: int) -> Array | None:
+    """Return the actions of a chunk that are due at `t_obs_ns` or later, None where none is left.
+
+    Times are rounded to steps.
+    """
+    rest = chunk.actions[max(0, round((t_obs_ns - chunk.t_obs_ns) / chunk.dt_ns)) :]
+    return rest if len(rest) else None
 
 
 def wait_for_observation_ns(

@@ -1,5 +1,6 @@
 """Rollouts: one call for all, the same results on any number of workers, crashes counted apart."""
 
+import itertools
 import os
 import signal
 import subprocess
@@ -75,6 +76,22 @@ def test_one_call_answers_all_that_need_a_chunk(toy: str) -> None:
     assert policy.asked[1][0].observation.t_obs_ns == 250_000_000
     assert len({request.episode for batch in policy.asked for request in batch}) == 7
     assert len(results) == 7
+
+
+def test_what_is_left_of_a_chunk_comes_with_the_next_request(toy: str) -> None:
+    policy = Listening(interface=TOY, action_horizon=5)
+    jobs = [EpisodeJob(task=toy, seed=seed) for seed in range(2)]
+    shape = {"num_workers": 0, "envs_per_worker": 2, "stop_on_success": False, "max_steps": 10}
+    run(jobs, policy, execute_horizon=3, **shape)
+    assert [request.previous for request in policy.asked[0]] == [None, None]
+    for before, after in itertools.pairwise(policy.asked):
+        chunks = RandomPolicy.act_batch(policy, before)
+        for chunk, request in zip(chunks, after, strict=True):
+            assert request.previous is not None
+            assert np.array_equal(request.previous, chunk.actions[3:])
+    policy.asked.clear()
+    run(jobs, policy, **shape)
+    assert [request.previous for batch in policy.asked for request in batch] == [None] * 4
 
 
 def test_an_episode_stops_at_success_if_told_to(toy: str) -> None:

@@ -159,7 +159,7 @@ def evaluate_expert(toy: str, out: Path, *overrides: str) -> dict[str, Any]:
         (["tasks=[reach-v2]"], "unknown task or tag 'reach-v2'; did you mean reach-v3"),
         (["checkpoint=nowhere"], "nowhere: no checkpoint directory there"),
         (["checkpoint=''"], "checkpoint is empty"),
-        (["sampling=3"], "sampling '3' is not one of 1, 2, 5, 10"),
+        (["sampling=3"], "sampling '3' is not one of 1, 2, 4, 5, 10"),
         (["device=cuda:77"], "device=cuda:77 is asked for"),
         (["compare=nowhere.json"], "no results at nowhere.json"),
         (["episodes_per_task=0"], "episodes_per_task=0 must be at least 1"),

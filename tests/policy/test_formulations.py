@@ -57,6 +57,33 @@ def test_sigmas_are_positive_and_repeat_with_the_seed(config: FormulationConfig)
     assert (first > 0).all() and torch.isfinite(first).all() and len(first.unique()) > 500
 
 
+@pytest.mark.parametrize(
+    "config",
+    [*EVERY, FlowConfig(density=TimeDensity.uniform), FlowConfig(density=TimeDensity.beta)],
+    ids=[*NAMES, "flow-uniform", "flow-beta"],
+)
+def test_a_density_cut_off_is_its_own_lower_part(config: FormulationConfig) -> None:
+    formulation = config.build()
+    whole, cut, uncut = (
+        formulation.draw_sigma(100_000, torch.Generator().manual_seed(seed), CPU, highest)
+        for seed, highest in ((1, math.inf), (2, 0.4), (1, 1e9))
+    )
+    assert cut.max() <= 0.4 and cut.max() > 0.39
+    assert torch.allclose(whole, uncut, rtol=1e-4)
+    want = whole[whole <= 0.4].sort().values
+    shares = torch.linspace(0.02, 0.98, 25)
+    assert torch.allclose(cut.quantile(shares), want.quantile(shares), atol=0.012)
+
+
+def test_nothing_below_the_lowest_sigma_is_drawn() -> None:
+    for config, message in (
+        (EdmConfig(), "sigma_trunc=0.0005 must be above formulation.sigma_min=0.001"),
+        (DdpmConfig(), "sigma_trunc=0.0005 must be at least that of the first timestep, 0.006"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            config.build().draw_sigma(3, torch.Generator(), CPU, 0.0005)
+
+
 def test_v_at_unit_data_is_edm() -> None:
     """v prediction and EDM with sigma_data = 1 have the same three factors, up to v's sign."""
     sigma = torch.logspace(-2, 2, 9)

@@ -32,6 +32,7 @@ from telic.policy.presets import POLICIES
 from telic.policy.rdt import RdtConfig
 from telic.policy.routings import ROUTINGS
 from telic.policy.sampling import PRESETS
+from telic.policy.truncated import TruncatedConfig
 from telic.spec import ChunkPolicy
 
 SMALL: dict[str, DenoiserConfig] = {
@@ -157,6 +158,7 @@ OBJECTIVES: dict[str, ObjectiveConfig] = {
     "foresight": ForesightConfig(weight=0.7, side=16, width=16, num_layers=1, num_heads=2),
     "alignment": AlignmentConfig(weight=0.3, num_heads=2),
     "future": FutureConfig(weight=0.5, side=16, width=16, num_layers=1, num_heads=2),
+    "anchors": TruncatedConfig(weight=0.4, count=3, sigma_trunc=0.5),
 }
 
 

@@ -14,7 +14,7 @@ from telic.real_robot.requests import (
 )
 from telic.real_robot.simulated_arm import arm_interface
 from telic.real_robot.wires import Wires
-from telic.spec import ActRequest, Goal
+from telic.spec import ActionChunk, ActRequest, Goal
 from telic.tests.real_robot.reaching import Reaching
 
 DT = 50_000_000  # the arm's policy acts at 20 Hz
@@ -29,6 +29,12 @@ def write(wires: Wires, t_ns: int, episode: int = 0) -> None:
 def seen(request: ActRequest | None) -> list[float]:
     assert request is not None
     return [float(state[0]) for state in request.observation.state]
+
+
+def chunk(request: ActRequest) -> ActionChunk:
+    """Return a chunk of eight actions that tell their number."""
+    actions = np.repeat(np.arange(8, dtype=np.float32)[:, None], 6, 1)
+    return ActionChunk(actions=actions, t_obs_ns=request.observation.t_obs_ns, dt_ns=DT)
 
 
 @given(
@@ -72,17 +78,20 @@ def test_the_policy_is_asked_once_its_share_of_the_chunk_is_carried_out() -> Non
     first = requests.next()
     assert first is not None and (first.seed, first.step, seen(first)) == (7, 0, [0.0, 0.0])
     assert requests.next() is None  # nothing new
-    requests.answered(first, DT // 2)
+    requests.answered(first, chunk(first), DT // 2)
     write(wires, DT)
     assert requests.next() is None  # one step, two are asked for
     write(wires, 2 * DT - DT // 10)  # a little early is in time
     second = requests.next()
     assert second is not None and second.step == 2
     assert seen(second) == [50.0, 95.0]
-    requests.answered(second, 2 * DT)
+    assert first.previous is None and second.previous is not None
+    assert second.previous[:, 0].tolist() == [2, 3, 4, 5, 6, 7]
+    requests.answered(second, chunk(second), 2 * DT)
     write(wires, 2 * DT, episode=1)  # a new episode does not wait
     third = requests.next()
     assert third is not None and (third.episode, third.seed, third.step) == (1, 8, 0)
+    assert third.previous is None, "of another episode"
     assert seen(third) == [100.0, 100.0]
     wires.close()
 

@@ -21,6 +21,7 @@ from telic.policy.checkpoint import load_policy, save_checkpoint
 from telic.policy.condition_dropout import ConditionDropoutConfig
 from telic.policy.policy import Policy, PolicyConfig
 from telic.policy.presets import POLICIES
+from telic.policy.truncated import TruncatedConfig
 from telic.real_robot.policy_worker import open_checkpoint
 from telic.spec import ActRequest, ArraySpec, Goal, Observation
 from telic.train import TrainConfig, run
@@ -201,6 +202,30 @@ def test_any_kind_learns_in_the_unified_space(stores: dict[str, Path], tmp_path:
     run(config(tmp_path, *stores.values(), steps=1, kind="mode"))
     policy = load_policy(tmp_path / "checkpoints" / "last")
     assert isinstance(policy, Policy) and list(policy.robots) == ["Sawyer", "arm7"]
+
+
+def test_anchors_of_several_robots_share_the_slots(stores: dict[str, Path], tmp_path: Path) -> None:
+    settings = config(tmp_path, *stores.values(), steps=1, kind="mode")
+    settings.policy.anchors = TruncatedConfig(count=6)
+    run(settings)
+    policy = load_policy(tmp_path / "checkpoints" / "last")
+    assert isinstance(policy, Policy) and policy.truncated is not None
+    used = policy.truncated.chunks.abs().amax(1) > 0
+    robots = {name: Embodiment.of(robot, name).action.mask for name, robot in policy.robots.items()}
+    for anchor in used.numpy():
+        assert any((anchor <= mask).all() for mask in robots.values()), "of one robot"
+    relative = {i for i, column in enumerate(policy.truncated.columns.tolist()) if column >= 0}
+    assert relative == set(range(128)), "an action's slot is the state's"
+    for name, robot in policy.robots.items():
+        policy.act_as(name)
+        size, rest = robot.state.shape[0] or 0, np.zeros((3, robot.action.shape[0] or 0))
+        request = ActRequest(
+            observation=Observation(state=np.zeros((1, size), np.float32)),
+            goal=Goal(text=registry.entry("reach-v3").instructions[0]),
+            previous=rest.astype(np.float32),
+        )
+        (chunk,) = policy.act_batch([request])
+        robot.action.validate(chunk.actions[0], name)
 
 
 def test_stores_that_do_not_map_are_one_line(stores: dict[str, Path], tmp_path: Path) -> None:

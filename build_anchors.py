@@ -1,0 +1,96 @@
+"""`build-anchors`: episode stores in, a file of anchors out, for `policy.anchors.file` of training.
+
+build-anchors stores=[runs/demo/demos.zarr] count=32 action_horizon=8 out=runs/anchors.safetensors
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from telic.configs.launch import launch
+from telic.datasets.store import EpisodeStore
+from telic.datasets.unified import Space, robots_of, unified_interface, unified_stats
+from telic.datasets.windows import WindowConfig, Windows
+from telic.policy.anchors import AnchorSet, build_anchors, relative_columns
+from telic.policy.normalizer import NormalizerConfig
+
+STDOUT = Console(soft_wrap=True, highlight=False)
+MOST_CHUNKS = 20_000  # that are clustered; of more, as many are drawn
+_BATCH = 2000
+
+
+@dataclass(kw_only=True, slots=True)
+class BuildAnchorsConfig:
+    """Which chunks are clustered, and how they are normalised: as the policy to be trained does."""
+
+    stores: list[str] = field(default_factory=list)
+    count: int = 32  # K
+    action_horizon: int = 8  # H
+    relative: bool = True  # to the state, where it has an action's entry under the same name
+    action: NormalizerConfig = field(default_factory=NormalizerConfig)
+    space: Space = Space.own
+    seed: int = 1
+    out: str = "runs/anchors.safetensors"
+
+    def __post_init__(self) -> None:
+        if not self.stores:
+            raise ValueError("stores is empty; give one: stores=[runs/demo/demos.zarr]")
+        for name in ("count", "action_horizon"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+
+
+def run(config: BuildAnchorsConfig) -> AnchorSet:
+    """Return the anchors, which are also in `out`, and say how far the chunks lie from them."""
+    stores = [EpisodeStore.open(path) for path in config.stores]
+    interface, stats = stores[0].interface, stores[0].stats
+    if config.space is Space.unified:
+        interface, stats = unified_interface(robots_of(stores)), unified_stats(stores)
+    shape = WindowConfig(
+        action_horizon=config.action_horizon, cameras=[], space=config.space, memory_mb=64
+    )
+    anchors = build_anchors(
+        chunk_batches(Windows(stores, shape, seed=config.seed), config.seed),
+        config.count,
+        config.action.build("action", interface.action, stats.get("action")),
+        relative_columns(interface, config.relative),
+        config.seed,
+    )
+    anchors.save(Path(config.out))
+    STDOUT.print(describe(anchors))
+    STDOUT.print(config.out)
+    return anchors
+
+
+def chunk_batches(windows: Windows, seed: int) -> Iterator[dict[str, Any]]:
+    """Yield windows without pictures, in batches: all, or `MOST_CHUNKS` drawn by the seed."""
+    blind = windows.without_pictures()
+    chosen = np.random.default_rng(seed).permutation(len(blind))[:MOST_CHUNKS]
+    for first in range(0, len(chosen), _BATCH):
+        yield blind.batch(np.sort(chosen[first : first + _BATCH]))
+
+
+def describe(anchors: AnchorSet) -> str:
+    """Return one line: how many, of what, how far from what they stand for."""
+    count, horizon, size = anchors.chunks.shape
+    relative = int((anchors.columns >= 0).sum())
+    return (
+        f"{count} anchors of {horizon} x {size} for {anchors.counts.sum()} chunks "
+        f"({anchors.counts.min()} to {anchors.counts.max()} each), {relative} entries relative to "
+        f"the state; rms distance {anchors.rms:.4g} of the normalised range"
+    )
+
+
+def main() -> None:
+    """Run the command."""
+    launch(BuildAnchorsConfig, run, "build_anchors")
+
+
+if __name__ == "__main__":
+    main()
