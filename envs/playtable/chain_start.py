@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 
 from telic.envs.playtable.rules import BLOCKS, SHELF, State
-from telic.spec import Array, near_misses
+from telic.spec import Array
 
 NEUTRAL_ROBOT_OBS: Final = (
     (0.02586889, -0.2313129, 0.5712808)  # tool, m
@@ -75,15 +75,19 @@ def fnv1_32(data: bytes) -> int:
     return value
 
 
+def require_scene(scene: str) -> None:
+    """Raise ValueError for a scene that is not one of the four."""
+    if scene not in SCENE_STARTS:
+        raise ValueError(f"scene={scene} is not one of PlayTable's: {', '.join(SCENE_STARTS)}")
+
+
 def start_obs(state: State, scene: str = "D") -> tuple[Array, Array]:
     """Return robot_obs f64 [15] and scene_obs f64 [24] (m, rad) with which `state` begins.
 
     ValueError for an unknown scene and for blocks elsewhere than the protocol begins with: one or
     two on the table, the others on the shelf, one a side.
     """
-    if scene not in SCENE_STARTS:
-        hint = near_misses(scene, SCENE_STARTS) or f"; expected {', '.join(SCENE_STARTS)}"
-        raise ValueError(f"unknown PlayTable scene {scene!r}{hint}")
+    require_scene(scene)
     places = [getattr(state, block) for block in BLOCKS]
     on_table = places.count("table")
     at_home = set(places) <= {"table", *SHELF} and max(map(places.count, SHELF)) < 2

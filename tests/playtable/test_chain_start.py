@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from telic.envs.playtable.chain_start import SCENE_STARTS, fnv1_32, start_obs, state_seed
 from telic.envs.playtable.protocol import initial_states
 from telic.envs.playtable.rules import State
-from telic.envs.playtable.start import SCENE_STARTS, fnv1_32, start_obs, state_seed
 
 # where scenes put their blocks at random: x on the table, at slider_left, at slider_right
 RANGES = {
@@ -72,7 +72,7 @@ def test_blocks_lie_where_the_scene_has_room(scene: str) -> None:
 
 def test_bad_starts_are_one_line() -> None:
     state = initial_states()[0]
-    with pytest.raises(ValueError, match="unknown PlayTable scene 'E'; expected A, B, C, D"):
+    with pytest.raises(ValueError, match="scene=E is not one of PlayTable's: A, B, C, D"):
         start_obs(state, "E")
     for blocks in (
         {"red_block": "drawer"},
