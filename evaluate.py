@@ -8,9 +8,8 @@ from __future__ import annotations
 import hashlib
 import shlex
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +20,12 @@ from telic.configs.launch import launch
 from telic.envs.demos import expert_results
 from telic.envs.episode_log import EpisodeLog
 from telic.envs.progress import with_progress
-from telic.envs.registry import entry, expand
+from telic.envs.protocol import ProtocolSettings
+from telic.envs.protocols import build_protocol
 from telic.envs.rendering import require_rendering
 from telic.envs.report import table, write_report
 from telic.envs.results import (
     Evaluation,
-    EvaluationProtocol,
     Latency,
     compare,
     read_evaluation,
@@ -34,7 +33,6 @@ from telic.envs.results import (
     write_evaluation,
 )
 from telic.envs.rollout import EpisodeJob, EpisodeResult, RolloutConfig, run_rollouts
-from telic.envs.task import StateChoice
 from telic.policy.checkpoint import git_commit, load_policy, plain, read_config
 from telic.policy.device import pick_device
 from telic.policy.latency import chunk_latency_ms
@@ -48,24 +46,11 @@ EXPERT = "expert"
 STDOUT, STDERR = Console(), Console(stderr=True)
 
 
-class Phrasings(Enum):
-    """Which of a task's sentences the episodes are given."""
-
-    canonical = "canonical"
-    all = "all"  # episode i gets phrasing i modulo their number
-
-
 @dataclass(kw_only=True, slots=True)
-class EvaluateConfig:
-    """One policy, the episodes it meets, and where the report goes."""
+class EvaluateConfig(ProtocolSettings):
+    """One policy, the episodes it meets (`ProtocolSettings`), and where the report goes."""
 
     checkpoint: str = ""  # a checkpoint directory, or "expert": the tasks' scripted experts
-    tasks: list[str] = field(default_factory=lambda: ["mt10"])  # names, ids or tags
-    episodes_per_task: int = 10
-    seed: int = 200_000  # of each task's first episode; training uses others
-    max_steps: int = 200
-    instructions: Phrasings = Phrasings.canonical
-    state: StateChoice = StateChoice.full  # what the environments show, as in collect-demos
     sampling: str | None = None  # preset "10", "5", "2" or "1" steps; None: the checkpoint's own
     # From how many of its anchors a chunk is denoised, and how freely one is chosen (0: the best);
     # None: as the checkpoint says.
@@ -88,24 +73,13 @@ class EvaluateConfig:
                 "checkpoint=expert"
             )
         for name in ("episodes_per_task", "max_steps", "execute_horizon"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"{name}={value} must be at least 1")
         for name in ("seed", "videos"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)} must not be negative")
         if self.checkpoint == EXPERT and self.videos:
             raise ValueError(f"videos={self.videos}: the scripted experts are not filmed")
-
-    def protocol(self) -> EvaluationProtocol:
-        """Return which episodes that makes; ValueError for an unknown task."""
-        return EvaluationProtocol(
-            tasks=expand(self.tasks),
-            episodes_per_task=self.episodes_per_task,
-            seed=self.seed,
-            max_steps=self.max_steps,
-            all_phrasings=self.instructions is Phrasings.all,
-            env={} if self.state is StateChoice.full else {"state": self.state.value},
-        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -116,12 +90,14 @@ class Contestant:
     identity: dict[str, Any]
     policy: ChunkPolicy | None
 
-    def results(self, jobs: list[EpisodeJob], config: EvaluateConfig) -> Iterator[EpisodeResult]:
-        """Return an iterator of the results of `jobs` as they finish."""
+    def results(
+        self, jobs: list[EpisodeJob], max_steps: int, config: EvaluateConfig
+    ) -> Iterator[EpisodeResult]:
+        """Return an iterator of the results of `jobs`, limited to `max_steps`, as they finish."""
         rollout = RolloutConfig(
             num_workers=config.num_workers,
             envs_per_worker=config.envs_per_worker,
-            max_steps=config.max_steps,
+            max_steps=max_steps,
         )
         if self.policy is None:
             return expert_results(jobs, rollout)
@@ -137,18 +113,18 @@ def run(config: EvaluateConfig) -> dict[str, Any]:
     """
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    protocol, out = config.protocol(), Path(config.out)
+    protocol, out = build_protocol(config), Path(config.out)
     other = None if config.compare is None else read_evaluation(Path(config.compare))
     if other is not None:
         require_same_episodes(protocol, other.protocol, str(config.compare))
     who = contestant(config)
     evaluation = Evaluation(policy=who.title, protocol=protocol, about=_about(config, who))
     if isinstance(who.policy, Policy | RobomimicPolicy):  # not in the middle of the first episodes
-        who.policy.embed([str(job.instruction) for job in protocol.jobs()])
+        who.policy.embed(protocol.sentences())
     try:
         _run_episodes(config, who, evaluation)
         if who.policy is not None:
-            text = entry(protocol.tasks[0]).instructions[0]
+            text = protocol.sentences()[0]
             evaluation.chunk_latency_ms = Latency.of(chunk_latency_ms(who.policy, text))
         if config.videos and _can_film(out):
             evaluation.videos = _film(config, who, evaluation)
@@ -197,17 +173,17 @@ def contestant(config: EvaluateConfig) -> Contestant:
 
 def _run_episodes(config: EvaluateConfig, who: Contestant, evaluation: Evaluation) -> None:
     """Add every episode to `evaluation`, those of an earlier run first, in the protocol's order."""
-    identity = {**asdict(evaluation.protocol), **who.identity}
-    order = {(job.task, job.seed): n for n, job in enumerate(evaluation.protocol.jobs())}
-    episodes = evaluation.episodes
+    identity = {**evaluation.protocol.to_json(), **who.identity}
+    protocol, episodes = evaluation.protocol, evaluation.episodes
+    order = {(job.task, job.seed): n for n, job in enumerate(protocol.jobs())}
     try:
         with EpisodeLog(Path(config.out) / "episodes.jsonl", identity, config.resume) as log:
             episodes += log.finished
             done = {(episode.task, episode.seed) for episode in episodes}
-            jobs = [j for j in evaluation.protocol.jobs() if (j.task, j.seed) not in done]
+            jobs = [j for j in protocol.jobs() if (j.task, j.seed) not in done]
             if done:
-                STDERR.print(f"{len(done)} of {len(order)} episodes were run before")
-            for result in with_progress(who.results(jobs, config), evaluation):
+                STDERR.print(f"{len(done)} of {len(order)} {protocol.what} were run before")
+            for result in with_progress(who.results(jobs, protocol.max_steps, config), evaluation):
                 log.append(result)
                 episodes.append(result)
     finally:
@@ -233,8 +209,9 @@ def _film(config: EvaluateConfig, who: Contestant, evaluation: Evaluation) -> di
     """
     out = Path(config.out)
     jobs = {(job.task, job.seed): job for job in evaluation.protocol.jobs()}
+    tasks = list(dict.fromkeys(task for task, _ in jobs))
     chosen = []
-    for task in evaluation.protocol.tasks:
+    for task in tasks:
         finished = [e for e in evaluation.episodes if e.task == task and e.crashed is None]
         finished.sort(key=lambda episode: episode.success)
         chosen += finished[: config.videos]
@@ -243,8 +220,8 @@ def _film(config: EvaluateConfig, who: Contestant, evaluation: Evaluation) -> di
         name = f"{episode.task.rpartition('/')[2]}_{episode.seed}.mp4"
         job = jobs[episode.task, episode.seed]
         films.append(replace(job, video=out / "videos" / name))
-    paths: dict[str, list[str]] = {task: [] for task in evaluation.protocol.tasks}
-    for result in who.results(films, config):
+    paths: dict[str, list[str]] = {task: [] for task in tasks}
+    for result in who.results(films, evaluation.protocol.max_steps, config):
         if result.video is not None:
             outcome = "success" if result.success else "failure"
             named = result.video.with_stem(f"{result.video.stem}_{outcome}")

@@ -29,6 +29,7 @@ class Demonstration(Report):
 
     first_success_step: int | None
     steps: int
+    goal_steps: tuple[int, ...] = ()  # of a task with several goals, the steps each was reached at
     data: dict[str, Array] = field(default_factory=dict)
 
 
@@ -51,6 +52,7 @@ class Demonstrate(Order):
         seen: list[DictObs] = []
         actions: list[Array] = []
         first_success: int | None = None
+        goal_steps: list[int] = []
         for step in range(1, env.max_steps + 1):
             action = expert.act(obs)
             if self.record:
@@ -59,13 +61,19 @@ class Demonstrate(Order):
             obs, _, terminated, truncated, info = env.step(action)
             if info["success"] and first_success is None:
                 first_success = step
+            if info.get("goals_reached", 0) > len(goal_steps):
+                goal_steps.append(step)
             settled = first_success is not None and step >= first_success + self.steps_after_success
             if terminated or truncated or settled:
                 break
         worth_keeping = self.record and first_success is not None
         data = _stacked(seen, actions, env.interface.rate_hz) if worth_keeping else {}
         return Demonstration(
-            slot=self.slot, first_success_step=first_success, steps=step, data=data
+            slot=self.slot,
+            first_success_step=first_success,
+            steps=step,
+            goal_steps=tuple(goal_steps),
+            data=data,
         )
 
 
@@ -194,5 +202,6 @@ def expert_results(jobs: Iterable[EpisodeJob], config: RolloutConfig) -> Iterato
                 crashed=report.reason if isinstance(report, Crashed) else None,
                 policy_latency_ms=[],
                 wall_s=time.perf_counter() - began,
+                goal_steps=[] if isinstance(report, Crashed) else list(report.goal_steps),
             )
             began = time.perf_counter()

@@ -19,13 +19,16 @@ _NOTHING = np.zeros((0, 0), np.float32)
 class Progress(Report):
     """Where an episode stands: the last O observations (state f32 [O P], camera -> u8 [O h w 3]).
 
-    A finished episode has none. interface: the environment's, in the answer to `Begin` only.
-    solution: which of the task's it took, as far as known.
+    A finished episode has none. instruction: of the goal it is at; goal_steps: steps taken when
+    each goal of a task with several was reached; solution: which of the task's it took, as far as
+    known. interface: the environment's, in the answer to `Begin` only.
     """
 
     steps: int
     first_success_step: int | None
     done: bool
+    instruction: str
+    goal_steps: tuple[int, ...]
     state: Array
     images: dict[str, Array] = field(default_factory=dict)
     interface: Interface | None = None
@@ -53,7 +56,7 @@ class Begin(Order):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Advance(Order):
-    """Take the actions, f32 [k A], until they are used up or the episode is over."""
+    """Take the actions, f32 [k A], until they are used up, a goal is reached or all is over."""
 
     slot: int
     actions: Array
@@ -76,9 +79,11 @@ class RunningEpisode:
         self.steps = 0
         self.first_success_step: int | None = None
         self.solution: str | None = None
+        self.goal_steps: list[int] = []
         self.done = False
         self._seen: deque[DictObs] = deque(maxlen=obs_horizon)
-        obs, _ = env.reset(seed=seed)
+        obs, info = env.reset(seed=seed)
+        self.instruction = str(info["instruction"])
         self._camera: Camera | None = None
         try:
             if film is not None:
@@ -90,7 +95,10 @@ class RunningEpisode:
         self._seen.extend([first] * obs_horizon)
 
     def advance(self, actions: Array, stop_on_success: bool) -> None:
-        """Take actions until they are used up, or success or the limit ends the episode."""
+        """Take actions until they are used up, or success or the limit ends the episode.
+
+        A goal reached on the way discards the actions left, and what was seen before it.
+        """
         for index, action in enumerate(actions):
             obs, _, terminated, truncated, info = self._env.step(action)
             self.steps += 1
@@ -99,14 +107,22 @@ class RunningEpisode:
             if info["success"] and self.first_success_step is None:
                 self.first_success_step = self.steps
             self.solution = info.get("solution")
+            reached = info.get("goals_reached", 0) > len(self.goal_steps)
+            if reached:
+                self.goal_steps.append(self.steps)
             succeeded = stop_on_success and self.first_success_step is not None
             self.done = terminated or truncated or succeeded
             if self.done:
                 self.close()
                 return
-            if len(actions) - index <= (self._seen.maxlen or 0):
+            horizon = self._seen.maxlen or 0
+            if reached or len(actions) - index <= horizon:
                 obs = obs | self._env.images()
             self._seen.append(obs)
+            if reached:
+                self.instruction = str(info["instruction"])
+                self._seen.extend([obs] * horizon)
+                return
 
     def progress(self, slot: int, interface: Interface | None = None) -> Progress:
         """Return where the episode stands."""
@@ -117,6 +133,8 @@ class RunningEpisode:
             steps=self.steps,
             first_success_step=self.first_success_step,
             done=self.done,
+            instruction=self.instruction,
+            goal_steps=tuple(self.goal_steps),
             state=np.stack([obs["state"] for obs in seen])
             if seen
             else np.zeros((0, 0), np.float32),

@@ -95,6 +95,8 @@ class MetaWorldTask(TaskEnv):
     goal) or "robot" (4 entries that a real arm would feel). `render()` draws `render_camera`.
     """
 
+    film_camera = "corner4"
+
     metadata = {"render_modes": ["rgb_array"], "render_fps": int(RATE_HZ)}  # noqa: RUF012
 
     def __init__(

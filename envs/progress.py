@@ -27,6 +27,7 @@ def with_progress(
 ) -> Iterator[EpisodeResult]:
     """Yield `results`, showing how far the evaluation is: a bar, or a line now and then."""
     total, said = evaluation.protocol.num_episodes, time.monotonic()
+    what = evaluation.protocol.what
     with Progress(
         TextColumn("evaluate"),
         BarColumn(),
@@ -41,9 +42,8 @@ def with_progress(
         shown = bar.add_task("", total=total, completed=len(evaluation.episodes))
         for result in results:
             yield result
-            row = evaluation.overall()
-            text = f"{row.successes} of {row.episodes} succeeded"
+            text = evaluation.progress()
             bar.update(shown, completed=len(evaluation.episodes), description=text)
             if bar.disable and time.monotonic() - said > SAY_EVERY_S:
                 said = time.monotonic()
-                STDERR.print(f"{len(evaluation.episodes)}/{total} episodes, {text}")
+                STDERR.print(f"{len(evaluation.episodes)}/{total} {what}, {text}")

@@ -13,10 +13,9 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from telic.envs.results import Comparison, Evaluation, Latency, SuccessRow
+from telic.envs.results import Comparison, Evaluation, Latency, Score, SuccessRow
 from telic.envs.statistics import Interval, PairedDifference
 
-ALL = "all"
 BLUE, GREY, INK = "#1f5fa8", "#8a8f98", "#22252a"
 
 
@@ -42,12 +41,10 @@ def write_report(evaluation: Evaluation, comparison: Comparison | None, folder: 
     figure(evaluation, comparison).savefig(folder / "success.png", dpi=150)
     rows = _rows(evaluation, comparison)
     columns = _columns(comparison)
-    overall = evaluation.overall()
     lines = [
         f"# {_title(evaluation)}",
         "",
-        f"**success {_rate(overall)}**, {overall.successes} of {overall.episodes} episodes"
-        + (f"; {overall.crashed} crashed, not counted" if overall.crashed else ""),
+        *_headline(evaluation),
         "",
         "![Success per task with 95 % intervals](success.png)",
         "",
@@ -55,7 +52,7 @@ def write_report(evaluation: Evaluation, comparison: Comparison | None, folder: 
         _markdown_row(["---" if name == "task" else "---:" for name in columns]),
         *(_markdown_row(row) for row in rows),
         "",
-        *_legend(comparison),
+        *_legend(evaluation, comparison),
         "",
         *_latency_lines(evaluation),
         *_video_lines(evaluation, folder),
@@ -69,7 +66,7 @@ def write_report(evaluation: Evaluation, comparison: Comparison | None, folder: 
 
 def figure(evaluation: Evaluation, comparison: Comparison | None = None) -> Figure:
     """Return success rates with their intervals; beside them, where compared, the differences."""
-    rows = [*evaluation.per_task().items(), (ALL, evaluation.overall())]
+    rows = list(evaluation.rows().items())
     names = [_short_name(task) for task, _ in rows]
     size = (7.2 if comparison is None else 10.4, 1.5 + 0.3 * len(rows))
     drawn = Figure(figsize=size, layout="constrained")
@@ -77,9 +74,9 @@ def figure(evaluation: Evaluation, comparison: Comparison | None = None) -> Figu
         left = drawn.subplots()
     else:
         left, right = drawn.subplots(1, 2, sharey=True, width_ratios=(3, 2))
-        pairs = [_compared(comparison, task)[0] for task, _ in rows]
-        _draw_differences(right, pairs, comparison.second)
-        _draw_others(left, [_compared(comparison, task)[1] for task, _ in rows])
+        compared = _compared(comparison)
+        _draw_differences(right, [pair for pair, _ in compared], comparison.second)
+        _draw_others(left, [other for _, other in compared])
     _draw_rates(left, [row for _, row in rows])
     if comparison is not None:
         left.set_xlabel(f"{left.get_xlabel()}; rings: {comparison.second}")
@@ -136,11 +133,30 @@ def _style(axes: Axes, label: str, rows: int) -> None:
 
 def _title(evaluation: Evaluation) -> str:
     protocol = evaluation.protocol
-    partial = "" if evaluation.complete else f", unfinished: {len(evaluation.episodes)} episodes"
-    return (
-        f"{evaluation.policy}: {len(protocol.tasks)} tasks x {protocol.episodes_per_task} "
-        f"episodes, seeds from {protocol.seed}, {protocol.max_steps} steps{partial}"
+    partial = (
+        "" if evaluation.complete else f", unfinished: {len(evaluation.episodes)} {protocol.what}"
     )
+    return f"{evaluation.policy}: {protocol.title()}{partial}"
+
+
+def _headline(evaluation: Evaluation) -> list[str]:
+    """Return the score, where there is one, and the overall success."""
+    protocol, overall = evaluation.protocol, evaluation.overall()
+    label = "success" if protocol.score_name is None else protocol.overall
+    success = f"**{label} {_rate(overall)}**, {overall.successes} of {overall.episodes}"
+    crashed = f"; {overall.crashed} crashed, not counted" if overall.crashed else ""
+    score = _score(evaluation)
+    scored = [] if score is None else [f"**{protocol.score_name} {_score_text(score)}**; "]
+    return [f"{''.join(scored)}{success} {protocol.what}{crashed}"]
+
+
+def _score(evaluation: Evaluation) -> Score | None:
+    return Score.of(list(evaluation.scores().values()))
+
+
+def _score_text(score: Score, sign: str = "") -> str:
+    low, high = score.interval
+    return f"{score.mean:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]"
 
 
 def _columns(comparison: Comparison | None) -> list[str]:
@@ -149,9 +165,10 @@ def _columns(comparison: Comparison | None) -> list[str]:
 
 
 def _rows(evaluation: Evaluation, comparison: Comparison | None) -> list[list[str]]:
-    """Return the cells of every task's row and, last, of the row over all."""
+    """Return the cells of every row; the last is the overall one."""
     rows = []
-    for task, row in [*evaluation.per_task().items(), (ALL, evaluation.overall())]:
+    compared = [] if comparison is None else _compared(comparison)
+    for number, (task, row) in enumerate(evaluation.rows().items()):
         cells = [
             _short_name(task),
             f"{row.successes}/{row.episodes}",
@@ -160,7 +177,7 @@ def _rows(evaluation: Evaluation, comparison: Comparison | None) -> list[list[st
             str(row.crashed) if row.crashed else "",
         ]
         if comparison is not None:
-            pair, other = _compared(comparison, task)
+            pair, other = compared[number]
             low, high = pair.interval
             cells += [
                 "-" if other.success is None else f"{other.success:.3f}",
@@ -171,19 +188,24 @@ def _rows(evaluation: Evaluation, comparison: Comparison | None) -> list[list[st
     return rows
 
 
-def _compared(comparison: Comparison, task: str) -> tuple[PairedDifference, SuccessRow]:
-    if task == ALL:
-        return comparison.overall, comparison.second_overall
-    return comparison.per_task[task], comparison.second_per_task[task]
+def _compared(comparison: Comparison) -> list[tuple[PairedDifference, SuccessRow]]:
+    """Return for every row, the overall one last, the difference and the second one's success."""
+    rows = [(pair, comparison.second_per_row[row]) for row, pair in comparison.per_row.items()]
+    return [*rows, (comparison.overall, comparison.second_overall)]
 
 
 def _footnotes(evaluation: Evaluation, comparison: Comparison | None) -> list[str]:
-    crashed = evaluation.overall().crashed
-    lines = [f"{crashed} crashed episodes are not counted"] if crashed else []
+    protocol, crashed = evaluation.protocol, evaluation.overall().crashed
+    lines = [f"{crashed} crashed {protocol.what} are not counted"] if crashed else []
+    if (score := _score(evaluation)) is not None:
+        lines.insert(0, f"{protocol.score_name} {_score_text(score)}")
     for label, latency in _latencies(evaluation):
         lines.append(f"{label}: median {latency.median:.1f} ms, p95 {latency.p95:.1f} ms")
     if comparison is not None:
         left_out = f", {comparison.left_out} left out" if comparison.left_out else ""
+        if comparison.score is not None:
+            difference = _score_text(comparison.score, "+")
+            lines.append(f"{protocol.score_name} minus {comparison.second}'s: {difference}")
         lines.append(
             f"difference to {comparison.second} over {comparison.overall.pairs} pairs{left_out}; "
             "p: McNemar"
@@ -191,10 +213,16 @@ def _footnotes(evaluation: Evaluation, comparison: Comparison | None) -> list[st
     return lines
 
 
-def _legend(comparison: Comparison | None) -> list[str]:
+def _legend(evaluation: Evaluation, comparison: Comparison | None) -> list[str]:
+    protocol = evaluation.protocol
     lines = [
         "Rates carry Wilson's 95 % interval; steps is the median over the successful episodes."
     ]
+    if protocol.score_name is not None:
+        lines.append(
+            f"The {protocol.score_name} carries a bootstrap interval of 95 % (10000 resamples of "
+            f"the {protocol.what})."
+        )
     if comparison is not None:
         lines.append(
             f"The difference is {comparison.first} minus {comparison.second} over "
@@ -202,6 +230,10 @@ def _legend(comparison: Comparison | None) -> list[str]:
             f"interval and McNemar's exact two-sided p; {comparison.left_out} episodes that "
             "crashed or were not run in one of the two are left out."
         )
+        if comparison.score is not None:
+            lines.append(
+                f"The {protocol.score_name} differs by {_score_text(comparison.score, '+')}."
+            )
     return lines
 
 

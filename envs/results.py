@@ -13,54 +13,18 @@ from typing import Any
 
 import numpy as np
 
-from telic.envs.registry import entry
-from telic.envs.rollout import EpisodeJob, EpisodeResult
+from telic.envs.protocol import EvaluationProtocol, Outcome
+from telic.envs.protocols import protocol_from_json
+from telic.envs.rollout import EpisodeResult
 from telic.envs.statistics import (
     Interval,
     PairedDifference,
+    bootstrap_interval,
     paired_difference,
     wilson_interval,
 )
 
 FORMAT = "telic-evaluation 1"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class EvaluationProtocol:
-    """Which episodes a policy meets. Results compare pair by pair where their protocols agree.
-
-    Episode i of every task has seed `seed` + i and, with `all_phrasings`, the task's phrasing
-    i modulo their number; else the canonical one. `env` goes to the environments' constructors.
-    """
-
-    tasks: list[str]
-    episodes_per_task: int
-    seed: int
-    max_steps: int
-    all_phrasings: bool = False
-    env: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def num_episodes(self) -> int:
-        """How many episodes that makes."""
-        return len(self.tasks) * self.episodes_per_task
-
-    def jobs(self) -> list[EpisodeJob]:
-        """Return every episode, one of each task before the second of any."""
-        return [
-            EpisodeJob(
-                task=task,
-                seed=self.seed + index,
-                instruction=self._phrasing(task, index),
-                env_kwargs=dict(self.env),
-            )
-            for index in range(self.episodes_per_task)
-            for task in self.tasks
-        ]
-
-    def _phrasing(self, task: str, index: int) -> str:
-        phrasings = entry(task).instructions
-        return phrasings[index % len(phrasings)] if self.all_phrasings else phrasings[0]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,20 +40,36 @@ class SuccessRow:
     mean_steps: float | None  # of all episodes with an outcome, up to success or the limit
 
 
-def success_row(episodes: Sequence[EpisodeResult]) -> SuccessRow:
-    """Return the line of the table for `episodes`; no rate where none has an outcome."""
-    finished = [episode for episode in episodes if episode.crashed is None]
-    successes = sum(episode.success for episode in finished)
-    to_success = [e.first_success_step for e in finished if e.first_success_step is not None]
+def success_row(outcomes: Sequence[Outcome]) -> SuccessRow:
+    """Return the line of the table for `outcomes`; no rate where all of them crashed."""
+    finished = [outcome for outcome in outcomes if not outcome.crashed]
+    to_success = [outcome.steps for outcome in finished if outcome.success]
     return SuccessRow(
-        success=successes / len(finished) if finished else None,
-        interval=wilson_interval(successes, len(finished)),
-        successes=successes,
+        success=len(to_success) / len(finished) if finished else None,
+        interval=wilson_interval(len(to_success), len(finished)),
+        successes=len(to_success),
         episodes=len(finished),
-        crashed=len(episodes) - len(finished),
+        crashed=len(outcomes) - len(finished),
         steps_to_success=float(np.median(to_success)) if to_success else None,
-        mean_steps=float(np.mean([e.steps for e in finished])) if finished else None,
+        mean_steps=float(np.mean([o.steps for o in finished])) if finished else None,
     )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Score:
+    """The mean of what a protocol measures besides success, with a bootstrap interval of 95 %."""
+
+    mean: float
+    interval: Interval
+    episodes: int
+
+    @classmethod
+    def of(cls, scores: Sequence[float]) -> Score | None:
+        """Return the summary of the scores, or None where there is none."""
+        if not scores:
+            return None
+        interval = bootstrap_interval(scores)
+        return cls(mean=float(np.mean(scores)), interval=interval, episodes=len(scores))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -132,15 +112,39 @@ class Evaluation:
         return len(self.episodes) == self.protocol.num_episodes
 
     def overall(self) -> SuccessRow:
-        """Return the line over all tasks; as each has as many episodes, also the tasks' mean."""
-        return success_row(self.episodes)
+        """Return the protocol's line over everything."""
+        return success_row(self._by_row()[self.protocol.overall])
 
-    def per_task(self) -> dict[str, SuccessRow]:
-        """Return task -> its line, in the protocol's order."""
-        return {
-            task: success_row([e for e in self.episodes if e.task == task])
-            for task in self.protocol.tasks
-        }
+    def rows(self) -> dict[str, SuccessRow]:
+        """Return row -> its line, in the protocol's order; the overall one is the last."""
+        return {row: success_row(outcomes) for row, outcomes in self._by_row().items()}
+
+    def scores(self) -> dict[tuple[str, int], float]:
+        """Return (task, seed) -> score of every finished episode, where the protocol has one."""
+        scores = {(e.task, e.seed): self.protocol.score(e) for e in self._finished()}
+        return {key: score for key, score in scores.items() if score is not None}
+
+    def _finished(self) -> list[EpisodeResult]:
+        return [episode for episode in self.episodes if episode.crashed is None]
+
+    def progress(self) -> str:
+        """Return how it stands, in a few words."""
+        scores, row = list(self.scores().values()), self.overall()
+        if scores:
+            return f"{self.protocol.score_name} {np.mean(scores):.2f}"
+        return f"{row.successes} of {row.episodes} succeeded"
+
+    def outcomes(self) -> list[Outcome]:
+        """Return what the episodes say for every row."""
+        return [outcome for e in self.episodes for outcome in self.protocol.outcomes(e)]
+
+    def _by_row(self) -> dict[str, list[Outcome]]:
+        groups = self.protocol.rows()
+        names = [name for names in groups.values() for name in names]
+        found: dict[str, list[Outcome]] = {name: [] for name in [*names, self.protocol.overall]}
+        for outcome in self.outcomes():
+            found[outcome.row].append(outcome)
+        return found
 
     def to_json(self) -> dict[str, Any]:
         """Return all of it as JSON data, rates and intervals included.
@@ -148,15 +152,20 @@ class Evaluation:
         An episode's own latencies are left out; `batch_latency_ms` sums them up.
         """
         episodes = [asdict(replace(episode, policy_latency_ms=[])) for episode in self.episodes]
+        rows = {name: asdict(row) for name, row in self.rows().items()}
+        groups = self.protocol.rows().items()
+        name, score = self.protocol.score_name, Score.of(list(self.scores().values()))
+        scored = {} if name is None else {name.replace(" ", "_"): _asdict(score)}
         return {
             "format": FORMAT,
             "policy": self.policy,
             "complete": self.complete,
-            "overall": asdict(self.overall()),
-            "per_task": {task: asdict(row) for task, row in self.per_task().items()},
+            **scored,
+            "overall": rows[self.protocol.overall],
+            **{group: {name: rows[name] for name in names} for group, names in groups},
             "chunk_latency_ms": _asdict(self.chunk_latency_ms),
             "batch_latency_ms": _asdict(self.batch_latency_ms),
-            "protocol": asdict(self.protocol),
+            "protocol": self.protocol.to_json(),
             "about": self.about,
             "videos": self.videos,
             "episodes": episodes,
@@ -171,7 +180,7 @@ class Evaluation:
 
         return cls(
             policy=data["policy"],
-            protocol=EvaluationProtocol(**data["protocol"]),
+            protocol=protocol_from_json(data["protocol"]),
             episodes=[EpisodeResult(**episode) for episode in data["episodes"]],
             about=data["about"],
             chunk_latency_ms=latency("chunk_latency_ms"),
@@ -182,21 +191,26 @@ class Evaluation:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Comparison:
-    """How `first` differs from `second` on the same episodes, and how the second one did."""
+    """How `first` differs from `second` on the same episodes, and how the second one did.
+
+    per_row: the rows besides the overall one. score: of the paired differences of the scores.
+    """
 
     first: str
     second: str
     second_overall: SuccessRow
-    second_per_task: dict[str, SuccessRow]
+    second_per_row: dict[str, SuccessRow]
     overall: PairedDifference
-    per_task: dict[str, PairedDifference]
+    per_row: dict[str, PairedDifference]
+    score: Score | None
     left_out: int  # episodes that crashed, or were not run, in one of the two
 
 
 def require_same_episodes(mine: EvaluationProtocol, theirs: EvaluationProtocol, path: str) -> None:
     """Raise ValueError where two protocols differ; `path` says where `theirs` is from."""
-    for name, value in asdict(mine).items():
-        if (other := asdict(theirs)[name]) != value:
+    others = theirs.to_json()
+    for name, value in mine.to_json().items():
+        if (other := others[name]) != value:
             raise ValueError(
                 f"compare={path}: it has {name}={_short(other)}, this evaluation {_short(value)}; "
                 "only results of the same episodes compare, so run both alike"
@@ -205,26 +219,34 @@ def require_same_episodes(mine: EvaluationProtocol, theirs: EvaluationProtocol, 
 
 def compare(first: Evaluation, second: Evaluation) -> Comparison:
     """Return the paired difference of two evaluations of the same protocol."""
-    other = {(e.task, e.seed): e.success for e in second.episodes if e.crashed is None}
-    pairs: dict[str, list[tuple[bool, bool]]] = {task: [] for task in first.protocol.tasks}
-    for episode in first.episodes:
-        key = (episode.task, episode.seed)
-        if episode.crashed is None and key in other:
-            pairs[episode.task].append((episode.success, other[key]))
+    other = {(o.row, o.key): o.success for o in second.outcomes() if not o.crashed}
+    pairs: dict[str, list[tuple[bool, bool]]] = {name: [] for name in first.rows()}
+    for outcome in first.outcomes():
+        if not outcome.crashed and (outcome.row, outcome.key) in other:
+            theirs = other[outcome.row, outcome.key]
+            pairs[outcome.row].append((outcome.success, theirs))
 
     def difference(chosen: list[tuple[bool, bool]]) -> PairedDifference:
         return paired_difference([mine for mine, _ in chosen], [theirs for _, theirs in chosen])
 
-    everything = [pair for chosen in pairs.values() for pair in chosen]
+    overall = pairs.pop(first.protocol.overall)
+    second_rows = second.rows()
     return Comparison(
         first=first.policy,
         second=second.policy,
-        second_overall=second.overall(),
-        second_per_task=second.per_task(),
-        overall=difference(everything),
-        per_task={task: difference(chosen) for task, chosen in pairs.items()},
-        left_out=first.protocol.num_episodes - len(everything),
+        second_overall=second_rows.pop(second.protocol.overall),
+        second_per_row=second_rows,
+        overall=difference(overall),
+        per_row={row: difference(chosen) for row, chosen in pairs.items()},
+        score=_score_difference(first, second),
+        left_out=first.protocol.num_episodes - len(overall),
     )
+
+
+def _score_difference(first: Evaluation, second: Evaluation) -> Score | None:
+    """Return the mean of score(first) - score(second) over the episodes that both finished."""
+    mine, theirs = first.scores(), second.scores()
+    return Score.of([score - theirs[key] for key, score in mine.items() if key in theirs])
 
 
 def read_evaluation(path: Path) -> Evaluation:

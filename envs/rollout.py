@@ -50,7 +50,8 @@ class EpisodeResult:
 
     first_success_step: actions taken when success was first seen. policy_latency_ms: for each
     chunk, the duration of the batched call that it came from. solution: which one it took, of a
-    task with several.
+    task with several. goal_steps: of a task with several goals in a row, the actions taken when
+    each was reached; instruction is then the last one's.
     """
 
     task: str
@@ -64,6 +65,7 @@ class EpisodeResult:
     wall_s: float
     video: Path | None = None
     solution: str | None = None
+    goal_steps: list[int] = field(default_factory=list)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -76,7 +78,7 @@ class RolloutConfig:
     max_steps: int | None = None  # per episode; None: the task's own limit
     stop_on_success: bool = True
     timeout_s: float = 300.0  # for one chunk in one environment, then its worker counts as dead
-    video_camera: str = "corner4"
+    video_camera: str | None = None  # None: the task's own for films
     video_height: int = 240  # pixels, even
     video_width: int = 320
     video_fps: float = 20.0
@@ -146,7 +148,7 @@ class _Live:
 
     job: EpisodeJob
     instruction: str
-    number: int  # unique within the run
+    number: int  # unique within the run, and a new one for each goal
     began: float
     progress: Progress | None = None
     latency_ms: list[float] = field(default_factory=list)
@@ -274,7 +276,8 @@ class _Rollout:
                         self._queue.put_back(self._live.pop(slot).job)
                 continue
             live = self._live[report.slot]
-            live.progress = self._progress(report, live)
+            self._update(live, report)
+            assert live.progress is not None
             if live.progress.done:
                 results[report.slot] = self._result(report.slot, None)
         for slot in results:
@@ -286,13 +289,18 @@ class _Rollout:
         if (video := self._live[slot].job.video) is not None:
             part_path(video).unlink(missing_ok=True)
 
-    def _progress(self, report: Report, live: _Live) -> Progress:
+    def _update(self, live: _Live, report: Report) -> None:
+        """Take in where an episode stands; ValueError if it cannot be run with this policy."""
         if isinstance(report, Refused):
             raise ValueError(report.message)
         assert isinstance(report, Progress)
         if report.interface is not None:
             self._policy.interface.require(report.interface, "the policy", f"task {live.job.task}")
-        return report
+        if live.progress is not None and report.goal_steps != live.progress.goal_steps:
+            live.number = next(self._numbers)  # a policy's memory begins anew with each goal
+        if live.job.instruction is None:
+            live.instruction = report.instruction
+        live.progress = report
 
     def _act(self, pool: Pool) -> None:
         """Ask the policy once for all live episodes, and send everyone its actions."""
@@ -323,19 +331,21 @@ class _Rollout:
 
     def _result(self, slot: int, crashed: str | None) -> EpisodeResult:
         live = self._live[slot]
-        first_success = None if live.progress is None else live.progress.first_success_step
+        progress = live.progress
+        first_success = None if progress is None else progress.first_success_step
         return EpisodeResult(
             task=live.job.task,
             seed=live.job.seed,
             instruction=live.instruction,
             success=crashed is None and first_success is not None,
-            steps=0 if live.progress is None else live.progress.steps,
+            steps=0 if progress is None else progress.steps,
             first_success_step=first_success,
             crashed=crashed,
             policy_latency_ms=live.latency_ms,
             wall_s=time.perf_counter() - live.began,
             video=live.job.video if crashed is None else None,
-            solution=None if live.progress is None else live.progress.solution,
+            solution=None if progress is None else progress.solution,
+            goal_steps=[] if progress is None else list(progress.goal_steps),
         )
 
 

@@ -39,12 +39,15 @@ class TaskEnv(gymnasium.Env[DictObs, Array], ABC):
     returns obs, reward, terminated, truncated and an info with "success": bool and, where a task
     has several solutions, "solution": str | None, the one that is taken. An episode is not
     terminated by success, only truncated at `max_steps`; stepping on after that is harmless.
+    A task of several goals in a row adds "goals_reached": int and "instruction": str, the sentence
+    of the goal it is at, to the info of each step; it succeeds with the last of them.
     """
 
     task_id: str
     interface: Interface
     instructions: list[str]  # >= 4 phrasings; [0] is the canonical one
     max_steps: int
+    film_camera: str = ""  # whose pictures tell people best what happens
     draw_images: bool = True  # False leaves the pictures out of observations, for who draws few
 
     @abstractmethod

@@ -13,10 +13,13 @@ from telic.spec import Array
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Film:
-    """What to film and where to: every `every`-th step from one camera; size = (h, w), even."""
+    """What to film and where to: every `every`-th step from one camera; size = (h, w), even.
+
+    camera None: the one that the task has for films.
+    """
 
     path: Path
-    camera: str
+    camera: str | None
     size: tuple[int, int]
     every: int
     fps: float
@@ -64,13 +67,14 @@ class Camera:
 
     def __init__(self, film: Film, env: TaskEnv) -> None:
         self._film, self._env = film, env
+        self._name = env.film_camera if film.camera is None else film.camera
         self._writer = VideoWriter(film.path, film.size, film.fps)
         self._seen = 0
 
     def step(self) -> None:
         """Draw and keep a frame if this step is one to be kept."""
         if self._seen % self._film.every == 0:
-            self._writer.add(self._env.picture(self._film.camera, self._film.size))
+            self._writer.add(self._env.picture(self._name, self._film.size))
         self._seen += 1
 
     def close(self) -> None:

@@ -73,7 +73,8 @@ def test_wheel_and_sdist_hold_all_modules_and_configs(built: Path, repository: P
     expected |= {
         str(Path("telic") / path.relative_to(repository))
         for room in ROOMS
-        for path in (repository / room).rglob("*.py")
+        for path in (repository / room).rglob("*")
+        if path.suffix in (".py", ".txt", ".yaml")
     }
     with zipfile.ZipFile(next(built.glob("*.whl"))) as wheel:
         names = set(wheel.namelist())

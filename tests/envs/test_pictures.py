@@ -145,7 +145,7 @@ def test_a_film_shows_the_episode(tmp_path: Path, num_workers: int) -> None:
     assert len(pictures) == 21  # the start and every second of 40 steps
     env = registry.make(task)
     env.reset(seed=3)
-    first = env.picture(config.video_camera, (96, 128))
+    first = env.picture(env.film_camera, (96, 128))
     assert np.abs(pictures[0].astype(int) - first).mean() < 10
     assert np.abs(pictures[0].astype(int) - pictures[-1]).mean() > 0.5, "the arm has moved"
     assert [path.name for path in film.parent.iterdir()] == ["first.mp4"]

@@ -4,10 +4,11 @@ import math
 
 import numpy as np
 import pytest
-from scipy.stats import binom, binomtest, multinomial
+from scipy.stats import binom, binomtest, bootstrap, multinomial
 
 from telic.envs.statistics import (
     Interval,
+    bootstrap_interval,
     mcnemar_p,
     paired_difference,
     tango_interval,
@@ -119,3 +120,29 @@ def test_impossible_counts_are_refused(counts: tuple[int, int]) -> None:
         wilson_interval(*counts)
     with pytest.raises(ValueError, match="differing pairs"):
         tango_interval(*counts, pairs=4)
+
+
+def test_bootstrap_is_scipys_and_repeatable() -> None:
+    rng = np.random.default_rng(0)
+    values = rng.integers(0, 6, 200).astype(float).tolist()
+    ours = bootstrap_interval(values)
+    assert ours == bootstrap_interval(values)
+    theirs = bootstrap(
+        (values,), np.mean, n_resamples=10_000, method="percentile", rng=np.random.default_rng(1)
+    ).confidence_interval
+    assert ours == pytest.approx((theirs.low, theirs.high), abs=0.02)
+    assert bootstrap_interval([2.0] * 9) == Interval(2.0, 2.0)
+    with pytest.raises(ValueError, match="the mean of no values has no interval"):
+        bootstrap_interval([])
+
+
+def test_bootstrap_covers_the_mean_about_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(0)
+    shares = np.array([0.2, 0.1, 0.1, 0.1, 0.1, 0.4])  # of chains with 0 to 5 tasks in a row
+    mean = shares @ np.arange(6)
+    covered = 0
+    for index in range(400):
+        values = rng.choice(6, 100, p=shares).astype(float).tolist()
+        low, high = bootstrap_interval(values, resamples=1000, seed=index)
+        covered += low <= mean <= high
+    assert 0.92 < covered / 400 < 0.98

@@ -1,0 +1,1 @@
+"""PlayTable: CALVIN's table, its 34 tasks and its long-horizon protocol."""

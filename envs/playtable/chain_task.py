@@ -1,0 +1,169 @@
+"""A chain of tasks as one environment: the goal's sentence changes, the table is not reset."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+
+from telic.envs.playtable.chain_start import start_obs
+from telic.envs.playtable.instructions import Phrases, sentences
+from telic.envs.playtable.protocol import (
+    CHAIN_LENGTH,
+    NUM_CHAINS,
+    Chain,
+    check_chain,
+    evaluation_chains,
+)
+from telic.envs.task import DictObs, Expert, StateChoice, TaskEnv, box, observation_space
+from telic.spec import Array, Interface
+
+
+class Table(Protocol):
+    """What a chain needs of the simulated table; vectors are f64, in m and rad."""
+
+    def reset(self, robot_obs: Array, scene_obs: Array, scene: str) -> None:
+        """Put robot [15] and scene [24] at rest where the vectors say."""
+        ...
+
+    def step(self, action: Array) -> None:
+        """Simulate one action f [A]."""
+        ...
+
+    def robot_obs(self) -> Array:
+        """Return the robot's vector [15]."""
+        ...
+
+    def scene_obs(self) -> Array:
+        """Return the scene's vector [24]."""
+        ...
+
+    def facts(self) -> Any:
+        """Return what the success of tasks is judged by, as it is now."""
+        ...
+
+    def picture(self, camera: str, size: tuple[int, int]) -> Array:
+        """Return what a camera sees now, u8 [h w 3]."""
+        ...
+
+    def close(self) -> None:
+        """Free what pictures needed."""
+        ...
+
+
+Success = Callable[[str, Any, Any], bool]  # of (task, facts when it began, facts now)
+MakeExpert = Callable[[str, Table, np.random.Generator], Expert]
+
+
+class ChainTask(TaskEnv):
+    """An evaluation chain, `reset(seed=i)` the i-th, on a table that outlives its tasks.
+
+    Each task begins where the one before it was done, and has `max_steps` steps; the first that is
+    not done in time ends the episode. `reset(options={"initial_state": ..., "tasks": ...})` begins
+    a chain of one's own. Raises ValueError for a chain that cannot be done.
+    """
+
+    film_camera = "static"
+
+    def __init__(
+        self,
+        table: Table,
+        success: Success,
+        make_expert: MakeExpert,
+        interface: Interface,
+        *,
+        scene: str = "D",
+        max_steps: int = 360,
+        state: StateChoice | str = StateChoice.full,
+        language_file: str | None = None,
+        all_phrasings: bool = False,
+    ) -> None:
+        self._table, self._success, self._make_expert = table, success, make_expert
+        self._scene, self._limit, self._state = scene, max_steps, StateChoice(state)
+        self._sentences = sentences(Phrases.held_out, language_file)
+        self._all_phrasings = all_phrasings
+        self.task_id = "playtable/lh_mtlc"
+        self.instructions = [text for texts in self._sentences.values() for text in texts]
+        self.max_steps = CHAIN_LENGTH * max_steps
+        self.interface = interface
+        self.observation_space = observation_space(interface)
+        self.action_space = box(interface.action)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[DictObs, dict[str, Any]]:
+        """Begin chain `seed`, or a random one, or that of `options`."""
+        super().reset(seed=seed)
+        self._number = int(self.np_random.integers(NUM_CHAINS)) if seed is None else seed
+        self._chain = self._chosen(options)
+        self.goals_reached = self._steps = 0
+        self._table.reset(*start_obs(self._chain.initial_state, self._scene), self._scene)
+        self._start = self._table.facts()
+        return self._observation(), {"instruction": self._instruction()}
+
+    def _chosen(self, options: dict[str, Any] | None) -> Chain:
+        if options:
+            return check_chain(options["initial_state"], options["tasks"])
+        if not 0 <= self._number < NUM_CHAINS:
+            raise ValueError(f"chain {self._number} does not exist, expected 0 to {NUM_CHAINS - 1}")
+        return evaluation_chains()[self._number]
+
+    @property
+    def current_task(self) -> str:
+        """The task that it is at; the last one when all are done."""
+        return self._chain.tasks[min(self.goals_reached, len(self._chain.tasks) - 1)]
+
+    def _instruction(self) -> str:
+        texts = self._sentences[self.current_task]
+        return texts[self._number % len(texts) if self._all_phrasings else 0]
+
+    def step(self, action: Array) -> tuple[DictObs, float, bool, bool, dict[str, Any]]:
+        """Take an action; a task found done hands over to the next one."""
+        self._table.step(action)
+        self._steps += 1
+        now, length = self._table.facts(), len(self._chain.tasks)
+        done = self.goals_reached < length and self._success(self.current_task, self._start, now)
+        if done:
+            self.goals_reached += 1
+            self._start, self._steps = now, 0
+        info = {
+            "success": self.goals_reached == length,
+            "goals_reached": self.goals_reached,
+            "instruction": self._instruction(),
+        }
+        return self._observation(), float(done), False, self._steps >= self._limit, info
+
+    def _observation(self) -> DictObs:
+        parts = [self._table.robot_obs()]
+        parts += [self._table.scene_obs()] if self._state is StateChoice.full else []
+        pictures = self.images() if self.draw_images else {}
+        return {"state": np.concatenate(parts).astype(np.float32)} | pictures
+
+    def expert(self) -> Expert:
+        """Return who solves the chain, each task by the expert of its own."""
+        return _ChainExpert(self, lambda task: self._make_expert(task, self._table, self.np_random))
+
+    def picture(self, camera: str, size: tuple[int, int]) -> Array:
+        """Return what a camera of the table sees."""
+        return self._table.picture(camera, size)
+
+    def close(self) -> None:
+        """Free what pictures needed."""
+        self._table.close()
+
+
+class _ChainExpert:
+    def __init__(self, env: ChainTask, make: Callable[[str], Expert]) -> None:
+        self._env, self._make = env, make
+        self._begin()
+
+    def _begin(self) -> None:
+        self._at = self._env.goals_reached
+        self._expert = self._make(self._env.current_task)
+
+    def act(self, obs: DictObs) -> Array:
+        """Return the action of the current task's expert."""
+        if self._env.goals_reached != self._at:
+            self._begin()
+        return self._expert.act(obs)
