@@ -1,1 +1,1 @@
-"""PlayTable: CALVIN's table, robot, 34 tasks and protocol, natively in MuJoCo."""
+"""PlayTable: CALVIN's table, its 34 tasks and its long-horizon protocol."""

@@ -80,6 +80,17 @@ class Layout:
         """Return the long side of a block, m."""
         return BLOCK_LENGTHS[self.sizes[colour]]
 
+    def opening(self, slide: float) -> Range:
+        """Return the wider of the two parts of the shelf, from x to x, beside the door."""
+        left, right = self.plank_x - PLANK_HALF_X, self.plank_x + PLANK_HALF_X
+        door = self.slide_x - slide
+        before, behind = (left, min(door, right)), (max(door + DOOR_WIDTH, left), right)
+        return max(before, behind, key=lambda part: part[1] - part[0])
+
+    def slide_handle_x(self, slide: float) -> float:
+        """Return where the middle of the door's handle is."""
+        return self.slide_x + SLIDE_HANDLE_X - slide
+
 
 def _rgb(red: int, green: int, blue: int) -> Rgb:
     return red / 255, green / 255, blue / 255

@@ -41,6 +41,7 @@ SCENE_OBS: Final = (
     ),
 )  # fmt: skip
 _SLACK: Final = 0.01  # m or rad by which a recorded joint may lie beyond its limit
+_SINK_M: Final = 1e-5  # at a distance of exactly 0, MuJoCo 3.3 throws one box in 100 off another
 _SUBSTEPS: Final = round(PHYSICS_HZ / RATE_HZ)
 
 
@@ -107,7 +108,7 @@ class World:
         self._pressed = qpos[self._parts[2]] > table.LED_TOGGLES
         for colour, pose in zip(plan.order, parts[6:].reshape(3, 6), strict=True):
             address = self._blocks[colour]
-            qpos[address : address + 3] = pose[:3]
+            qpos[address : address + 3] = pose[:3] - [0, 0, _SINK_M]
             qpos[address + 3 : address + 7] = quaternion(pose[3:])
         self.gripper = opening(robot[14])
         self._angles = qpos[self._arm].copy()
