@@ -17,6 +17,9 @@ import gymnasium
 from telic.envs.arm7 import POSES, Arm7Task
 from telic.envs.detour import INSTRUCTIONS, DetourTask
 from telic.envs.metaworld import MetaWorldTask, catalogue
+from telic.envs.playtable.environment import PlayTableTask
+from telic.envs.playtable.instructions import instructions
+from telic.envs.playtable.tasks import TASKS
 from telic.envs.task import TaskEnv
 from telic.spec import near_misses
 
@@ -193,8 +196,37 @@ def _register_arm7() -> None:
         )
 
 
+def _playtable_factory(name: str) -> Callable[..., TaskEnv]:
+    def factory(**kwargs: Any) -> TaskEnv:
+        return PlayTableTask(name, **kwargs)
+
+    return factory
+
+
+def _register_playtable() -> None:
+    """Register PlayTable's tasks here and as Gymnasium's `telic/PlayTable-<task>-v0`."""
+    for name in TASKS:
+        register(
+            TaskEntry(
+                task_id=f"playtable/{name}",
+                make=_playtable_factory(name),
+                instructions=instructions(name),
+                tags=frozenset(["playtable"]),
+                robot="Panda",
+                licence="MIT",
+                source="telic PlayTable, scripted experts",
+            )
+        )
+        gymnasium.register(
+            f"telic/PlayTable-{name}-v0",
+            entry_point="telic.envs.playtable.environment:PlayTableTask",
+            kwargs={"name": name},
+        )
+
+
 _register_metaworld()
 _register_arm7()
+_register_playtable()
 register(
     TaskEntry(
         task_id=DetourTask.task_id,

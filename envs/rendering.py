@@ -64,6 +64,14 @@ def choose_backend() -> str | None:
     return None
 
 
+def load_mujoco() -> Any:
+    """Return the `mujoco` module, imported after the backend is chosen."""
+    choose_backend()
+    import mujoco
+
+    return mujoco
+
+
 def _load_triton() -> None:
     """Load torch's kernel compiler, where there is one, before Mesa.
 
@@ -143,6 +151,23 @@ class SceneRenderer:
 
     def picture(self, data: Any, camera: str, size: tuple[int, int]) -> Array:
         """Return what `camera` sees, u8 [h w 3] with size = (h, w), row 0 at the camera's top."""
+        rect = self._draw(data, camera, size)
+        pixels = np.empty((*size, 3), np.uint8)
+        self._mujoco.mjr_readPixels(pixels, None, rect, self._buffer)
+        return pixels[::-1]  # OpenGL's first row is the lowest
+
+    def depth(self, data: Any, camera: str, size: tuple[int, int]) -> Array:
+        """Return how far along its axis what `camera` sees is, f32 [h w] in the model's unit."""
+        rect = self._draw(data, camera, size)
+        buffer = np.empty(size, np.float32)
+        self._mujoco.mjr_readPixels(None, buffer, rect, self._buffer)
+        planes = self._model.vis.map
+        near, far = (plane * self._model.stat.extent for plane in (planes.znear, planes.zfar))
+        reciprocal = buffer * (1 / far - 1 / near) + 1 / near  # 0 is the near plane, 1 the far one
+        return (1 / reciprocal[::-1]).astype(np.float32)
+
+    def _draw(self, data: Any, camera: str, size: tuple[int, int]) -> Any:
+        """Draw into the off-screen buffer and return the rectangle that the picture fills."""
         height, width = size
         mujoco = self._mujoco
         _context().make_current()
@@ -160,9 +185,7 @@ class SceneRenderer:
         rect = mujoco.MjrRect(0, 0, width, height)
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._buffer)
         mujoco.mjr_render(rect, self._scene, self._buffer)
-        pixels = np.empty((height, width, 3), np.uint8)
-        mujoco.mjr_readPixels(pixels, None, rect, self._buffer)
-        return pixels[::-1]  # OpenGL's first row is the lowest
+        return rect
 
     def _grow_buffer(self, height: int, width: int) -> None:
         """Make the off-screen buffer at least `height` x `width`."""

@@ -1,0 +1,176 @@
+"""PlayTable's tasks as Gymnasium environments: each from random states in which it can be done.
+
+The names of the tasks and what a person says for them cost no simulator; MuJoCo is imported when
+the first environment is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+
+from telic.envs.playtable import layout as table
+from telic.envs.playtable.control import ACTION_SPEC, RATE_HZ
+from telic.envs.playtable.facts import Facts
+from telic.envs.playtable.instructions import instructions
+from telic.envs.playtable.plans import expert
+from telic.envs.playtable.starts import task_start
+from telic.envs.playtable.tasks import check_task, success
+from telic.envs.playtable.world import ROBOT_OBS, SCENE_OBS, World, check_camera
+from telic.envs.rendering import require_rendering
+from telic.envs.task import (
+    DictObs,
+    Expert,
+    StateChoice,
+    TaskEnv,
+    box,
+    image_specs,
+    observation_space,
+)
+from telic.spec import Array, ArraySpec, Interface
+
+MAX_STEPS: Final = 360  # what CALVIN gives a subtask
+_SETTLE_STEPS: Final = 6
+_MAX_DRAWS: Final = 50
+
+_UNIT: Final = "m; rad; gripper_action -1 or 1; lights 0 or 1"
+_NOTE: Final = (
+    "world frame, angles about the fixed axes x, y, z; blocks in the order of CALVIN's scene: "
+    "red, blue, pink in B and D; pink, blue, red in A; blue, red, pink in C"
+)
+STATE_SPECS: Final = {
+    StateChoice.full: ArraySpec(
+        shape=(len(ROBOT_OBS) + len(SCENE_OBS),),
+        unit=_UNIT,
+        names=(*ROBOT_OBS, *SCENE_OBS),
+        rate_hz=RATE_HZ,
+        note=f"robot_obs, then scene_obs; {_NOTE}",
+    ),
+    StateChoice.robot: ArraySpec(
+        shape=(len(ROBOT_OBS),),
+        unit=_UNIT,
+        names=ROBOT_OBS,
+        rate_hz=RATE_HZ,
+        note="world frame, angles about the fixed axes x, y, z",
+    ),
+}
+
+
+class PlayTableTask(TaskEnv):
+    """One of the 34 tasks, in one scene; each `reset(seed=)` draws a state to begin from.
+
+    name: a key of TASKS. scene: "A" to "D". cameras: "static", "gripper", drawn at image_size =
+    (h, w). state: "full" (robot_obs and scene_obs, 39 entries) or "robot" (robot_obs, 15).
+    `render()` draws `render_camera`. The simulator is `world`.
+    """
+
+    film_camera = "static"
+    metadata = {"render_modes": ["rgb_array"], "render_fps": int(RATE_HZ)}  # noqa: RUF012
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        scene: str = "D",
+        cameras: Sequence[str] = (),
+        image_size: tuple[int, int] = (96, 96),
+        max_steps: int = MAX_STEPS,
+        state: StateChoice | str = StateChoice.full,
+        render_mode: str | None = None,
+        render_camera: str = "static",
+        render_size: tuple[int, int] = (400, 400),
+    ) -> None:
+        check_task(name)
+        table.layout(scene)
+        for camera in (*cameras, render_camera):
+            check_camera(camera)
+        if max_steps < 1 or min(*image_size, *render_size) < 1:
+            raise ValueError(
+                f"{name}: max_steps={max_steps}, image_size={image_size} and "
+                f"render_size={render_size} must be at least 1"
+            )
+        if cameras or render_mode is not None:
+            require_rendering()
+        self.task_id = f"playtable/{name}"
+        self.instructions = list(instructions(name))
+        self.max_steps = max_steps
+        self.render_mode = render_mode
+        self._render_view = (render_camera, (int(render_size[0]), int(render_size[1])))
+        self._state_choice = StateChoice(state)
+        self.interface = Interface(
+            state=STATE_SPECS[self._state_choice],
+            action=ACTION_SPEC,
+            rate_hz=RATE_HZ,
+            images=image_specs(cameras, image_size),
+        )
+        self.observation_space = observation_space(self.interface)
+        self.action_space = box(ACTION_SPEC)
+        self.world = World(scene)
+        self.world.reset()
+        self._name = name
+        self._start = self.world.facts()
+        self._steps = 0
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[DictObs, dict[str, Any]]:
+        """Begin the episode of `seed`; without one, of a state drawn from this env's generator."""
+        super().reset(seed=seed)
+        self._start = begin(self.world, self._name, self.np_random)
+        self._steps = 0
+        return self._observation(), {"instruction": self.instructions[0]}
+
+    def step(self, action: Array) -> tuple[DictObs, float, bool, bool, dict[str, Any]]:
+        """Move one tick of a thirtieth of a second; `action` is f32 [7], clipped to [-1, 1]."""
+        self.world.step(np.clip(np.asarray(action, np.float64), -1.0, 1.0))
+        self._steps += 1
+        done = success(self._name, self._start, self.world.facts())
+        truncated = self._steps >= self.max_steps
+        return self._observation(), float(done), False, truncated, {"success": done}
+
+    def expert(self) -> Expert:
+        """Return the scripted expert; it looks into the simulator whatever `state` shows."""
+        seed = self.np_random.integers(2**31)
+        return expert(self._name, self.world, np.random.default_rng(seed))
+
+    def picture(self, camera: str, size: tuple[int, int]) -> Array:
+        """Return what `camera` sees now, u8 [h w 3], upright."""
+        return np.ascontiguousarray(self.world.picture(camera, size))
+
+    def render(self) -> Any:
+        """Return the picture of `render_camera`, or None unless render_mode is "rgb_array"."""
+        return self.picture(*self._render_view) if self.render_mode == "rgb_array" else None
+
+    def close(self) -> None:
+        """Free the rendering buffer."""
+        self.world.close()
+
+    def _observation(self) -> DictObs:
+        state = self.world.robot_obs()
+        if self._state_choice is StateChoice.full:
+            state = np.concatenate([state, self.world.scene_obs()])
+        obs: DictObs = {"state": state.astype(np.float32)}
+        if self.draw_images:
+            obs |= self.images()
+        return obs
+
+
+def begin(world: World, task: str, rng: np.random.Generator) -> Facts:
+    """Put `world` into a random state in which `task` can be done, and return the facts there.
+
+    Blocks settle before; a state is drawn again where one slipped from the hand or fell.
+    """
+    for _ in range(_MAX_DRAWS):
+        robot, scene = task_start(task, world.layout, rng)
+        world.reset(robot, scene)
+        before = world.scene_obs()
+        for _ in range(_SETTLE_STEPS):
+            world.step(np.array([0, 0, 0, 0, 0, 0, robot[14]]))
+        settled = np.abs(world.scene_obs() - before)[[*range(6), 6, 7, 8, 12, 13, 14, 18, 19, 20]]
+        if settled.max() < 0.01:
+            facts = world.facts()
+            if not success(task, facts, facts):
+                return facts
+    raise AssertionError(f"{task}: no state found in which blocks stay")

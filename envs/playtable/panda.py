@@ -1,0 +1,140 @@
+"""The arm: a Franka Panda with long fingers, its kinematics as CALVIN's, its shape our own."""
+
+from __future__ import annotations
+
+from math import pi
+from typing import Any, Final
+
+import numpy as np
+
+from telic.envs.playtable.rotations import quaternion
+from telic.spec import Array
+
+NUM_JOINTS: Final = 7
+BASE: Final = (-0.34, -0.46, 0.24)
+LOW: Final = np.array([-2.8973, -1.7628, -2.8973, -3.0718, -2.8973, -0.0175, -2.8973])
+HIGH: Final = np.array([2.8973, 1.7628, 2.8973, -0.0698, 2.8973, 3.7525, 2.8973])
+NEUTRAL: Final = np.array(
+    [-1.21779206, 1.03987646, 2.11978261, -2.34205014, -0.87015947, 1.64119353, 0.55344866]
+)
+FINGER_RANGE: Final = 0.04
+TCP_Z: Final = 0.14  # of the tool's point, on the hand
+FINGERTIP_Z: Final = 0.154
+
+# of each joint: origin in the link before, turn of its frame about x, N m/rad, kg of its link
+_CHAIN: Final = (
+    ((0.0, 0.0, 0.333), 0.0, 3000.0, 3.0),
+    ((0.0, 0.0, 0.0), -pi / 2, 3000.0, 3.0),
+    ((0.0, -0.316, 0.0), pi / 2, 2500.0, 2.5),
+    ((0.0825, 0.0, 0.0), pi / 2, 2500.0, 2.5),
+    ((-0.0825, 0.384, 0.0), -pi / 2, 1200.0, 2.0),
+    ((0.0, 0.0, 0.0), pi / 2, 1200.0, 1.5),
+    ((0.088, 0.0, 0.0), pi / 2, 800.0, 0.7),
+)
+# of each link: capsules from, to, radius
+_CAPSULES: Final = (
+    (((0, 0, -0.18), (0, 0, 0), 0.06), ((0, -0.05, 0), (0, 0.05, 0), 0.06)),
+    (((0, 0, 0), (0, -0.19, 0), 0.058),),
+    (((0, 0, -0.12), (0, 0, 0), 0.056), ((0, 0, 0), (0.0825, 0, 0), 0.052)),
+    (((0, 0, -0.04), (0, 0, 0.04), 0.055), ((-0.0825, 0, 0), (-0.0825, 0.12, 0), 0.055)),
+    (((0, 0, -0.25), (0, 0.05, -0.06), 0.05), ((0, 0.05, -0.06), (0, 0.02, 0), 0.048)),
+    (((0, 0, -0.03), (0, 0, 0.03), 0.05), ((0, 0, 0), (0.088, 0, 0), 0.045)),
+    (((0, 0, 0), (0, 0, 0.07), 0.045),),
+)
+SERVO_S: Final = 0.06  # so that ten unit steps along x lag 26 mm behind, as CALVIN's do
+MAX_TORQUE: Final = 200.0
+GRIP_N: Final = 60.0
+RELEASE_N: Final = 10.0
+
+_WHITE = (0.86, 0.86, 0.86, 1.0)
+_GREY = (0.55, 0.55, 0.57, 1.0)
+HAND_SENSES: Final = {"contype": 0, "conaffinity": 3}  # touches table, parts and blocks, not itself
+
+
+def add_arm(spec: Any, mujoco: Any, contact: dict[str, float]) -> Any:
+    """Add the arm to an MjSpec, with its motors, and return its hand body.
+
+    contact: margin and gap of what can touch. Joints are arm_1..7, finger_left, finger_right;
+    motors have the same names; site tcp is the tool's point.
+    """
+    geom, capsule = mujoco.mjtGeom, mujoco.mjtGeom.mjGEOM_CAPSULE
+    world = spec.worldbody
+    visual = {"contype": 0, "conaffinity": 0}
+    world.add_geom(
+        type=geom.mjGEOM_CYLINDER, size=[0.13, 0.12, 0], pos=[BASE[0] - 0.05, BASE[1], 0.12],
+        rgba=_WHITE, **visual,
+    )  # fmt: skip
+    body = world.add_body(name="link0", pos=BASE)
+    body.add_geom(
+        type=capsule, size=[0.07, 0, 0], fromto=[0, 0, 0, 0, 0, 0.13], rgba=_WHITE, **visual
+    )
+    for index, (place, turn, stiffness, kilograms) in enumerate(_CHAIN):
+        body = body.add_body(
+            name=f"link{index + 1}", pos=place, quat=quaternion(np.array([turn, 0, 0])), gravcomp=1
+        )
+        body.add_joint(
+            name=f"arm_{index + 1}", type=mujoco.mjtJoint.mjJNT_HINGE, axis=[0, 0, 1],
+            range=[LOW[index], HIGH[index]], limited=True, armature=0.1,
+        )  # fmt: skip
+        shapes = _CAPSULES[index]
+        for start, end, radius in shapes:
+            body.add_geom(
+                type=capsule, size=[radius, 0, 0], fromto=[*start, *end], rgba=_WHITE,
+                mass=kilograms / len(shapes), **visual,
+            )  # fmt: skip
+        _add_servo(spec, mujoco, f"arm_{index + 1}", stiffness, (-MAX_TORQUE, MAX_TORQUE))
+    return _add_hand(spec, mujoco, body, contact)
+
+
+def _add_hand(spec: Any, mujoco: Any, flange: Any, contact: dict[str, float]) -> Any:
+    box = mujoco.mjtGeom.mjGEOM_BOX
+    touching = HAND_SENSES | contact
+    hand = flange.add_body(
+        name="hand", pos=[0, 0, 0.107], quat=quaternion(np.array([0, 0, -pi / 4])), gravcomp=1
+    )
+    hand.add_geom(
+        type=box, size=[0.024, 0.1, 0.03], pos=[0, 0, 0.03], rgba=_WHITE, mass=0.7, **touching
+    )
+    hand.add_site(name="tcp", pos=[0, 0, TCP_Z], group=4)  # not drawn
+    for name, side in (("finger_left", 1), ("finger_right", -1)):
+        finger = hand.add_body(name=name, pos=[0, 0, 0.0584], gravcomp=1)
+        finger.add_joint(
+            name=name, type=mujoco.mjtJoint.mjJNT_SLIDE, axis=[0, side, 0],
+            range=[0, FINGER_RANGE], limited=True, armature=0.2,
+        )  # fmt: skip
+        for half, place, colour in (
+            ((0.010, 0.010, 0.024), (0, 0.010 * side, 0.024), _GREY),
+            ((0.009, 0.006, 0.0238), (0, 0.006 * side, 0.0718), _WHITE),
+        ):
+            finger.add_geom(
+                type=box, size=half, pos=place, rgba=colour, mass=0.05, condim=4,
+                friction=[1.0, 0.02, 0.0001], **touching,
+            )  # fmt: skip
+        _add_servo(spec, mujoco, name, 3000.0, (-GRIP_N, RELEASE_N))
+    spec.add_equality(
+        name="fingers", type=mujoco.mjtEq.mjEQ_JOINT, objtype=mujoco.mjtObj.mjOBJ_JOINT,
+        name1="finger_left", name2="finger_right", data=[0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+    )  # fmt: skip
+    return hand
+
+
+def _add_servo(spec: Any, mujoco: Any, joint: str, stiffness: float, force: Any) -> None:
+    """Add a position motor whose error decays with the time constant SERVO_S."""
+    spec.add_actuator(
+        name=joint, target=joint, trntype=mujoco.mjtTrn.mjTRN_JOINT,
+        gaintype=mujoco.mjtGain.mjGAIN_FIXED, biastype=mujoco.mjtBias.mjBIAS_AFFINE,
+        gainprm=[stiffness, *[0] * 9], biasprm=[0, -stiffness, -stiffness * SERVO_S, *[0] * 7],
+        forcerange=force, forcelimited=True,
+    )  # fmt: skip
+
+
+def arm_limits_problem(joints: Array, slack: float) -> str | None:
+    """Return which joint is beyond its limits by more than `slack` rad, or None."""
+    beyond = (joints < LOW - slack) | (joints > HIGH + slack)
+    if not beyond.any():
+        return None
+    first = int(np.argmax(beyond))
+    return (
+        f"joint {first + 1} of the arm is {joints[first]:.4g}, "
+        f"expected {LOW[first]:.4g} to {HIGH[first]:.4g} rad"
+    )

@@ -1,0 +1,410 @@
+"""How each task is done: waypoints from what is there now, for any scene and any start.
+
+A plan looks at the world again each time it is asked to go on, and begins anew for as long as the
+task is not done. Distances in m, world frame; left is -x.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import cos, pi, sin
+from typing import Final
+
+import numpy as np
+
+from telic.envs.playtable import layout as table
+from telic.envs.playtable.experts import (
+    CLOSED,
+    NEUTRAL_YAW,
+    OPEN,
+    Follower,
+    Manner,
+    Plan,
+    Waypoint,
+    tool,
+)
+from telic.envs.playtable.facts import ROBOT
+from telic.envs.playtable.layout import COLOURS, OUT, UP
+from telic.envs.playtable.rotations import euler
+from telic.envs.playtable.tasks import check_task
+from telic.envs.playtable.world import World
+from telic.spec import Array
+
+Attempt = Callable[["Hand"], Plan]
+
+_ALONG_X: Final = pi / 2  # yaws: the fingers close along x, along y
+_ALONG_Y: Final = 0.0
+_LEAN: Final = 0.35  # into the cabinet
+_FRONT_Y: Final = -0.10  # before the cabinet, clear of its handles
+_CLOSE_STEPS: Final = 9
+_TURN: Final = 1.3  # rad
+
+
+class Hand:
+    """What plans are made of: the world, this episode's manner, and the simplest moves."""
+
+    def __init__(self, world: World, manner: Manner, rng: np.random.Generator) -> None:
+        self.world, self.manner, self.rng = world, manner, rng
+        self.plan = world.layout
+
+    def place(self, colour: str) -> Array:
+        """Return where a block's middle is."""
+        return self.world.facts().blocks[colour].position
+
+    def yaw(self, colour: str) -> float:
+        """Return how a block is turned about z."""
+        return float(euler(self.world.facts().blocks[colour].rotation)[2])
+
+    def holds(self, colour: str) -> bool:
+        """Return whether a block is between the fingers."""
+        return ROBOT in self.world.facts().blocks[colour].touches
+
+    def at(self, position: Array, yaw: float, gripper: float, **more: float) -> Waypoint:
+        """Return a waypoint with the tool pointing down, or leaning if `lean` is given."""
+        lean = more.pop("lean", 0.0)
+        angles = tool(yaw, self.manner.tilt if lean == 0.0 else None, lean)
+        return Waypoint(position=np.asarray(position, float), euler=angles, gripper=gripper, **more)  # type: ignore[arg-type]
+
+    def here(self, gripper: float, **more: float) -> Waypoint:
+        """Return a waypoint where the tool's target is now."""
+        target = self.world.target
+        angles = target[3:].copy()
+        angles[2] = NEUTRAL_YAW + _half_turn(angles[2] - NEUTRAL_YAW)
+        return Waypoint(position=target[:3].copy(), euler=angles, gripper=gripper, **more)  # type: ignore[arg-type]
+
+    def rise(self, gripper: float) -> Plan:
+        """Yield the way out of the cabinet and up to the height of transit."""
+        tool_now = self.world.tcp()
+        if tool_now[1] > _FRONT_Y + 0.02 and tool_now[2] > 0.5:
+            yield self._moved(gripper, y=_FRONT_Y, z=max(tool_now[2], 0.52))
+        if tool_now[2] < self.manner.transit_z - 0.02:
+            yield self._moved(gripper, z=self.manner.transit_z)
+
+    def _moved(self, gripper: float, **axes: float) -> Waypoint:
+        position = self.world.tcp()[:3]
+        for axis, value in axes.items():
+            position["xyz".index(axis)] = value
+        now = self.here(gripper)
+        return Waypoint(position=position, euler=now.euler, gripper=gripper, within=0.03)
+
+    def above(self, x: float, y: float, yaw: float, gripper: float, lean: float = 0.0) -> Plan:
+        """Yield the way to a point at the height of transit, up first."""
+        yield from self.rise(gripper)
+        position = np.array([x, y, self.manner.transit_z])
+        yield self.at(position, yaw, gripper, within=0.03, lean=lean)
+
+
+def _half_turn(angle: float) -> float:
+    return float((angle + pi) % (2 * pi) - pi)
+
+
+def _nearest(yaw: float, period: float, to: float = NEUTRAL_YAW) -> float:
+    """Return the angle nearest to `to` that equals `yaw` up to whole periods."""
+    return to + (yaw - to + period / 2) % period - period / 2
+
+
+def _grasps(hand: Hand, colour: str, around: float = NEUTRAL_YAW) -> list[float]:
+    """Return the yaws, nearest to `around` first, at which the fingers fit over a block."""
+    yaw, length = hand.yaw(colour), hand.plan.length(colour)
+    found = [_nearest(yaw, pi, around)]
+    if length < 0.06:
+        found.append(_nearest(yaw + pi / 2, pi, around))
+    return sorted(found, key=lambda angle: abs(angle - around))
+
+
+def _grasp(hand: Hand, colour: str, yaw: float, height: float) -> Plan:
+    """Yield the way down over a block that lies free, and the closing of the fingers."""
+    x, y, _ = hand.place(colour)
+    yield from hand.above(x, y, yaw, OPEN)
+    x, y, _ = hand.place(colour)
+    yield hand.at([x, y, height + 0.06], yaw, OPEN, speed=0.9)
+    yield hand.at([x, y, height], yaw, OPEN, within=0.006, speed=0.7)
+    yield hand.at([x, y, height], yaw, CLOSED, stay=_CLOSE_STEPS)
+
+
+def lift_from_table(colour: str) -> Attempt:
+    def attempt(hand: Hand) -> Plan:
+        yaw = _grasps(hand, colour)[0]
+        height = hand.place(colour)[2] + 0.005
+        yield from _grasp(hand, colour, yaw, height)
+        up = hand.world.target[:3] + [0, 0, hand.rng.uniform(0.09, 0.14)]
+        yield hand.at(up, yaw, CLOSED, stay=2)
+
+    return attempt
+
+
+def lift_from_drawer(colour: str) -> Attempt:
+    def attempt(hand: Hand) -> Plan:
+        yaw = _grasps(hand, colour)[0]
+        yield from _grasp(hand, colour, yaw, hand.place(colour)[2] + 0.012)
+        x, y, _ = hand.world.target[:3]
+        yield hand.at([x, y, hand.rng.uniform(0.50, 0.55)], yaw, CLOSED, stay=2)
+
+    return attempt
+
+
+def lift_from_shelf(colour: str) -> Attempt:
+    def attempt(hand: Hand) -> Plan:
+        # the door leaves the hand no room to turn far: closing turns the block instead
+        yaw = float(np.clip(_grasps(hand, colour, _ALONG_X)[0], _ALONG_X - 0.25, _ALONG_X + 0.25))
+        yaw += hand.rng.uniform(-0.1, 0.1)
+        inwards = np.array([cos(yaw), sin(yaw), 0.0])  # across the plane of the fingers
+        middle = hand.place(colour)
+        lean = float(np.clip(_LEAN + 4 * (middle[1] - 0.085), _LEAN, 0.5)) + hand.rng.uniform(
+            0, 0.1
+        )
+        nearer = np.clip(middle[1] - 0.08, 0.0, hand.plan.length(colour) / 2 - 0.008)
+        there = middle - nearer * inwards + [0, 0, 0.006]
+        before = there - 0.08 * inwards + [0, 0, 0.065]
+        yield from hand.above(before[0], _FRONT_Y, yaw, OPEN, lean)
+        yield hand.at(before, yaw, OPEN, lean=lean, speed=0.9)
+        yield hand.at(there, yaw, OPEN, lean=lean, within=0.007, speed=0.6)
+        yield hand.at(there, yaw, CLOSED, lean=lean, stay=_CLOSE_STEPS)
+        yield hand.at(there + [0, 0, 0.05], yaw, CLOSED, lean=lean, speed=0.7)
+        out = [before[0], _FRONT_Y, 0.55]
+        yield hand.at(out, yaw, CLOSED, lean=lean, speed=0.8)
+
+    return attempt
+
+
+def rotate(colour: str, direction: int) -> Attempt:
+    def attempt(hand: Hand) -> Plan:
+        turn = direction * hand.rng.uniform(_TURN - 0.06, _TURN + 0.06)
+        yaw = _grasps(hand, colour, NEUTRAL_YAW - turn / 2)[0]
+        height = hand.place(colour)[2] + 0.006
+        yield from _grasp(hand, colour, yaw, height)
+        raised = hand.world.target[:3] + [0, 0, 0.008]
+        yield hand.at(raised, yaw, CLOSED)
+        yield hand.at(raised, yaw + turn, CLOSED, stay=2)
+        lowered = raised - [0, 0, 0.008]
+        yield hand.at(lowered, yaw + turn, CLOSED)
+        yield hand.at(lowered, yaw + turn, OPEN, stay=6)
+        yield hand.at(lowered + [0, 0, 0.1], yaw + turn, OPEN)
+
+    return attempt
+
+
+def push(colour: str, direction: int) -> Attempt:
+    def attempt(hand: Hand) -> Plan:
+        x, y, z = hand.place(colour)
+        yaw_of_block, length = hand.yaw(colour), hand.plan.length(colour)
+        half = (length * abs(cos(yaw_of_block)) + table.BLOCK_WIDTH * abs(sin(yaw_of_block))) / 2
+        yaw = _ALONG_X + hand.manner.offset * 0.2
+        behind = x - direction * (half + 0.03)
+        yield from hand.above(behind, y, yaw, CLOSED)
+        yield hand.at([behind, y, z + 0.006], yaw, CLOSED, speed=0.9)
+        far = x + direction * hand.rng.uniform(0.125, 0.135)
+        while direction * (far - hand.place(colour)[0]) > 0:
+            target = hand.world.target[:3]
+            step = np.clip(hand.place(colour)[1] - target[1], -0.004, 0.004)
+            ahead = np.array([target[0] + direction * 0.015, target[1] + step, z + 0.006])
+            if direction * (ahead[0] - far) > 0:
+                break
+            yield hand.at(ahead, yaw, CLOSED, within=0.05)
+        yield from hand.rise(CLOSED)
+
+    return attempt
+
+
+def move_slider(direction: int) -> Attempt:
+    """direction +1: to the left, which is the joint's way."""
+
+    def attempt(hand: Hand) -> Plan:
+        handle = hand.plan.slide_handle_x(hand.world.facts().joints["slide"])
+        z = 0.53 + 0.012 * hand.manner.offset
+        yield from hand.above(handle, _FRONT_Y, _ALONG_X, OPEN)
+        yield hand.at([handle, _FRONT_Y, z], _ALONG_X, OPEN)
+        yield hand.at([handle, 0.0, z], _ALONG_X, OPEN, within=0.01)
+        yield hand.at([handle, 0.0, z], _ALONG_X, CLOSED, stay=6)
+        end = hand.plan.slide_handle_x(hand.plan.slide_range if direction > 0 else 0.0)
+        yield hand.at([end - direction * 0.02, 0.0, z], _ALONG_X, CLOSED, stay=3, patience=20)
+        yield hand.at([end - direction * 0.02, 0.0, z], _ALONG_X, OPEN, stay=5)
+        yield hand.at([end - direction * 0.02, _FRONT_Y, z], _ALONG_X, OPEN)
+
+    return attempt
+
+
+def open_drawer(hand: Hand) -> Plan:
+    """Yield the way of the drawer's handle, held, to the front."""
+    pulled = hand.world.facts().joints["drawer"]
+    x = hand.plan.drawer_x + 0.06 * hand.manner.offset
+    y = table.DRAWER_HANDLE_YZ[0] - pulled
+    yield from hand.above(x, y, _ALONG_Y, OPEN)
+    yield hand.at([x, y, 0.44], _ALONG_Y, OPEN, speed=0.9)
+    yield hand.at([x, y, 0.368], _ALONG_Y, OPEN, within=0.008, speed=0.7)
+    yield hand.at([x, y, 0.368], _ALONG_Y, CLOSED, stay=7)
+    yield hand.at([x, -0.48, 0.368], _ALONG_Y, CLOSED, stay=3)
+    yield hand.at([x, -0.47, 0.368], _ALONG_Y, OPEN, stay=5)
+    yield from hand.rise(OPEN)
+
+
+def close_drawer(hand: Hand) -> Plan:
+    """Yield the way of the closed fingers that push the drawer's handle in."""
+    pulled = hand.world.facts().joints["drawer"]
+    x = hand.plan.drawer_x + 0.06 * hand.manner.offset
+    y = table.DRAWER_HANDLE_YZ[0] - pulled - 0.065
+    yaw = _ALONG_X
+    yield from hand.above(x, y, yaw, CLOSED)
+    yield hand.at([x, y, 0.368], yaw, CLOSED)
+    yield hand.at([x, -0.255, 0.368], yaw, CLOSED, stay=2, speed=0.9)
+    yield hand.at([x, -0.30, 0.40], yaw, CLOSED)
+    yield from hand.rise(CLOSED)
+
+
+def press_button(hand: Hand) -> Plan:
+    """Yield the way down onto the button and up again."""
+    x, y = hand.plan.button_x + 0.008 * hand.manner.offset, table.BUTTON_Y
+    yaw = _ALONG_X + 0.3 * hand.manner.offset
+    yield from hand.above(x, y, yaw, CLOSED)
+    yield hand.at([x, y, 0.52], yaw, CLOSED, speed=0.9)
+    yield hand.at([x, y, 0.452], yaw, CLOSED, within=0.02, speed=0.7)
+    yield hand.at([x, y, 0.54], yaw, CLOSED)
+
+
+def move_switch(direction: int) -> Attempt:
+    """direction +1: up, which lights the bulb."""
+
+    def attempt(hand: Hand) -> Plan:
+        up = hand.world.facts().joints["switch"]
+        middle = np.array([hand.plan.switch_x + 0.015 * hand.manner.offset, *table.SWITCH_YZ])
+        handle = middle + (up + 0.008) * UP
+        out = 0.05 if direction > 0 else 0.04
+        lean = 0.3 if direction > 0 else 0.1
+        start = handle - direction * 0.055 * UP + out * OUT
+        far = handle + out * OUT + UP * (0.10 - up if direction > 0 else -up - 0.03)
+        yield from hand.above(start[0], _FRONT_Y - 0.02, _ALONG_X, CLOSED, lean)
+        yield hand.at(start + 0.05 * OUT, _ALONG_X, CLOSED, lean=lean)
+        yield hand.at(start, _ALONG_X, CLOSED, lean=lean, speed=0.8)
+        yield hand.at(far, _ALONG_X, CLOSED, lean=lean, stay=3, speed=0.8)
+        yield hand.at(far + 0.08 * OUT, _ALONG_X, CLOSED, lean=lean)
+
+    return attempt
+
+
+def place_in_slider(hand: Hand) -> Plan:
+    """Yield the way of the held block onto the open part of the shelf, and back out."""
+    low, high = hand.plan.opening(hand.world.facts().joints["slide"])
+    middle = (low + high) / 2
+    taken = [p[0] for p in map(hand.place, COLOURS) if low < p[0] < high and p[1] > 0.0]
+    choices = [middle - 0.035, middle, middle + 0.035]
+    x = max(choices, key=lambda c: min([abs(c - t) for t in taken], default=0.0))
+    if not taken:
+        x = middle + 0.02 * hand.manner.offset
+    z = 0.478 + (hand.world.tcp()[2] - _held_z(hand))
+    yield from hand.rise(CLOSED)
+    yield hand.at([x, _FRONT_Y, 0.57], _ALONG_X, CLOSED, lean=_LEAN)
+    yield hand.at([x, 0.02, z + 0.03], _ALONG_X, CLOSED, lean=_LEAN, speed=0.8)
+    yield hand.at([x, 0.07, z], _ALONG_X, CLOSED, lean=_LEAN, speed=0.7)
+    yield hand.at([x, 0.07, z - 0.012], _ALONG_X, CLOSED, lean=_LEAN)
+    yield hand.at([x, 0.07, z - 0.012], _ALONG_X, OPEN, lean=_LEAN, stay=6)
+    yield hand.at([x, _FRONT_Y, 0.53], _ALONG_X, OPEN, lean=_LEAN)
+
+
+def place_in_drawer(hand: Hand) -> Plan:
+    """Yield the way of the held block into the open drawer."""
+    pulled = hand.world.facts().joints["drawer"]
+    x = hand.plan.drawer_x + 0.07 * hand.manner.offset
+    y = -0.06 - pulled + 0.01 * hand.manner.offset
+    yield from hand.above(x, y, _ALONG_X, CLOSED)
+    yield hand.at([x, y, 0.41], _ALONG_X, CLOSED, speed=0.9)
+    yield hand.at([x, y, 0.41], _ALONG_X, OPEN, stay=8)
+    yield hand.at([x, y, 0.52], _ALONG_X, OPEN)
+
+
+def _held_z(hand: Hand) -> float:
+    """Return the height of the held block; of the tool where none is held."""
+    held = [c for c in COLOURS if hand.holds(c)]
+    return float(hand.place(held[0])[2] if held else hand.world.tcp()[2])
+
+
+def stack(hand: Hand) -> Plan:
+    """Yield the way of the held block onto another on the desk; picks one up if none is held."""
+    held = next((c for c in COLOURS if hand.holds(c)), None)
+    if held is None:
+        free = [c for c in COLOURS if hand.place(c)[1] < 0.0 and hand.place(c)[2] > 0.42]
+        yield from lift_from_table(free[0])(hand)
+        return
+    others = [c for c in COLOURS if c != held]
+    lower = min(others, key=lambda c: (hand.place(c)[1] > 0.0, hand.place(c)[2] < 0.42))
+    goal = hand.place(lower) + [0, 0, table.BLOCK_WIDTH]
+    tool_yaw = float(hand.world.tcp()[5])
+    turn = _nearest(hand.yaw(lower) - hand.yaw(held), pi / 2, to=0.0)
+    yaw = _nearest(tool_yaw + turn, pi)
+    yield from hand.rise(CLOSED)
+    over = goal + hand.world.tcp()[:3] - hand.place(held)
+    yield hand.at([over[0], over[1], 0.60], yaw, CLOSED)
+    over = goal + hand.world.tcp()[:3] - hand.place(held)
+    yield hand.at(over + [0, 0, 0.03], yaw, CLOSED, within=0.006, patience=15)
+    for height in (0.012, 0.003):
+        over = goal + hand.world.tcp()[:3] - hand.place(held) + [0, 0, height]
+        yield hand.at(over, yaw, CLOSED, within=0.004, stay=2, speed=0.5)
+    here = hand.world.target[:3].copy()
+    yield hand.at(here, yaw, OPEN, stay=6)
+    yield hand.at(here + [0, 0, 0.08], yaw, OPEN, speed=0.7)
+    yield hand.at(here + [0, 0, 0.12], yaw, OPEN, stay=6)
+
+
+def unstack(hand: Hand) -> Plan:
+    """Yield the grasp of a block that lies on another, and up."""
+    upper = max(COLOURS, key=lambda c: hand.place(c)[2] - 0.2 * (hand.place(c)[1] > 0.0))
+    yield from lift_from_table(upper)(hand)
+
+
+def push_into_drawer(hand: Hand) -> Plan:
+    """Yield the way of the closed fingers that pull a block over the edge into the drawer."""
+    on_table = [c for c in COLOURS if hand.place(c)[1] < 0.0 and hand.place(c)[2] > 0.42]
+    colour = min(on_table or COLOURS, key=lambda c: abs(hand.place(c)[0] - hand.plan.drawer_x))
+    x, y, _ = hand.place(colour)
+    yaw_of_block, length = hand.yaw(colour), hand.plan.length(colour)
+    half = (length * abs(sin(yaw_of_block)) + table.BLOCK_WIDTH * abs(cos(yaw_of_block))) / 2
+    yaw = _ALONG_X
+    behind = y + half + 0.022
+    yield from hand.above(x, min(behind, _FRONT_Y + 0.05), yaw, CLOSED)
+    yield hand.at([x, behind, 0.467], yaw, CLOSED, within=0.008, speed=0.8)
+    yield hand.at([x, -0.27, 0.467], yaw, CLOSED, speed=0.9)
+    yield from hand.rise(CLOSED)
+
+
+def _table() -> dict[str, Attempt]:
+    """Return task -> one attempt at it."""
+    attempts: dict[str, Attempt] = {
+        "move_slider_left": move_slider(1),
+        "move_slider_right": move_slider(-1),
+        "open_drawer": open_drawer,
+        "close_drawer": close_drawer,
+        "place_in_slider": place_in_slider,
+        "place_in_drawer": place_in_drawer,
+        "stack_block": stack,
+        "unstack_block": unstack,
+        "turn_on_lightbulb": move_switch(1),
+        "turn_off_lightbulb": move_switch(-1),
+        "turn_on_led": press_button,
+        "turn_off_led": press_button,
+        "push_into_drawer": push_into_drawer,
+    }
+    for colour in COLOURS:
+        attempts[f"rotate_{colour}_block_right"] = rotate(colour, -1)
+        attempts[f"rotate_{colour}_block_left"] = rotate(colour, 1)
+        attempts[f"push_{colour}_block_right"] = push(colour, 1)
+        attempts[f"push_{colour}_block_left"] = push(colour, -1)
+        attempts[f"lift_{colour}_block_table"] = lift_from_table(colour)
+        attempts[f"lift_{colour}_block_slider"] = lift_from_shelf(colour)
+        attempts[f"lift_{colour}_block_drawer"] = lift_from_drawer(colour)
+    return attempts
+
+
+ATTEMPTS: Final = _table()
+
+
+def expert(task: str, world: World, rng: np.random.Generator) -> Follower:
+    """Return the scripted expert of `task` from what is there now; ValueError for no task."""
+    check_task(task)
+    manner = Manner.draw(rng)
+    return Follower(world, _again(ATTEMPTS[task], Hand(world, manner, rng)), manner, rng)
+
+
+def _again(attempt: Attempt, hand: Hand) -> Plan:
+    """Yield one attempt after the other."""
+    while True:
+        yield from attempt(hand)
+        yield hand.here(hand.world.gripper, stay=3)

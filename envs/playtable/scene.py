@@ -1,0 +1,258 @@
+"""The MuJoCo model of a scene, built from the numbers of its layout."""
+
+from __future__ import annotations
+
+from functools import cache
+from math import pi
+from typing import Any, Final
+
+import numpy as np
+
+from telic.envs.playtable import layout as table
+from telic.envs.playtable.layout import CAMERAS, OUT, UP, Layout
+from telic.envs.playtable.panda import add_arm
+from telic.envs.playtable.rotations import matrix, quaternion
+from telic.envs.rendering import load_mujoco
+from telic.spec import Array
+
+PHYSICS_HZ: Final = 120
+CONTACT: Final = {"margin": 0.001, "gap": 0.001}  # seen from 1 mm on, felt from 0 on
+BULB_RGBA: Final = ((1.0, 1.0, 1.0, 1.0), (1.0, 1.0, 0.0, 1.0))  # off, on
+LED_RGBA: Final = ((1.0, 1.0, 1.0, 1.0), (0.0, 1.0, 0.0, 1.0))
+
+_FIXTURE: Final = {"contype": 1, "conaffinity": 0, "friction": [0.35, 0.005, 0.0001]} | CONTACT
+_BLOCK: Final = {"contype": 2, "conaffinity": 3, "friction": [0.35, 0.005, 0.0001]} | CONTACT
+_GREY: Final = (0.27, 0.27, 0.27, 1.0)
+_FRICTION_N: Final = 4.0  # of door, drawer and switch: CALVIN's motors resist with as much
+_HOLDS: Final = [0.998, 0.998, 0.001, 0.5, 2]  # friction that hardly creeps
+_SLOPE: Final = quaternion(np.array([-pi / 6, 0.0, 0.0]))  # y and z of the slope: -OUT and UP
+
+
+@cache
+def build(scene: str) -> Any:
+    """Return a compiled MjModel of a scene; ValueError for a scene that does not exist.
+
+    Bodies that can be touched: floor (the world), base, plank, slide, drawer, button, switch,
+    block_<colour>, hand and fingers. The model is shared: copy it before changing it.
+    """
+    plan = table.layout(scene)
+    mujoco = load_mujoco()
+    spec = mujoco.MjSpec()
+    _set_options(spec, mujoco)
+    _add_surroundings(spec, mujoco)
+    _Furniture(spec, mujoco, plan).add_all()
+    hand = add_arm(spec, mujoco, CONTACT)
+    _add_cameras(spec, hand)
+    return spec.compile()
+
+
+def _set_options(spec: Any, mujoco: Any) -> None:
+    spec.compiler.degree = False
+    option = spec.option
+    option.timestep = 1 / PHYSICS_HZ
+    option.gravity = [0, 0, -9.8]
+    option.integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST
+    option.cone = mujoco.mjtCone.mjCONE_ELLIPTIC
+    option.impratio = 10
+    spec.visual.map.znear, spec.visual.map.zfar = 0.01, 10.0
+    spec.stat.extent = 1.0  # unit of the two above
+    spec.visual.headlight.ambient = [0.45, 0.45, 0.45]
+    spec.visual.headlight.diffuse = [0.0, 0.0, 0.0]
+    spec.visual.headlight.specular = [0.0, 0.0, 0.0]
+
+
+def _add_surroundings(spec: Any, mujoco: Any) -> None:
+    spec.add_texture(
+        name="checker", type=mujoco.mjtTexture.mjTEXTURE_2D, width=64, height=64,
+        builtin=mujoco.mjtBuiltin.mjBUILTIN_CHECKER, rgb1=[0.99] * 3, rgb2=[0.86] * 3,
+    )  # fmt: skip
+    floor = spec.add_material(name="floor", texrepeat=[1, 1], texuniform=True)
+    floor.textures[mujoco.mjtTextureRole.mjTEXROLE_RGB] = "checker"
+    world = spec.worldbody
+    world.add_geom(
+        name="floor", type=mujoco.mjtGeom.mjGEOM_PLANE, size=[3, 3, 1], material="floor", **_FIXTURE
+    )
+    world.add_light(
+        pos=[1, -1, 4], dir=[-0.35, 0.45, -0.82], directional=True,
+        diffuse=[0.62, 0.62, 0.62], specular=[0.05, 0.05, 0.05], castshadow=False,
+    )  # fmt: skip
+
+
+class _Furniture:
+    """Adds desk, cabinet, moving parts and blocks of one layout to a spec."""
+
+    def __init__(self, spec: Any, mujoco: Any, plan: Layout) -> None:
+        self._spec, self._mujoco, self._plan = spec, mujoco, plan
+        self._wood = (*plan.wood, 1.0)
+        self._parts = (*plan.parts, 1.0)
+
+    def add_all(self) -> None:
+        self._base = self._spec.worldbody.add_body(name="base")
+        self._add_desk()
+        self._add_cabinet()
+        self._add_lights()
+        self._add_slide()
+        self._add_drawer()
+        self._add_button()
+        self._add_switch()
+        for colour in table.COLOURS:
+            self._add_block(colour)
+
+    def _box(self, body: Any, x: Any, y: Any, z: Any, rgba: Any, **more: Any) -> None:
+        """Add a box between the given limits in the body's frame."""
+        low, high = np.array([x[0], y[0], z[0]]), np.array([x[1], y[1], z[1]])
+        body.add_geom(
+            type=self._mujoco.mjtGeom.mjGEOM_BOX, pos=(low + high) / 2, size=(high - low) / 2,
+            rgba=rgba, **(_FIXTURE | more),
+        )  # fmt: skip
+
+    def _add_desk(self) -> None:
+        base, wood = self._base, self._wood
+        for x in ((-0.44, -0.40), (0.40, 0.44)):
+            for y in ((-0.18, -0.148), (0.148, 0.18)):
+                self._box(base, x, y, (0, 0.40), wood)
+        self._box(base, (-0.44, 0.44), (-0.18, 0.02), (0.40, table.SURFACE_Z), wood)
+        self._box(base, (-0.44, 0.44), (0.02, 0.18), (0.40, 0.42), wood)
+        for x in ((-0.42, self._plan.drawer_x - 0.221), (self._plan.drawer_x + 0.221, 0.42)):
+            if x[1] - x[0] > 0.01:
+                self._box(base, x, (-0.16, 0.16), (0.30, 0.40), wood)
+        base.add_geom(
+            type=self._mujoco.mjtGeom.mjGEOM_CYLINDER, size=[0.04, 0.01, 0], rgba=wood,
+            pos=[self._plan.button_x, table.BUTTON_Y, table.SURFACE_Z + 0.01], **_FIXTURE,
+        )  # fmt: skip
+
+    def _add_cabinet(self) -> None:
+        base, wood, plan = self._base, self._wood, self._plan
+        left, right = plan.plank_x - table.PLANK_HALF_X, plan.plank_x + table.PLANK_HALF_X
+        plank = self._spec.worldbody.add_body(name="plank")
+        self._box(plank, (left, right), (0.02, table.CAVITY_BACK_Y), (0.42, 0.44), wood)
+        self._box(base, (left, right), (table.CAVITY_BACK_Y, 0.18), (0.42, 0.648), wood)
+        self._box(base, (left, right), (0.13, table.CAVITY_BACK_Y), (0.628, 0.648), wood)
+        for name, x in (("left", (-0.44, left)), ("right", (right, 0.44))):
+            profile = [(0.02, 0.42), table.SLOPE_FOOT, table.SLOPE_TOP, (0.18, 0.648), (0.18, 0.42)]
+            points = [(side, y, z) for side in x for y, z in profile]
+            self._spec.add_mesh(
+                name=f"cabinet_{name}", uservert=np.ravel(points),
+                inertia=self._mujoco.mjtMeshInertia.mjMESH_INERTIA_CONVEX,
+            )  # fmt: skip
+            base.add_geom(
+                type=self._mujoco.mjtGeom.mjGEOM_MESH, meshname=f"cabinet_{name}", rgba=wood,
+                **_FIXTURE,
+            )  # fmt: skip
+        for x in (plan.switch_x - 0.05, plan.switch_x + 0.05):  # the switch's rails
+            base.add_geom(
+                type=self._mujoco.mjtGeom.mjGEOM_BOX, size=[0.01, 0.002, 0.06], quat=_SLOPE,
+                pos=[x, 0.087, 0.54], rgba=_GREY, contype=0, conaffinity=0,
+            )  # fmt: skip
+
+    def _add_lights(self) -> None:
+        visual = {"contype": 1, "conaffinity": 0} | CONTACT
+        self._base.add_geom(
+            name="led", type=self._mujoco.mjtGeom.mjGEOM_BOX, size=[0.08, 0.02, 0.008],
+            pos=[self._plan.button_x, 0.16, 0.656], rgba=LED_RGBA[0], **visual,
+        )  # fmt: skip
+        self._base.add_geom(
+            name="bulb", type=self._mujoco.mjtGeom.mjGEOM_SPHERE, size=[0.028, 0, 0],
+            pos=[self._plan.switch_x, 0.16, 0.6695], rgba=BULB_RGBA[0], **visual,
+        )  # fmt: skip
+
+    def _part(
+        self, name: str, pos: Any, axis: Any, reach: float, kilograms: float, **more: Any
+    ) -> Any:
+        """Add a part that slides along `axis` from 0 to `reach`, weightless and rubbing."""
+        body = self._spec.worldbody.add_body(name=name, pos=pos, gravcomp=1)
+        body.add_joint(
+            name=name, type=self._mujoco.mjtJoint.mjJNT_SLIDE, axis=axis, range=[0, reach],
+            limited=True, solimp_friction=_HOLDS, **more,
+        )  # fmt: skip
+        body.explicitinertial = True
+        body.mass, body.inertia, body.ipos = kilograms, [0.01, 0.01, 0.01], [0, 0, 0]
+        return body
+
+    def _slanted(self, body: Any, x: Any, up: Any, out: Any, rgba: Any) -> None:
+        """Add a box on the slope: limits along x, up the slope and out of it."""
+        centre = np.mean(up) * UP + np.mean(out) * OUT
+        body.add_geom(
+            type=self._mujoco.mjtGeom.mjGEOM_BOX, quat=_SLOPE, rgba=rgba,
+            pos=[np.mean(x), centre[1], centre[2]],
+            size=[np.ptp(x) / 2, np.ptp(out) / 2, np.ptp(up) / 2], **_FIXTURE,
+        )  # fmt: skip
+
+    def _add_slide(self) -> None:
+        body = self._part(
+            "slide", [self._plan.slide_x, *table.SLIDE_YZ], [-1, 0, 0], self._plan.slide_range,
+            1.54, frictionloss=_FRICTION_N, damping=10,
+        )  # fmt: skip
+        self._slanted(body, (0, table.DOOR_WIDTH), (-0.11, 0.11), (0.0, 0.02), self._parts)
+        handle = (table.SLIDE_HANDLE_X - 0.02, table.SLIDE_HANDLE_X + 0.02)
+        self._slanted(body, handle, (-0.08, 0.08), (0.06, 0.08), _GREY)
+        self._slanted(body, handle, (-0.08, -0.06), (0.02, 0.06), _GREY)
+        self._slanted(body, handle, (0.06, 0.08), (0.02, 0.06), _GREY)
+
+    def _add_drawer(self) -> None:
+        body = self._part(
+            "drawer", [self._plan.drawer_x, 0, 0], [0, -1, 0], table.DRAWER_RANGE,
+            4.23, frictionloss=_FRICTION_N, damping=10,
+        )  # fmt: skip
+        tray, front = (0.32, 0.40), (-0.18, -0.16)
+        self._box(body, (-0.20, 0.20), (-0.16, 0.06), (0.32, table.DRAWER_FLOOR_Z), self._parts)
+        self._box(body, (-0.20, -0.18), (-0.16, 0.06), tray, self._parts)
+        self._box(body, (0.18, 0.20), (-0.16, 0.06), tray, self._parts)
+        self._box(body, (-0.18, 0.18), (0.04, 0.06), tray, self._parts)
+        self._box(body, (-0.22, 0.22), front, (0.30, 0.40), self._parts)
+        self._box(body, (-0.12, 0.12), (-0.26, -0.24), (0.34, 0.38), _GREY)
+        self._box(body, (-0.12, -0.10), (-0.24, -0.18), (0.34, 0.38), _GREY)
+        self._box(body, (0.10, 0.12), (-0.24, -0.18), (0.34, 0.38), _GREY)
+
+    def _add_button(self) -> None:
+        body = self._part(
+            "button", [self._plan.button_x, table.BUTTON_Y, 0.472], [0, 0, -1],
+            table.BUTTON_RANGE, 0.154, stiffness=200, damping=8,
+        )  # fmt: skip
+        body.add_geom(
+            type=self._mujoco.mjtGeom.mjGEOM_CYLINDER, size=[0.032, 0.012, 0],
+            rgba=(0, 0, 0, 1), **_FIXTURE,
+        )  # fmt: skip
+
+    def _add_switch(self) -> None:
+        body = self._part(
+            "switch", [self._plan.switch_x, *table.SWITCH_YZ], UP, table.SWITCH_RANGE,
+            0.239, frictionloss=_FRICTION_N, damping=5,
+        )  # fmt: skip
+        grey = (0.4, 0.4, 0.4, 1.0)
+        self._slanted(body, (-0.06, -0.04), (-0.008, 0.024), (0.0, 0.064), grey)
+        self._slanted(body, (0.04, 0.06), (-0.008, 0.024), (0.0, 0.064), grey)
+        self._slanted(body, (-0.04, 0.04), (-0.008, 0.024), (0.044, 0.064), grey)
+
+    def _add_block(self, colour: str) -> None:
+        body = self._spec.worldbody.add_body(name=f"block_{colour}", pos=[0, 0, 1])
+        body.add_freejoint(name=f"block_{colour}")
+        size = [self._plan.length(colour) / 2, table.BLOCK_WIDTH / 2, table.BLOCK_WIDTH / 2]
+        body.add_geom(
+            type=self._mujoco.mjtGeom.mjGEOM_BOX, size=size, rgba=(*table.BLOCK_RGB[colour], 1.0),
+            mass=table.BLOCK_KG, **_BLOCK,
+        )  # fmt: skip
+
+
+def _add_cameras(spec: Any, hand: Any) -> None:
+    forward = np.subtract(table.STATIC_LOOK_AT, table.STATIC_EYE)
+    spec.worldbody.add_camera(
+        name="static", pos=table.STATIC_EYE, fovy=CAMERAS["static"].fovy,
+        quat=_looking(forward, np.array(table.STATIC_UP)),
+    )  # fmt: skip
+    frame = matrix(np.array(table.GRIPPER_RPY))
+    hand.add_camera(
+        name="gripper", pos=table.GRIPPER_EYE, fovy=CAMERAS["gripper"].fovy,
+        quat=_looking(frame[:, 1], -frame[:, 2]),
+    )  # fmt: skip
+
+
+def _looking(forward: Array, up: Array) -> Array:
+    """Return the quaternion of a camera that looks along `forward`: MuJoCo's look along -z."""
+    back = -forward / np.linalg.norm(forward)
+    right = np.cross(up, back)
+    right /= np.linalg.norm(right)
+    axes = np.stack([right, np.cross(back, right), back], axis=1)
+    quat = np.empty(4)
+    load_mujoco().mju_mat2Quat(quat, axes.ravel())
+    return quat

@@ -1,0 +1,316 @@
+"""States to begin from: as CALVIN draws them, and at random such that a task can be done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from math import hypot, pi
+from typing import Final
+
+import numpy as np
+
+from telic.envs.playtable import layout as table
+from telic.envs.playtable import panda
+from telic.envs.playtable.control import InverseKinematics
+from telic.envs.playtable.layout import COLOURS, Layout, Range
+from telic.envs.playtable.tasks import check_task
+from telic.spec import Array
+
+TABLE, LEFT, RIGHT, DRAWER, HELD = "table", "left", "right", "drawer", "held"
+YAW: Final[Range] = (pi / 2 - pi / 4, pi / 2 + pi / 4)  # on the shelf: the long side points inwards
+
+_NEUTRAL_TCP: Final = (0.02586889, -0.2313129, 0.5712808, 3.09045411, -0.02908596, 1.50013585)
+_TOOL_LOW: Final = np.array([-0.18, -0.34, 0.52, pi - 0.1, -0.1, 1.1])
+_TOOL_HIGH: Final = np.array([0.28, -0.14, 0.64, pi + 0.1, 0.1, 1.9])
+_SWEEP_M: Final = 0.13  # how far a block is pushed
+_MAX_DRAWS: Final = 1000
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Wish:
+    """What a task needs of the state it begins in; None and absent colours: anything.
+
+    slide, drawer: parts of their range; lightbulb, led: lit or not; places: colour -> where;
+    stack: (upper, lower); push: (colour, direction along x) with a free way; grasped: room for the
+    fingers around it; reachable: on the shelf, room for the hand beside the door; over_drawer: it
+    falls into the open drawer when it is pulled forwards; table_y: of blocks on the desk.
+    """
+
+    slide: Range | None = None
+    drawer: Range | None = None
+    lightbulb: bool | None = None
+    led: bool | None = None
+    places: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    stack: tuple[str, str] | None = None
+    push: tuple[str, int] | None = None
+    grasped: str | None = None
+    reachable: str | None = None
+    over_drawer: str | None = None
+    table_y: Range = table.BLOCK_Y
+
+
+def neutral_robot_obs() -> Array:
+    """Return the robot_obs [15] at which CALVIN begins: above the desk, tool down, gripper open."""
+    width = 2 * panda.FINGER_RANGE
+    return np.array([*_NEUTRAL_TCP, width, *panda.NEUTRAL, 1.0])
+
+
+def calvin_scene_obs(plan: Layout, rng: np.random.Generator) -> Array:
+    """Return a scene_obs [24] as CALVIN's reset draws it: parts at zero, each block anywhere.
+
+    Each block picks desk, left or right half of the shelf, a point there and a yaw; all are drawn
+    again until none touches another.
+    """
+    scene = np.zeros(24)
+    while True:
+        poses = [_put(plan, (TABLE, LEFT, RIGHT)[rng.integers(3)], rng) for _ in plan.order]
+        if apart(poses, [plan.length(colour) for colour in plan.order]):
+            scene[6:] = np.concatenate(poses)
+            return scene
+
+
+def _put(
+    plan: Layout, place: str, rng: np.random.Generator, yaw: Range = (-pi, pi), opened: float = 0.0
+) -> Array:
+    """Return the pose [6] of a block put down somewhere in a place."""
+    x, y, height = {
+        TABLE: (plan.table_x, table.BLOCK_Y, 0.46),
+        LEFT: (plan.left_x, table.SHELF_Y, 0.461),
+        RIGHT: (plan.right_x, table.SHELF_Y, 0.461),
+        DRAWER: (
+            (plan.drawer_x - 0.11, plan.drawer_x + 0.11),
+            (-0.11 - opened, -0.06 - opened),
+            0.361,
+        ),
+    }[place]
+    return np.array([rng.uniform(*x), rng.uniform(*y), height, 0.0, 0.0, rng.uniform(*yaw)])
+
+
+def apart(poses: list[Array], lengths: list[float], gap: float = 0.002) -> bool:
+    """Return whether blocks of these lengths cannot touch, however they are turned."""
+    reach = [hypot(length, table.BLOCK_WIDTH) / 2 for length in lengths]
+    return all(
+        abs(poses[i][2] - poses[j][2]) > table.BLOCK_WIDTH / 2
+        or hypot(*(poses[i] - poses[j])[:2]) > reach[i] + reach[j] + gap
+        for i in range(len(poses))
+        for j in range(i)
+    )
+
+
+def task_start(task: str, plan: Layout, rng: np.random.Generator) -> tuple[Array, Array]:
+    """Return robot_obs [15] and scene_obs [24] drawn such that `task` can be done from there.
+
+    ValueError for a task that PlayTable has not.
+    """
+    check_task(task)
+    for _ in range(_MAX_DRAWS):
+        wish = _wishes()[task](rng)
+        scene = _draw_scene(plan, wish, rng)
+        held = next((c for c, places in wish.places.items() if places == (HELD,)), None)
+        robot = _draw_robot(rng, held is not None)
+        if held is not None:
+            _put_into_hand(scene, plan, held, robot, rng)
+        if _possible(scene, plan, wish, held):
+            return robot, scene
+    raise AssertionError(f"{task}: no state found to begin from")
+
+
+def _draw_scene(plan: Layout, wish: Wish, rng: np.random.Generator) -> Array:
+    """Return a random scene_obs that has the wished parts, lights and places of blocks."""
+    scene = np.zeros(24)
+    ends = [(0.0, 0.02), (0.98, 1.0)]
+    for index, (wished, limit) in enumerate(
+        ((wish.slide, plan.slide_range), (wish.drawer, table.DRAWER_RANGE))
+    ):
+        scene[index] = limit * rng.uniform(*(wished or ends[rng.integers(2)]))
+    lit = bool(rng.integers(2)) if wish.lightbulb is None else wish.lightbulb
+    scene[3], scene[4] = lit * table.SWITCH_RANGE, lit
+    scene[5] = rng.integers(2) if wish.led is None else wish.led
+    everywhere = [TABLE, TABLE, LEFT, RIGHT] + [DRAWER] * int(scene[1] > 0.15)
+    poses = {}
+    for colour in COLOURS:
+        places = wish.places.get(colour, everywhere)
+        place = places[rng.integers(len(places))]
+        if place == HELD:
+            poses[colour] = np.zeros(6)
+        else:
+            yaw = (-pi, pi) if place in (TABLE, DRAWER) else YAW
+            poses[colour] = _put(plan, place, rng, yaw, scene[1])
+            if place == TABLE:
+                poses[colour][1] = rng.uniform(*wish.table_y)
+    if wish.stack is not None:
+        upper, lower = wish.stack
+        poses[upper] = poses[lower].copy()
+        poses[upper][:3] += [*rng.uniform(-0.006, 0.006, 2), table.BLOCK_WIDTH]
+        poses[upper][5] += rng.uniform(-0.3, 0.3)
+    scene[6:] = np.concatenate([poses[colour] for colour in plan.order])
+    return scene
+
+
+@cache
+def _kinematics() -> InverseKinematics:
+    return InverseKinematics()
+
+
+def _draw_robot(rng: np.random.Generator, holding: bool) -> Array:
+    """Return the robot_obs of a tool somewhere above the desk, roughly downwards."""
+    robot = neutral_robot_obs()
+    if holding or rng.random() > 0.25:
+        robot[:6] = rng.uniform(_TOOL_LOW, _TOOL_HIGH)
+        for _ in range(4):
+            robot[7:14] = _kinematics().joints(robot[:3], robot[3:6], robot[7:14])
+    if holding:
+        robot[6], robot[14] = table.BLOCK_WIDTH, -1.0
+    elif rng.random() < 0.3:
+        robot[6], robot[14] = 0.0, -1.0
+    return robot
+
+
+def _put_into_hand(
+    scene: Array, plan: Layout, colour: str, robot: Array, rng: np.random.Generator
+) -> None:
+    """Move a block to between the fingers, its short side across them."""
+    first = 6 + 6 * plan.order.index(colour)
+    lift = rng.uniform(-0.006, 0.0)
+    scene[first : first + 6] = [*(robot[:3] + [0, 0, lift]), robot[3] - pi, robot[4], robot[5]]
+
+
+def _possible(scene: Array, plan: Layout, wish: Wish, held: str | None) -> bool:
+    """Return whether the blocks lie free of each other and of what the task needs."""
+    poses = dict(zip(plan.order, scene[6:].reshape(3, 6), strict=True))
+    lengths = [plan.length(colour) for colour in poses]
+    if not apart(list(poses.values()), lengths):
+        return False
+    if any(near_button(plan, colour, pose) for colour, pose in poses.items() if colour != held):
+        return False
+    if wish.reachable is not None and not _within_reach(scene, poses, plan, wish.reachable):
+        return False
+    if wish.grasped is not None and not _fingers_fit(poses, plan, wish.grasped):
+        return False
+    if wish.over_drawer is not None and abs(poses[wish.over_drawer][0] - plan.drawer_x) > 0.13:
+        return False
+    return wish.push is None or _sweep_is_free(poses, plan, *wish.push)
+
+
+def _within_reach(scene: Array, poses: Mapping[str, Array], plan: Layout, colour: str) -> bool:
+    """Return whether the hand can follow the fingers to a block on the shelf, beside the door."""
+    low, high = plan.opening(scene[0])
+    x, y, yaw = poses[colour][[0, 1, 5]]
+    return abs(x - (low + high) / 2) < 0.06 and y < 0.105 and abs(yaw - pi / 2) < 0.5
+
+
+def _fingers_fit(poses: Mapping[str, Array], plan: Layout, colour: str) -> bool:
+    """Return whether no other block is where the open fingers go."""
+    own = poses[colour]
+    return all(
+        abs(other[2] - own[2]) > 0.02
+        or hypot(*(other - own)[:2]) > 0.065 + hypot(plan.length(name), table.BLOCK_WIDTH) / 2
+        for name, other in poses.items()
+        if name != colour
+    )
+
+
+def near_button(plan: Layout, colour: str, pose: Array) -> bool:
+    """Return whether a block lies on the button or its bezel."""
+    reach = hypot(plan.length(colour), table.BLOCK_WIDTH) / 2 + 0.045
+    return pose[2] < 0.5 and hypot(pose[0] - plan.button_x, pose[1] - table.BUTTON_Y) < reach
+
+
+def _sweep_is_free(poses: Mapping[str, Array], plan: Layout, colour: str, direction: int) -> bool:
+    """Return whether a block can be pushed along x: nothing is in the way."""
+    pose = poses[colour]
+    half = hypot(plan.length(colour), table.BLOCK_WIDTH) / 2
+    # room for the gripper before it, and for the way
+    ahead, behind = half + _SWEEP_M, half + 0.05
+    low = pose[0] - (behind if direction > 0 else ahead)
+    high = pose[0] + (ahead if direction > 0 else behind)
+    if low < -0.43 or high > 0.43:
+        return False
+    bezel = low < plan.button_x + 0.04 and high > plan.button_x - 0.04
+    if bezel and abs(pose[1] - table.BUTTON_Y) < half + 0.04:
+        return False
+    return not any(
+        low < other[0] + 0.045
+        and high > other[0] - 0.045
+        and abs(other[1] - pose[1]) < 0.045 + half
+        for name, other in poses.items()
+        if name != colour and other[2] > 0.4
+    )
+
+
+Draw = Callable[[np.random.Generator], Wish]
+
+
+def _steady(**wish: object) -> Draw:
+    return lambda rng: Wish(**wish)  # type: ignore[arg-type]
+
+
+def _lift_from_shelf(colour: str) -> Draw:
+    def draw(rng: np.random.Generator) -> Wish:
+        if rng.integers(2):
+            return Wish(
+                slide=(0.0, 0.02), places={colour: (LEFT,)}, reachable=colour, grasped=colour
+            )
+        return Wish(slide=(0.98, 1.0), places={colour: (RIGHT,)}, reachable=colour, grasped=colour)
+
+    return draw
+
+
+def _holding(**wish: object) -> Draw:
+    """Return wishes with a random block in the hand."""
+
+    def draw(rng: np.random.Generator) -> Wish:
+        held = COLOURS[rng.integers(3)]
+        return Wish(places={held: (HELD,)}, **wish)  # type: ignore[arg-type]
+
+    return draw
+
+
+def _stacking(rng: np.random.Generator) -> Wish:
+    held, other, _ = rng.permutation(COLOURS)
+    return Wish(places={str(held): (HELD,), str(other): (TABLE,)})
+
+
+def _unstacking(rng: np.random.Generator) -> Wish:
+    upper, lower, _ = (str(colour) for colour in rng.permutation(COLOURS))
+    return Wish(places={upper: (TABLE,), lower: (TABLE,)}, stack=(upper, lower))
+
+
+def _pushing_into_drawer(rng: np.random.Generator) -> Wish:
+    pushed, *others = (str(colour) for colour in rng.permutation(COLOURS))
+    places = {pushed: (TABLE,)} | dict.fromkeys(others, (LEFT, RIGHT))
+    return Wish(drawer=(0.95, 1.0), places=places, over_drawer=pushed, table_y=(-0.15, -0.07))
+
+
+@cache
+def _wishes() -> dict[str, Draw]:
+    """Return task -> how to draw what it needs."""
+    wishes: dict[str, Draw] = {
+        "move_slider_left": _steady(slide=(0.0, 0.25)),
+        "move_slider_right": _steady(slide=(0.75, 1.0)),
+        "open_drawer": _steady(drawer=(0.0, 0.25)),
+        "close_drawer": _steady(drawer=(0.75, 1.0)),
+        "place_in_slider": _holding(),
+        "place_in_drawer": _holding(drawer=(0.9, 1.0)),
+        "stack_block": _stacking,
+        "unstack_block": _unstacking,
+        "turn_on_lightbulb": _steady(lightbulb=False),
+        "turn_off_lightbulb": _steady(lightbulb=True),
+        "turn_on_led": _steady(led=False),
+        "turn_off_led": _steady(led=True),
+        "push_into_drawer": _pushing_into_drawer,
+    }
+    for colour in COLOURS:
+        on_table = {colour: (TABLE,)}
+        for side, direction in (("left", -1), ("right", 1)):
+            wishes[f"rotate_{colour}_block_{side}"] = _steady(places=on_table, grasped=colour)
+            wishes[f"push_{colour}_block_{side}"] = _steady(
+                places=on_table, push=(colour, direction)
+            )
+        wishes[f"lift_{colour}_block_table"] = _steady(places=on_table, grasped=colour)
+        wishes[f"lift_{colour}_block_slider"] = _lift_from_shelf(colour)
+        wishes[f"lift_{colour}_block_drawer"] = _steady(
+            drawer=(0.9, 1.0), places={colour: (DRAWER,)}, grasped=colour
+        )
+    return wishes

@@ -1,0 +1,285 @@
+"""The simulated table: restores any state, moves by actions, says and shows what is there."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, Final
+
+import numpy as np
+
+from telic.envs.playtable import layout as table
+from telic.envs.playtable import panda, starts
+from telic.envs.playtable.control import (
+    ACTION_SPEC,
+    NUM_ACTIONS,
+    RATE_HZ,
+    STEP_M,
+    STEP_RAD,
+    InverseKinematics,
+    opening,
+)
+from telic.envs.playtable.facts import ROBOT, BlockFacts, Facts, block
+from telic.envs.playtable.rotations import euler, quaternion
+from telic.envs.playtable.scene import BULB_RGBA, LED_RGBA, PHYSICS_HZ, build
+from telic.envs.rendering import SceneRenderer, load_mujoco
+from telic.spec import Array, near_misses
+
+ROBOT_OBS: Final = (
+    *(f"tcp_{axis}" for axis in ("x", "y", "z", "roll", "pitch", "yaw")),
+    "gripper_width",
+    *(f"arm_joint_{i}_pos" for i in range(1, 8)),
+    "gripper_action",
+)
+SCENE_OBS: Final = (
+    *table.JOINTS,
+    "lightbulb",
+    "led",
+    *(
+        f"block{i}_{axis}"
+        for i in (1, 2, 3)
+        for axis in ("x", "y", "z", "roll", "pitch", "yaw")
+    ),
+)  # fmt: skip
+_SLACK: Final = 0.01  # m or rad by which a recorded joint may lie beyond its limit
+_SINK_M: Final = 1e-5  # at a distance of exactly 0, MuJoCo 3.3 throws one box in 100 off another
+_SUBSTEPS: Final = round(PHYSICS_HZ / RATE_HZ)
+
+
+class World:
+    """The table of one scene with its robot, at 30 actions a second.
+
+    A new world must be reset. `target` [6] is the pose that the arm is on its way to: position in
+    m and angles about x, y, z in rad, world frame; `gripper` is +1.0 (opening) or -1.0.
+    """
+
+    def __init__(self, scene: str = "D") -> None:
+        self._mujoco = load_mujoco()
+        self._ik = InverseKinematics()
+        self._renderer: SceneRenderer | None = None
+        self._enter(scene)
+
+    def _enter(self, scene: str) -> None:
+        """Take up the model of a scene."""
+        plan = table.layout(scene)
+        self.close()
+        self.scene, self.layout = scene, plan
+        model: Any = copy.copy(build(scene))
+        self._model, self._data = model, self._mujoco.MjData(model)
+        address = {model.joint(i).name: int(model.jnt_qposadr[i]) for i in range(model.njnt)}
+        self._arm = np.array([address[f"arm_{i}"] for i in range(1, 8)])
+        self._fingers = np.array([address["finger_left"], address["finger_right"]])
+        self._parts = np.array([address[name] for name in table.JOINTS])
+        self._blocks = {colour: address[block(colour)] for colour in table.COLOURS}
+        self._block_ids = {c: model.body(block(c)).id for c in table.COLOURS}
+        self._speeds = {c: int(model.joint(block(c)).dofadr[0]) for c in table.COLOURS}
+        self._site = model.site("tcp").id
+        self._lamps = model.geom("bulb").id, model.geom("led").id
+        self._owners = _owners(model)
+
+    def reset(
+        self,
+        robot_obs: Array | None = None,
+        scene_obs: Array | None = None,
+        scene: str | None = None,
+        seed: int | np.random.Generator | None = None,
+    ) -> None:
+        """Put robot and scene at rest in the states that `robot_obs` and `scene_obs` described.
+
+        robot_obs f [15] (default: the neutral posture), scene_obs f [24] (default: parts at zero,
+        blocks drawn from `seed` as CALVIN draws them), scene "A".."D" (default: the one it has).
+        The arm is put by its joint angles; the pose in robot_obs follows from them. Raises
+        ValueError for another length, what is not finite, or a joint outside its limits.
+        """
+        plan = self.layout if scene is None else table.layout(scene)
+        if robot_obs is None:
+            robot_obs = starts.neutral_robot_obs()
+        if scene_obs is None:
+            scene_obs = starts.calvin_scene_obs(plan, np.random.default_rng(seed))
+        robot = _checked_robot(np.asarray(robot_obs, np.float64))
+        parts = _checked_scene(np.asarray(scene_obs, np.float64), plan)
+        if scene is not None and scene != self.scene:
+            self._enter(scene)
+        self._mujoco.mj_resetData(self._model, self._data)
+        qpos = self._data.qpos
+        qpos[self._arm] = np.clip(robot[7:14], panda.LOW, panda.HIGH)
+        qpos[self._fingers] = np.clip(robot[6] / 2, 0.0, panda.FINGER_RANGE)
+        qpos[self._parts] = np.clip(parts[:4], 0.0, plan.ranges())
+        self._lightbulb, self._led = bool(parts[4] > 0.5), bool(parts[5] > 0.5)
+        self._pressed = qpos[self._parts[2]] > table.LED_TOGGLES
+        for colour, pose in zip(plan.order, parts[6:].reshape(3, 6), strict=True):
+            address = self._blocks[colour]
+            qpos[address : address + 3] = pose[:3] - [0, 0, _SINK_M]
+            qpos[address + 3 : address + 7] = quaternion(pose[3:])
+        self.gripper = opening(robot[14])
+        self._angles = qpos[self._arm].copy()
+        self._command(self._angles)
+        self._mujoco.mj_forward(self._model, self._data)
+        self.target = self.tcp()
+
+    def step(self, action: Array) -> None:
+        """Move the target by a relative action f [7] and simulate a thirtieth of a second.
+
+        Entries 0-2 times 0.02 m and 3-5 times 0.05 rad are added to the target; entry 6 opens the
+        gripper above 0 and closes it else. ValueError for another shape or what is not finite.
+        """
+        action = _checked_action(action)
+        self.target[:3] += STEP_M * action[:3]
+        self.target[3:] += STEP_RAD * action[3:6]
+        self._advance(action[6])
+
+    def step_to(self, pose: Array) -> None:
+        """Set the target to a pose f [7] (m, rad, gripper) and simulate as `step` does."""
+        pose = _checked_action(pose)
+        self.target = pose[:6].copy()
+        self._advance(pose[6])
+
+    def _advance(self, gripper: float) -> None:
+        self.gripper = opening(gripper)
+        self._angles = self._ik.joints(self.target[:3], self.target[3:], self._angles)
+        self._command(self._angles)
+        mujoco, model, data = self._mujoco, self._model, self._data
+        mujoco.mj_step(model, data, nstep=_SUBSTEPS)
+        mujoco.mj_kinematics(model, data)  # poses and contacts of the moment reached
+        mujoco.mj_comPos(model, data)
+        mujoco.mj_camlight(model, data)
+        mujoco.mj_collision(model, data)
+        pressed = data.qpos[self._parts[2]] > table.LED_TOGGLES
+        if pressed and not self._pressed:
+            self._led = not self._led
+        self._pressed = pressed
+        self._lightbulb = bool(data.qpos[self._parts[3]] > table.BULB_ON)
+
+    def _command(self, angles: Array) -> None:
+        self._data.ctrl[: panda.NUM_JOINTS] = angles
+        self._data.ctrl[panda.NUM_JOINTS :] = panda.FINGER_RANGE if self.gripper > 0 else 0.0
+
+    def tcp(self) -> Array:
+        """Return the measured pose of the tool's point [6]: m and rad, world frame."""
+        data = self._data
+        return np.concatenate([data.site_xpos[self._site], euler(data.site_xmat[self._site])])
+
+    def robot_obs(self) -> Array:
+        """Return f64 [15]: tool pose 6, gripper width, joint angles 7, last gripper command."""
+        qpos = self._data.qpos
+        return np.concatenate(
+            [self.tcp(), [qpos[self._fingers].sum()], qpos[self._arm], [self.gripper]]
+        )
+
+    def scene_obs(self) -> Array:
+        """Return f64 [24]: slide, drawer, button, switch, bulb, LED, three blocks' poses [6]."""
+        data = self._data
+        poses = []
+        for colour in self.layout.order:
+            body = self._block_ids[colour]
+            poses += [data.xpos[body], euler(data.xmat[body])]
+        lights = [float(self._lightbulb), float(self._led)]
+        return np.concatenate([data.qpos[self._parts], lights, *poses])
+
+    def facts(self) -> Facts:
+        """Return what the predicates of tasks read, now."""
+        data = self._data
+        touching = self._touching()
+        blocks = {
+            colour: BlockFacts(
+                position=data.xpos[body].copy(),
+                rotation=data.xmat[body].reshape(3, 3).copy(),
+                speed=self._data.qvel[self._speeds[colour] : self._speeds[colour] + 6].copy(),
+                touches=frozenset(touching.get(block(colour), ())),
+            )
+            for colour, body in self._block_ids.items()
+        }
+        return Facts(
+            joints=dict(zip(table.JOINTS, data.qpos[self._parts].tolist(), strict=True)),
+            lightbulb=self._lightbulb,
+            led=self._led,
+            blocks=blocks,
+            robot_touches=frozenset(touching.get(ROBOT, ())),
+        )
+
+    def _touching(self) -> dict[str, set[str]]:
+        """Return who touches whom, by name, both ways."""
+        found: dict[str, set[str]] = {}
+        for one, other in self._data.contact.geom.tolist():
+            a, b = self._owners[one], self._owners[other]
+            found.setdefault(a, set()).add(b)
+            found.setdefault(b, set()).add(a)
+        return found
+
+    def picture(self, camera: str, size: tuple[int, int]) -> Array:
+        """Return what camera "static" or "gripper" sees, u8 [h w 3], upright, size = (h, w).
+
+        Raises ValueError for another camera, or where nothing can be drawn.
+        """
+        return self._drawing(camera).picture(self._data, camera, size)
+
+    def depth(self, camera: str, size: tuple[int, int]) -> Array:
+        """Return the distance along the camera's axis of what it sees, f32 [h w] in m."""
+        return self._drawing(camera).depth(self._data, camera, size)
+
+    def _drawing(self, camera: str) -> SceneRenderer:
+        check_camera(camera)
+        if self._renderer is None:
+            self._renderer = SceneRenderer(self._model)
+        bulb, led = self._lamps
+        self._model.geom_rgba[bulb] = BULB_RGBA[self._lightbulb]
+        self._model.geom_rgba[led] = LED_RGBA[self._led]
+        return self._renderer
+
+    def close(self) -> None:
+        """Free the rendering buffer; the next picture makes a new one."""
+        if self._renderer is not None:
+            self._renderer.close()
+            self._renderer = None
+
+
+def check_camera(camera: str) -> None:
+    """Raise ValueError for a camera that the table has not."""
+    if camera not in table.CAMERAS:
+        raise ValueError(
+            f"PlayTable has no camera {camera!r}; it has {', '.join(table.CAMERAS)}"
+            f"{near_misses(camera, table.CAMERAS)}"
+        )
+
+
+def _owners(model: Any) -> list[str]:
+    """Return for each geom the name under which facts know who it belongs to."""
+    parts = {"base", "plank", *table.JOINTS, *(block(colour) for colour in table.COLOURS)}
+    names = [model.body(int(body)).name for body in model.geom_bodyid]
+    return [n if n in parts else "floor" if n == "world" else ROBOT for n in names]
+
+
+def _checked_action(action: Array) -> Array:
+    action = np.asarray(action, np.float64)
+    if action.shape != (NUM_ACTIONS,):
+        raise ValueError(
+            f"action: shape is {action.shape}, expected ({NUM_ACTIONS},): "
+            f"{', '.join(ACTION_SPEC.names)}"
+        )
+    if not np.isfinite(action).all():
+        raise ValueError(f"action: {action.tolist()} is not finite")
+    return action
+
+
+def _check_vector(vector: Array, names: tuple[str, ...], where: str) -> None:
+    if vector.shape != (len(names),):
+        raise ValueError(f"{where}: shape is {vector.shape}, expected ({len(names)},)")
+    if not np.isfinite(vector).all():
+        raise ValueError(f"{where}: {names[int(np.argmin(np.isfinite(vector)))]} is not finite")
+
+
+def _checked_robot(vector: Array) -> Array:
+    _check_vector(vector, ROBOT_OBS, "robot_obs")
+    if problem := panda.arm_limits_problem(vector[7:14], _SLACK):
+        raise ValueError(f"robot_obs: {problem}")
+    widest = 2 * panda.FINGER_RANGE
+    if not -_SLACK <= vector[6] <= widest + _SLACK:
+        raise ValueError(f"robot_obs: gripper_width is {vector[6]:.4g}, expected 0 to {widest:g} m")
+    return vector
+
+
+def _checked_scene(vector: Array, plan: table.Layout) -> Array:
+    _check_vector(vector, SCENE_OBS, "scene_obs")
+    for name, value, limit in zip(table.JOINTS, vector, plan.ranges(), strict=False):
+        if not -_SLACK <= value <= limit + _SLACK:
+            raise ValueError(f"scene_obs: {name} is {value:.4g}, expected 0 to {limit:g} m")
+    return vector
