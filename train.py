@@ -25,7 +25,7 @@ from accelerate.utils import set_seed
 from torch.utils.data import DataLoader
 
 from telic.build_anchors import chunk_batches, describe
-from telic.configs.launch import launch, register_choices
+from telic.configs.launch import launch, register_choices, register_preparation
 from telic.datasets.goals import GoalConfig
 from telic.datasets.sampler import BatchSampler
 from telic.datasets.store import EpisodeStore
@@ -44,8 +44,10 @@ from telic.policy.robomimic_baseline import RobomimicPolicy
 from telic.policy.routings import ROUTINGS
 from telic.policy.run_log import RunLog, WandbConfig
 from telic.policy.seeding import seed_shard
+from telic.policy.starting_point import StartingPoint, copy_language, starting_config
 from telic.policy.stop_signals import StopSignals
 from telic.policy.validation import held_out_errors, non_finite
+from telic.policy.vision_tower import FROM_CHECKPOINT
 from telic.spec import Array
 
 
@@ -97,6 +99,7 @@ class TrainConfig:
     """Everything a training run is a function of."""
 
     out: str = "runs/train"
+    init_from: str | None = None  # a checkpoint directory whose policy and weights to start from
     resume: bool = False  # go on from `out`/checkpoints/last where it exists
     overwrite: bool = False  # start again where `out` holds another run
     data: DataConfig = field(default_factory=DataConfig)
@@ -125,6 +128,15 @@ class TrainConfig:
             raise ValueError("best_by=success needs rollouts; give rollouts.tasks=[...]")
         if not self.data.stores:
             raise ValueError("data.stores is empty; give one: data.stores=[runs/demo/demos.zarr]")
+        seen = {"policy.images": self.policy.images}
+        if self.policy.goal.images:
+            seen["policy.goal.image"] = self.policy.goal.image
+        for name, images in seen.items():
+            if images.frozen and images.tower in FROM_CHECKPOINT and self.init_from is None:
+                raise ValueError(
+                    f"{name}.frozen=true would freeze {images.tower} at random weights; start from "
+                    "a checkpoint that has its weights, init_from=DIR"
+                )
         if self.data.video_only and not self.policy.reads_future:
             raise ValueError(
                 "data.video_only: nothing would learn from them; set policy.future.weight=1 or "
@@ -159,9 +171,14 @@ def run(config: TrainConfig) -> dict[str, float]:
     set_seed(config.seed)
     stores = train_windows.stores
     given = _given_anchors(config)
-    policy = _policy(config, stores[: len(config.data.stores)])
+    start = None if config.init_from is None else StartingPoint(config.init_from)
+    policy = _policy(config, stores[: len(config.data.stores)], start)
+    said = [] if start is None else start.load_into(policy)
     prime_embeddings(policy, stores)
-    anchors = None if resuming else _use_anchors(policy, given, train_windows, config.seed)
+    brought = given is None and start is not None and start.config.anchors.on
+    anchors = None
+    if not (resuming or brought):
+        anchors = _use_anchors(policy, given, train_windows, config.seed)
     policy.to(accelerator.device)
     ema = config.ema.build(policy)
     averaged = cast(Policy, ema.module)
@@ -189,6 +206,7 @@ def run(config: TrainConfig) -> dict[str, float]:
                     "progress": asdict(progress),
                 },
                 extra={"train": config},
+                write_language=copy_language(policy),
             )
         accelerator.wait_for_everyone()
 
@@ -198,7 +216,8 @@ def run(config: TrainConfig) -> dict[str, float]:
         StopSignals() as stop,
         RunLog(out, config, config.wandb, config.steps, progress.step, enabled=main) as log,
     ):
-        log.say(_describe(config, policy, train_windows, accelerator))
+        for line in [*said, _describe(config, policy, train_windows, accelerator)]:
+            log.say(line)
         if anchors is not None and policy.truncated is not None:
             log.say(f"{describe(anchors)}; sigma_trunc {policy.truncated.sigma_trunc:.4g}")
         while progress.step < config.steps:
@@ -289,6 +308,12 @@ def _prepare_folder(config: TrainConfig, out: Path, last: Path, accelerator: Acc
                 f"out={out} holds a run already; resume=true goes on with it, "
                 "overwrite=true starts again, or choose another out="
             )
+        inside = Path(config.init_from or "/").resolve()
+        if inside.is_relative_to((out / "checkpoints").resolve()):
+            raise ValueError(
+                f"init_from={config.init_from} lies in out={out}, which overwrite=true would "
+                "empty; choose another out"
+            )
         if accelerator.is_main_process:
             shutil.rmtree(out / "checkpoints")
     accelerator.wait_for_everyone()
@@ -333,12 +358,17 @@ def _windows(config: TrainConfig) -> tuple[Windows, Windows | None]:
     return train, Windows(acted, shape, [held_out for _, held_out in splits])
 
 
-def _policy(config: TrainConfig, stores: Sequence[EpisodeStore]) -> Policy:
+def _policy(
+    config: TrainConfig, stores: Sequence[EpisodeStore], start: StartingPoint | None
+) -> Policy:
     """Return the untrained policy: for the stores' one robot, or in the unified space for all."""
-    if config.policy.space is Space.own:
-        return config.policy.build(stores[0].interface, stores[0].stats)
-    robots = robots_of(stores)
-    return config.policy.build(unified_interface(robots), unified_stats(stores), robots)
+    own = config.policy.space is Space.own
+    robots = {} if own else robots_of(stores)
+    interface = stores[0].interface if own else unified_interface(robots)
+    stats = stores[0].stats if own else unified_stats(stores)
+    if start is not None:
+        stats = start.stats(config.policy, interface, stats)
+    return config.policy.build(interface, stats, robots)
 
 
 def _given_anchors(config: TrainConfig) -> AnchorSet | None:
@@ -483,7 +513,18 @@ def _describe(
     )
 
 
+def choose_policy(overrides: Sequence[str]) -> list[str]:
+    """Return `overrides` with the policy of `init_from=DIR` chosen, unless they choose another."""
+    given = dict(override.partition("=")[::2] for override in overrides)
+    path = given.get("init_from", "null").strip("'\"")
+    if path == "null" or "policy" in given:
+        return list(overrides)
+    register_choices("policy", {"init_from": starting_config(path)})
+    return [*overrides, "policy=init_from"]
+
+
 register_choices("policy", POLICIES)
+register_preparation("train", choose_policy)
 register_choices("policy/formulation", {name: build() for name, build in FORMULATIONS.items()})
 register_choices("policy/denoiser/routing", {name: build() for name, build in ROUTINGS.items()})
 

@@ -30,6 +30,7 @@ from telic.spec import near_misses
 Config = TypeVar("Config")
 USER_ERRORS = (ValueError, OSError, HydraException, OmegaConfBaseException)
 CONFIGS = Path(__file__).resolve().parent
+_PREPARATIONS: dict[str, Callable[[Sequence[str]], list[str]]] = {}
 
 
 def launch(schema: type[Config], body: Callable[[Config], object], name: str) -> None:
@@ -67,6 +68,7 @@ def launch(schema: type[Config], body: Callable[[Config], object], name: str) ->
             body(_to_object(cfg, schema))
 
     with one_line_errors():
+        sys.argv[1:] = _prepared(name, sys.argv[1:])
         hydra.main(version_base="1.3", config_path=str(CONFIGS / name), config_name="config")(
             compose_and_run
         )()
@@ -77,7 +79,7 @@ def compose(schema: type[Config], name: str, overrides: Sequence[str] = ()) -> C
     _register(schema, name)
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(str(CONFIGS / name), version_base="1.3"):
-        return _to_object(hydra.compose("config", overrides=list(overrides)), schema)
+        return _to_object(hydra.compose("config", overrides=_prepared(name, overrides)), schema)
 
 
 def _to_object(cfg: DictConfig, schema: type[Config]) -> Config:
@@ -92,6 +94,18 @@ def register_choices(group: str, choices: Mapping[str, object]) -> None:
     """Make `group=name` on a command line choose among config objects, where a root asks for it."""
     for name, node in choices.items():
         ConfigStore.instance().store(group=group, name=name, node=node)
+
+
+def register_preparation(name: str, prepare: Callable[[Sequence[str]], list[str]]) -> None:
+    """Have `prepare` turn the overrides of command `name` into those that are composed.
+
+    It may register choices that only they name.
+    """
+    _PREPARATIONS[name] = prepare
+
+
+def _prepared(name: str, overrides: Sequence[str]) -> list[str]:
+    return _PREPARATIONS.get(name, list)(overrides)
 
 
 def _register(schema: type[object], name: str) -> None:

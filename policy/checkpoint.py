@@ -145,7 +145,7 @@ def load_policy(path: str | Path, device: str | torch.device = "cpu") -> ChunkPo
 
     ValueError names what is missing or does not fit: a file, a kind, a tensor, a shape.
     """
-    parts = _read_parts(_checkpoint(path))
+    parts = read_parts(path)
     place = pick_device(str(device))
     if (kind := parts.config["kind"]) in OTHER_KINDS:
         module = importlib.import_module(OTHER_KINDS[kind])
@@ -180,7 +180,9 @@ def git_commit() -> str:
     return head.stdout.strip() + ("+" if status.stdout.strip() else "")
 
 
-def _read_parts(folder: Path) -> Parts:
+def read_parts(path: str | Path) -> Parts:
+    """Return what checkpoint directory `path` holds besides `train_state`, tensors on the CPU."""
+    folder = _checkpoint(path)
     config = _read_config(folder)
     require_kind(str(config.get("kind")), [*KINDS, *OTHER_KINDS], str(folder / "config.yaml"))
     with _readable(folder):

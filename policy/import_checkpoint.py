@@ -1,8 +1,8 @@
 """`import-checkpoint`: a published checkpoint becomes one of ours, encoders included.
 
-SRC is what was published: MoDE's directory (config.yaml, model_cleaned.safetensors), or MDT's
-Lightning .ckpt (with .hydra/config.yaml), or RDT's directory (config.json, model.safetensors or
-pytorch_model.bin).
+SRC is what was published: MoDE's directory (config.yaml, model_cleaned.safetensors), or MDT's or
+MDT-V's Lightning .ckpt (with .hydra/config.yaml), or RDT's directory (config.json,
+model.safetensors or pytorch_model.bin).
 """
 
 from __future__ import annotations

@@ -517,6 +517,12 @@ class Policy(nn.Module):
         language = self.goal_encoder.language
         return {} if language is None else language.embed(sentences)
 
+    @property
+    def language_folder(self) -> Path | None:
+        """Return the folder of the text encoder that a checkpoint brought along."""
+        language = self.goal_encoder.language
+        return None if language is None else language.folder
+
     def use_language_folder(self, folder: Path) -> None:
         """Load the text encoder, when it is needed, from `folder` and not by its name."""
         if self.goal_encoder.language is not None:

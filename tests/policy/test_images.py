@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from telic.policy.clip_vision import ClipVisionConfig
 from telic.policy.image_encoder import (
     ImageConfig,
     ImageEncoder,
@@ -195,3 +196,21 @@ def test_cameras_are_chosen_by_name(
     assert ImageConfig(cameras=["wrist"]).choose(offered) == ["wrist"]
     with pytest.raises(ValueError, match="no camera 'frond', the data have front, wrist; did you"):
         ImageConfig(cameras=["frond"]).choose(offered)
+
+
+def test_two_scalings_and_two_projections_exclude_each_other() -> None:
+    with pytest.raises(ValueError, match=r"clip_pixels and images.clip_pixels_first exclude"):
+        ImageConfig(clip_pixels=True, clip_pixels_first=True)
+    with pytest.raises(ValueError, match=r"adaptor and images.mlp are two projections"):
+        ImageConfig(adaptor=True, mlp=True)
+    with pytest.raises(ValueError, match="side=225 must be a multiple of patch=16"):
+        ClipVisionConfig(side=225)
+
+
+def test_voltron_is_a_tower_like_the_others() -> None:
+    """Its map is 14 x 14 whatever the image's size; from random weights it trains."""
+    tower = load_tower("voltron", frozen=False)
+    features = tower(torch.randint(0, 256, (1, 40, 60, 3), dtype=torch.uint8))
+    assert features.shape == (1, 384, 14, 14) and tower.num_patches == 196
+    features.square().mean().backward()
+    assert all(p.grad is not None for p in tower.parameters())

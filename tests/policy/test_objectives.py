@@ -17,10 +17,12 @@ from telic.policy.alignment import (
     AlignmentConfig,
     Counterpart,
     LatentPool,
+    Picture,
     Projection,
     contrastive_loss,
     sentence_numbers,
 )
+from telic.policy.clip_vision import ClipVisionConfig
 from telic.policy.foresight import Foresight, ForesightConfig
 from telic.policy.future import FutureConfig
 from telic.policy.goal_encoder import GoalConfig, GoalTokens
@@ -415,3 +417,16 @@ def test_impossible_objectives_are_one_line(build: Build, make_batch: Any) -> No
     batch = {k: v for k, v in make_batch(config).items() if not k.startswith("future")}
     with pytest.raises(ValueError, match="no future_image/front; set future_steps"):
         build(config).train()(batch, torch.Generator())
+
+
+def test_pictures_that_are_no_vectors_are_refused(build: Build) -> None:
+    """Another projection of a picture needs the one vector of its tower."""
+    for picture in (Picture.sentence, Picture.apart):
+        config = policy_config(alignment=AlignmentConfig(weight=1.0, num_heads=2, picture=picture))
+        with pytest.raises(ValueError, match=f"alignment.picture={picture.value} projects the one"):
+            build(config)
+    tower = ImageConfig(tower="clip_vision", clip=ClipVisionConfig(side=32, width=64, layers=1))
+    config = policy_config(alignment=AlignmentConfig.published_v())
+    config.alignment.num_heads, config.goal.image = 2, tower
+    with pytest.raises(ValueError, match="pictures are vectors of 512, sentences of 384; use"):
+        build(config)
