@@ -24,14 +24,14 @@ class Phrasings(Enum):
 class ProtocolSettings:
     """The protocol of an evaluation by name, and the settings that protocols take."""
 
-    protocol: str = "tasks"  # tasks: episodes of single tasks; lh_mtlc: five tasks in a row
+    protocol: str = "tasks"  # any tasks; mtlc: PlayTable's 34; lh_mtlc: chains of five in a row
     tasks: list[str] = field(default_factory=lambda: ["mt10"])  # names, ids or tags
     episodes_per_task: int = 10
     seed: int = 200_000  # of each task's first episode; training uses others
-    max_steps: int | None = None  # for one goal; None: the protocol's own (tasks 200, lh_mtlc 360)
+    max_steps: int | None = None  # for one goal; None: the protocol's own (tasks 200, else 360)
     instructions: Phrasings = Phrasings.canonical
     state: StateChoice = StateChoice.full  # what the environments show, as in collect-demos
-    env: str | None = None  # the family whose chains are run; None: playtable
+    env: str | None = None  # the family that mtlc and lh_mtlc run; None: playtable
     num_chains: int = 1000  # the first so many of the evaluation chains
     scene: str = "D"
     language_file: str | None = None  # yaml of task -> sentences; None: our held-out ones
@@ -146,14 +146,15 @@ class TaskProtocol(EvaluationProtocol):
             EpisodeJob(
                 task=task,
                 seed=self.seed + index,
-                instruction=self._phrasing(task, index),
+                instruction=self.phrasing(task, index),
                 env_kwargs=dict(self.env),
             )
             for index in range(self.episodes_per_task)
             for task in self.tasks
         ]
 
-    def _phrasing(self, task: str, index: int) -> str:
+    def phrasing(self, task: str, index: int) -> str:
+        """Return what episode `index` of a task is given."""
         phrasings = entry(task).instructions
         return phrasings[index % len(phrasings)] if self.all_phrasings else phrasings[0]
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from telic.envs.playtable.evaluation import ChainProtocol
+from telic.envs.playtable.evaluation import ChainProtocol, SingleProtocol
 from telic.envs.protocol import EvaluationProtocol, ProtocolSettings, TaskProtocol
 from telic.spec import near_misses
 
@@ -19,15 +19,13 @@ class ProtocolEntry:
     takes: frozenset[str]
 
 
+EPISODES = frozenset(["episodes_per_task", "seed"])
+TABLE = frozenset(["env", "scene", "language_file"])
 COMMON = frozenset(["protocol", "max_steps", "instructions", "state"])
 PROTOCOLS: dict[str, ProtocolEntry] = {
-    TaskProtocol.name: ProtocolEntry(
-        protocol=TaskProtocol, takes=frozenset(["tasks", "episodes_per_task", "seed"])
-    ),
-    ChainProtocol.name: ProtocolEntry(
-        protocol=ChainProtocol,
-        takes=frozenset(["env", "num_chains", "scene", "language_file"]),
-    ),
+    TaskProtocol.name: ProtocolEntry(protocol=TaskProtocol, takes=EPISODES | {"tasks"}),
+    SingleProtocol.name: ProtocolEntry(protocol=SingleProtocol, takes=EPISODES | TABLE),
+    ChainProtocol.name: ProtocolEntry(protocol=ChainProtocol, takes=TABLE | {"num_chains"}),
 }
 
 

@@ -119,8 +119,8 @@ class ChainTask(TaskEnv):
         return texts[self._number % len(texts) if self._all_phrasings else 0]
 
     def step(self, action: Array) -> tuple[DictObs, float, bool, bool, dict[str, Any]]:
-        """Take an action; a task found done hands over to the next one."""
-        self._table.step(action)
+        """Take an action, within its bounds; a task found done hands over to the next one."""
+        self._table.step(self.interface.action.clip(action))
         self._steps += 1
         now, length = self._table.facts(), len(self._chain.tasks)
         done = self.goals_reached < length and self._success(self.current_task, self._start, now)

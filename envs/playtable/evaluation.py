@@ -1,7 +1,7 @@
-"""LH-MTLC: how many tasks of a chain a policy does in a row, told each by a sentence.
+"""CALVIN's two protocols (Mees et al., RA-L 2022): chains of tasks, and each task alone.
 
-CALVIN's benchmark (Mees et al., RA-L 2022, section IV): success of 1 to 5 tasks in a row, and the
-average length of the chains done. A chain ends at the first task not done within the limit.
+LH-MTLC: success of 1 to 5 tasks in a row, each told by a sentence, and the average length of the
+chains done; a chain ends at the first task not done within the limit. MTLC: success of each task.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from telic.envs.protocol import (
     Outcome,
     Phrasings,
     ProtocolSettings,
+    TaskProtocol,
     state_kwargs,
 )
 from telic.envs.registry import entry
@@ -53,9 +54,7 @@ class ChainProtocol(EvaluationProtocol):
     def from_settings(cls, settings: ProtocolSettings) -> ChainProtocol:
         """Return the protocol; ValueError for an unknown family or scene, a bad language file."""
         evaluation_chains(settings.num_chains)
-        require_scene(settings.scene)
-        sentences(Phrases.held_out, settings.language_file)
-        family = settings.env or "playtable"
+        family = _family(settings)
         entry(f"{family}/lh_mtlc")
         return cls(
             num_chains=settings.num_chains,
@@ -133,3 +132,44 @@ class ChainProtocol(EvaluationProtocol):
         return (
             f"LH-MTLC, {self.num_chains} chains, scene {self.scene}, {self.max_steps} steps a task"
         )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SingleProtocol(TaskProtocol):
+    """Each of the 34 tasks alone, from random states in which it is possible.
+
+    A sentence is a held-out one, or one of `language_file`'s.
+    """
+
+    name: ClassVar[str] = "mtlc"
+
+    language_file: str | None = None
+
+    @classmethod
+    def from_settings(cls, settings: ProtocolSettings) -> SingleProtocol:
+        """Return the protocol; ValueError for an unknown family or scene, a bad language file."""
+        family = _family(settings)
+        tasks = [f"{family}/{task}" for task in TASK_RULES]
+        for task in tasks:
+            entry(task)
+        return cls(
+            tasks=tasks,
+            episodes_per_task=settings.episodes_per_task,
+            seed=settings.seed,
+            max_steps=STEPS_PER_TASK if settings.max_steps is None else settings.max_steps,
+            all_phrasings=settings.instructions is Phrasings.all,
+            env={"scene": settings.scene} | state_kwargs(settings.state),
+            language_file=settings.language_file,
+        )
+
+    def phrasing(self, task: str, index: int) -> str:
+        """Return what episode `index` of a task is given."""
+        texts = sentences(Phrases.held_out, self.language_file)[task.rpartition("/")[2]]
+        return texts[index % len(texts) if self.all_phrasings else 0]
+
+
+def _family(settings: ProtocolSettings) -> str:
+    """Return whose tasks are run; ValueError for an unknown scene or a bad language file."""
+    require_scene(settings.scene)
+    sentences(Phrases.held_out, settings.language_file)
+    return settings.env or "playtable"

@@ -8,6 +8,7 @@ import os
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from telic.envs import registry
 from telic.envs.playtable.chain_start import SCENE_STARTS
 from telic.envs.playtable.chain_task import ChainTask, Table
 from telic.envs.playtable.instructions import Phrases, sentences
+from telic.envs.playtable.protocol import initial_states
 from telic.envs.playtable.rules import BLOCKS, TASK_RULES, State, following
 from telic.envs.task import DictObs, Expert, StateChoice, image_specs
 from telic.spec import ActionChunk, ActRequest, Array, ArraySpec, Interface
@@ -102,6 +104,11 @@ class WaitAndDo:
         return np.full(1, TASKS.index(self.task) + 1 if ready else 0, np.float32)
 
 
+def wait_and_do(task: str, table: Table, rng: np.random.Generator) -> Expert:
+    """Return the expert for a task."""
+    return WaitAndDo(task=task)
+
+
 def does(task: str) -> bool:
     """Return whether expert and policy below do not give up on a task."""
     return task not in ("stack_block", "turn_on_led", "turn_off_led")
@@ -154,17 +161,55 @@ def make_chains(
         images=image_specs(cameras, image_size),
     )
 
-    def expert(task: str, table: Table, rng: np.random.Generator) -> Expert:
-        return WaitAndDo(task=task)
-
-    return SymbolicChains(SymbolicTable(), success, expert, interface, state=choice, **kwargs)
+    return SymbolicChains(SymbolicTable(), success, wait_and_do, interface, state=choice, **kwargs)
 
 
-registry.register(
-    registry.TaskEntry(
-        task_id="symbolic/lh_mtlc",
-        make=make_chains,
-        instructions=("do one task after the other",),
-        robot="none",
+class SymbolicTask(SymbolicChains):
+    """One task alone: the table is led at random to where it is possible, as in the protocol."""
+
+    def __init__(self, task: str, **kwargs: Any) -> None:
+        super().__init__(SymbolicTable(), success, wait_and_do, INTERFACE, **kwargs)
+        self._task = task
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[DictObs, dict[str, Any]]:
+        del options
+        rng = np.random.default_rng(seed)
+        states = initial_states()
+        start = state = states[rng.integers(len(states))]
+        before: list[str] = []
+        while following(self._task, state) is None:
+            if len(before) == 20:  # no way leads on once the table is empty
+                start = state = states[rng.integers(len(states))]
+                before = []
+            possible = [task for task in TASKS if following(task, state) is not None]
+            before.append(possible[rng.integers(len(possible))])
+            state = following(before[-1], state) or state
+        obs, _ = super().reset(
+            seed=0, options={"initial_state": start, "tasks": [*before, self._task]}
+        )
+        for task in before:
+            obs, _, _, _, _ = super().step(np.full(1, TASKS.index(task) + 1))
+        return obs, {"instruction": self._instruction()}
+
+    def step(self, action: Array) -> tuple[DictObs, float, bool, bool, dict[str, Any]]:
+        obs, reward, terminated, truncated, info = super().step(action)
+        return obs, reward, terminated, truncated, {"success": info["success"]}
+
+
+def make_task(task: str, scene: str, **kwargs: Any) -> ChainTask:
+    """Return one task's environment; it has no cameras."""
+    del kwargs["cameras"], kwargs["image_size"]
+    return SymbolicTask(task, scene=scene, **kwargs)
+
+
+for name, make in [("lh_mtlc", make_chains), *((t, partial(make_task, t)) for t in TASKS)]:
+    registry.register(
+        registry.TaskEntry(
+            task_id=f"symbolic/{name}",
+            make=make,
+            instructions=("do what the task is called",),
+            robot="none",
+        )
     )
-)
