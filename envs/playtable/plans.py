@@ -112,23 +112,26 @@ def _grasps(hand: Hand, colour: str, around: float = NEUTRAL_YAW) -> list[float]
     return sorted(found, key=lambda angle: abs(angle - around))
 
 
-def _grasp(hand: Hand, colour: str, yaw: float, height: float) -> Plan:
+def _grasp(hand: Hand, colour: str, yaw: float, height: float, lean: float = 0.0) -> Plan:
     """Yield the way down over a block that lies free, and the closing of the fingers."""
     x, y, _ = hand.place(colour)
-    yield from hand.above(x, y, yaw, OPEN)
+    yield from hand.above(x, y, yaw, OPEN, lean)
     x, y, _ = hand.place(colour)
-    yield hand.at([x, y, height + 0.06], yaw, OPEN, speed=0.9)
-    yield hand.at([x, y, height], yaw, OPEN, within=0.006, speed=0.7)
-    yield hand.at([x, y, height], yaw, CLOSED, stay=_CLOSE_STEPS)
+    yield hand.at([x, y, height + 0.06], yaw, OPEN, lean=lean, speed=0.9)
+    yield hand.at([x, y, height], yaw, OPEN, lean=lean, within=0.006, speed=0.7)
+    yield hand.at([x, y, height], yaw, CLOSED, lean=lean, stay=_CLOSE_STEPS)
 
 
 def lift_from_table(colour: str) -> Attempt:
     def attempt(hand: Hand) -> Plan:
         yaw = _grasps(hand, colour)[0]
         height = hand.place(colour)[2] + 0.005
-        yield from _grasp(hand, colour, yaw, height)
+        x, y, _ = hand.place(colour)
+        handle = hand.plan.slide_handle_x(hand.world.facts().joints["slide"])
+        lean = 0.3 if abs(x - handle) < 0.14 and y > -0.1 else 0.0  # away from the handle
+        yield from _grasp(hand, colour, yaw, height, lean)
         up = hand.world.target[:3] + [0, 0, hand.rng.uniform(0.09, 0.14)]
-        yield hand.at(up, yaw, CLOSED, stay=2)
+        yield hand.at(up, yaw, CLOSED, lean=lean, stay=2)
 
     return attempt
 

@@ -55,6 +55,7 @@ def _set_options(spec: Any, mujoco: Any) -> None:
     option.cone = mujoco.mjtCone.mjCONE_ELLIPTIC
     option.impratio = 10
     spec.visual.map.znear, spec.visual.map.zfar = 0.01, 10.0
+    spec.visual.quality.numslices, spec.visual.quality.numstacks = 14, 8
     spec.stat.extent = 1.0  # unit of the two above
     spec.visual.headlight.ambient = [0.45, 0.45, 0.45]
     spec.visual.headlight.diffuse = [0.0, 0.0, 0.0]

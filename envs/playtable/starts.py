@@ -24,6 +24,7 @@ _NEUTRAL_TCP: Final = (0.02586889, -0.2313129, 0.5712808, 3.09045411, -0.0290859
 _TOOL_LOW: Final = np.array([-0.18, -0.34, 0.52, pi - 0.1, -0.1, 1.1])
 _TOOL_HIGH: Final = np.array([0.28, -0.14, 0.64, pi + 0.1, 0.1, 1.9])
 _SWEEP_M: Final = 0.13  # how far a block is pushed
+_REACH_M: Final = 0.75  # of a tool that points down onto the desk, from the arm's base
 _MAX_DRAWS: Final = 1000
 
 
@@ -184,13 +185,28 @@ def _possible(scene: Array, plan: Layout, wish: Wish, held: str | None) -> bool:
         return False
     if any(near_button(plan, colour, pose) for colour, pose in poses.items() if colour != held):
         return False
+    if any(not _reaches(pose) for colour, pose in poses.items() if colour != held):
+        return False
     if wish.reachable is not None and not _within_reach(scene, poses, plan, wish.reachable):
         return False
     if wish.grasped is not None and not _fingers_fit(poses, plan, wish.grasped):
         return False
+    needed = wish.grasped or wish.over_drawer or (wish.push[0] if wish.push else None)
+    if needed is not None and _under_handle(poses[needed], plan, scene[0]):
+        return False
     if wish.over_drawer is not None and abs(poses[wish.over_drawer][0] - plan.drawer_x) > 0.13:
         return False
     return wish.push is None or _sweep_is_free(poses, plan, *wish.push)
+
+
+def _reaches(pose: Array) -> bool:
+    """Return whether the arm gets over a block on the desk; shelf and drawer are nearer."""
+    return pose[1] > 0.0 or hypot(pose[0] - panda.BASE[0], pose[1] - panda.BASE[1]) < _REACH_M
+
+
+def _under_handle(pose: Array, plan: Layout, slide: float) -> bool:
+    """Return whether the door's handle is in the way of a hand over a block on the desk."""
+    return -0.06 < pose[1] < 0.0 and abs(pose[0] - plan.slide_handle_x(slide)) < 0.12
 
 
 def _within_reach(scene: Array, poses: Mapping[str, Array], plan: Layout, colour: str) -> bool:
@@ -225,7 +241,7 @@ def _sweep_is_free(poses: Mapping[str, Array], plan: Layout, colour: str, direct
     ahead, behind = half + _SWEEP_M, half + 0.05
     low = pose[0] - (behind if direction > 0 else ahead)
     high = pose[0] + (ahead if direction > 0 else behind)
-    if low < -0.43 or high > 0.43:
+    if low < -0.43 or high > 0.43 or not _reaches(np.array([high, pose[1], 0.0])):
         return False
     bezel = low < plan.button_x + 0.04 and high > plan.button_x - 0.04
     if bezel and abs(pose[1] - table.BUTTON_Y) < half + 0.04:

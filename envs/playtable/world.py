@@ -140,8 +140,6 @@ class World:
         mujoco, model, data = self._mujoco, self._model, self._data
         mujoco.mj_step(model, data, nstep=_SUBSTEPS)
         mujoco.mj_kinematics(model, data)  # poses and contacts of the moment reached
-        mujoco.mj_comPos(model, data)
-        mujoco.mj_camlight(model, data)
         mujoco.mj_collision(model, data)
         pressed = data.qpos[self._parts[2]] > table.LED_TOGGLES
         if pressed and not self._pressed:
@@ -220,6 +218,7 @@ class World:
         check_camera(camera)
         if self._renderer is None:
             self._renderer = SceneRenderer(self._model)
+        self._mujoco.mj_camlight(self._model, self._data)
         bulb, led = self._lamps
         self._model.geom_rgba[bulb] = BULB_RGBA[self._lightbulb]
         self._model.geom_rgba[led] = LED_RGBA[self._led]
