@@ -42,6 +42,7 @@ class ControlConfig:
     goal: str | None = None  # the sentence; None: the robot's own
     duration_s: float | None = 10.0  # None: until stopped
     sampling: str | None = None  # denoising steps: "1", "2", "5", "10"; None: the checkpoint's
+    numbers: str | None = None  # fp32, packed, bf16, fp16, int8, w8a8; None: fp32
     # steps after which a new chunk is asked for; 1: as soon as the policy is free
     execute_horizon: int = 1
     seed: int = 300_000  # of the scene's starts and of the policy's noise
@@ -70,6 +71,7 @@ def run(config: ControlConfig) -> dict[str, Any]:
             config.checkpoint,
             device=config.device,
             sampling=config.sampling,
+            numbers=config.numbers,
             threads=config.threads,
             act_as=config.act_as,
         ),

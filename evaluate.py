@@ -40,6 +40,7 @@ from telic.policy.device import pick_device
 from telic.policy.latency import chunk_latency_ms
 from telic.policy.machine import machine, versions
 from telic.policy.policy import Policy
+from telic.policy.quantize import number_format, quantize
 from telic.policy.robomimic_baseline import RobomimicPolicy
 from telic.policy.sampling import preset
 from telic.spec import ChunkPolicy
@@ -67,6 +68,7 @@ class EvaluateConfig:
     instructions: Phrasings = Phrasings.canonical
     state: StateChoice = StateChoice.full  # what the environments show, as in collect-demos
     sampling: str | None = None  # preset "10", "5", "2" or "1" steps; None: the checkpoint's own
+    numbers: str | None = None  # fp32, packed, bf16, fp16, int8, w8a8 (quantize.py); None: fp32
     execute_horizon: int = 4  # actions run of each chunk (all, if the policy gives fewer)
     num_workers: int = 2  # simulator processes; 0 simulates in this one
     envs_per_worker: int = 10
@@ -176,13 +178,17 @@ def contestant(config: EvaluateConfig) -> Contestant:
             policy.sampling = preset(config.sampling)
         title = f"{title}, {policy.sampling.steps} steps"
         identity["sampling"] = plain(policy.sampling)
+        if config.numbers is not None:
+            quantize(policy.denoiser, number_format(config.numbers))
+            title, identity["numbers"] = f"{title}, {config.numbers}", config.numbers
     else:
         title = policy.title if isinstance(policy, RobomimicPolicy) else title
-        if config.sampling is not None:
-            raise ValueError(
-                f"sampling={config.sampling}: {config.checkpoint} ({title}) does not denoise; "
-                "leave sampling out"
-            )
+        for name in ("sampling", "numbers"):
+            if (value := getattr(config, name)) is not None:
+                raise ValueError(
+                    f"{name}={value}: {config.checkpoint} ({title}) does not denoise; "
+                    f"leave {name} out"
+                )
     return Contestant(title=title, identity=identity, policy=policy)
 
 

@@ -35,16 +35,19 @@ def open_checkpoint(
     sampling: str | None = None,
     threads: int = 1,
     act_as: str | None = None,
+    numbers: str | None = None,
 ) -> ChunkPolicy:
     """Return the policy in checkpoint directory `path`, with the named sampling if one is given.
 
-    act_as: for which of the robots that it was trained for. ValueError for a bad checkpoint,
-    device, sampling or robot, or a policy that does not sample.
+    act_as: for which of the robots that it was trained for. numbers: in which format its large
+    matrices compute. ValueError for a bad checkpoint, device, sampling, robot or format, or a
+    policy that does not sample.
     """
     import torch  # here, so that no other process of a run loads it
 
     from telic.policy.checkpoint import load_policy
     from telic.policy.policy import Policy
+    from telic.policy.quantize import number_format, quantize
     from telic.policy.sampling import preset
 
     torch.set_num_threads(threads)
@@ -54,6 +57,10 @@ def open_checkpoint(
         if not isinstance(policy, Policy):
             raise ValueError(f"sampling={sampling}: the policy in {path} does not denoise")
         policy.sampling = chosen
+    if numbers is not None:
+        if not isinstance(policy, Policy):
+            raise ValueError(f"numbers={numbers}: the policy in {path} does not denoise")
+        quantize(policy.denoiser, number_format(numbers))
     if act_as is not None:
         if not isinstance(policy, ManyRobots):
             raise ValueError(f"act_as={act_as}: the policy in {path} has one robot of its own")
