@@ -46,6 +46,7 @@ class ControlConfig:
     # None: as the checkpoint says.
     anchors: int | None = None
     temperature: float | None = None
+    numbers: str | None = None  # fp32, packed, bf16, fp16, int8, w8a8; None: fp32
     # steps after which a new chunk is asked for; 1: as soon as the policy is free
     execute_horizon: int = 1
     seed: int = 300_000  # of the scene's starts and of the policy's noise
@@ -74,6 +75,7 @@ def run(config: ControlConfig) -> dict[str, Any]:
             config.checkpoint,
             device=config.device,
             sampling=config.sampling,
+            numbers=config.numbers,
             threads=config.threads,
             act_as=config.act_as,
             anchors=config.anchors,

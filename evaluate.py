@@ -38,6 +38,7 @@ from telic.policy.device import pick_device
 from telic.policy.latency import chunk_latency_ms
 from telic.policy.machine import machine, versions
 from telic.policy.policy import Policy
+from telic.policy.quantize import number_format, quantize
 from telic.policy.robomimic_baseline import RobomimicPolicy
 from telic.policy.sampling import preset
 from telic.spec import ChunkPolicy
@@ -56,6 +57,7 @@ class EvaluateConfig(ProtocolSettings):
     # None: as the checkpoint says.
     anchors: int | None = None
     temperature: float | None = None
+    numbers: str | None = None  # fp32, packed, bf16, fp16, int8, w8a8 (quantize.py); None: fp32
     execute_horizon: int = 4  # actions run of each chunk (all, if the policy gives fewer)
     num_workers: int = 2  # simulator processes; 0 simulates in this one
     envs_per_worker: int = 10
@@ -160,9 +162,12 @@ def contestant(config: EvaluateConfig) -> Contestant:
         identity["sampling"] = plain(policy.sampling)
         if policy.truncated is not None:
             identity["start"] = plain(policy.start)
+        if config.numbers is not None:
+            quantize(policy.denoiser, number_format(config.numbers))
+            title, identity["numbers"] = f"{title}, {config.numbers}", config.numbers
     else:
         title = policy.title if isinstance(policy, RobomimicPolicy) else title
-        for name in ("sampling", "anchors", "temperature"):
+        for name in ("sampling", "anchors", "temperature", "numbers"):
             if (value := getattr(config, name)) is not None:
                 raise ValueError(
                     f"{name}={value}: {config.checkpoint} ({title}) does not denoise; "

@@ -142,8 +142,8 @@ class Denoiser(nn.Module, ABC):
     def prepare(self, joined: Level, memory: Any) -> list[Any]:
         """Return the memory that `step` reads at each of the S joined levels.
 
-        A kind computes here, for all of them in one batch, what a step would compute anew without
-        looking at the actions; most have nothing of the sort.
+        A kind may compute here, for all of them in one batch, what its steps would each compute
+        without looking at the actions; most have nothing of the sort.
         """
         return [memory] * len(joined.embedding)
 

@@ -6,7 +6,7 @@ B samples, T tokens, D width, E experts, M hidden width of one expert.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -64,21 +64,11 @@ class Experts(nn.Module):
         computing the others; a gate for each sample is then expected where it names samples.
         """
         if chosen is not None:
-            return self._only(chosen, x, gates)
+            return gated_sum(x, gates, chosen, self._one)
         hidden = F.linear(x, self.weight_in.flatten(0, 1), self.bias_in)
         hidden = hidden.unflatten(-1, (self.num_experts, 2, -1))
         hidden = self._activate(hidden) * gates.unsqueeze(-1).to(hidden.dtype)
         return hidden.flatten(-2) @ self.weight_out.flatten(0, 1)
-
-    def _only(self, chosen: Chosen, x: Tensor, gates: Tensor) -> Tensor:
-        out = torch.zeros_like(x)
-        for n, rows in chosen.items():
-            gate = gates[..., n : n + 1]
-            if rows is None:
-                out = out + self._one(n, x, gate)
-            else:
-                out = out.index_add(0, rows, self._one(n, x[rows], gate[rows]))
-        return out
 
     def _one(self, n: int, x: Tensor, gate: Tensor) -> Tensor:
         """Return what expert n adds."""
@@ -104,3 +94,20 @@ class Experts(nn.Module):
         up, swish = hidden.unbind(-2)
         product = up * F.silu(swish)
         return F.dropout(product, self.dropout, self.training) if self.dropout else product
+
+
+def gated_sum(
+    x: Float[Tensor, "b t d"],
+    gates: Float[Tensor, "b2 t2 e"],
+    chosen: Chosen,
+    one: Callable[[int, Tensor, Tensor], Tensor],
+) -> Float[Tensor, "b t d"]:
+    """Return the sum over the chosen experts n of `one(n, x, gate)`, each for its own samples."""
+    out = torch.zeros_like(x)
+    for n, rows in chosen.items():
+        gate = gates[..., n : n + 1]
+        if rows is None:
+            out = out + one(n, x, gate)
+        else:
+            out = out.index_add(0, rows, one(n, x[rows], gate[rows]))
+    return out

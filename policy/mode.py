@@ -38,6 +38,10 @@ from telic.policy.routing import (
 )
 from telic.policy.sigma_embedding import LinearSigmaEmbedding
 
+# Tokens of a prefix from which computing it apart is faster. It saves no operation, as sigma is in
+# all of it, and reads all weights once more; what it gains is larger products.
+LONG_PREFIX = 32
+
 
 class Positions(Enum):
     """Who shares a learned position.
@@ -166,13 +170,18 @@ class Mode(Denoiser):
         actions = self.action_out(self.norm(tokens[:, -x.shape[1] :]))
         return Prediction(actions=actions, losses=add_losses(losses))
 
-    def prepare(self, joined: Level, memory: Float[Tensor, "b n d"]) -> list[list[KeysValues]]:
-        """Return for each level every layer's keys and values of the prefix.
+    def prepare(
+        self, joined: Level, memory: Float[Tensor, "b n d"]
+    ) -> list[Tensor] | list[list[KeysValues]]:
+        """Return for each level every layer's keys and values of a long prefix.
 
-        All levels are one batch [S, B P, D], so that a layer's weights are read once, and each
-        expert runs once for the levels that chose it.
+        All levels are one batch [S, B P, D], so that a layer's weights are read once more, and
+        each expert's once for the levels that chose it. Of a short prefix, or for one step, the
+        memory itself: there the actions' tokens take the prefix along for less.
         """
         steps, batch = len(joined.embedding), len(memory)
+        if steps == 1 or 1 + memory.shape[1] < LONG_PREFIX:
+            return [memory] * steps
         embedding = joined.embedding.unsqueeze(1)
         first = joined.embedding[:, None, None].expand(-1, batch, -1, -1)
         prefix = torch.cat([first, memory.expand(steps, -1, -1, -1)], 2)

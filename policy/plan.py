@@ -22,7 +22,10 @@ from telic.policy.sampling import SamplingConfig
 
 
 class Plan:
-    """The levels of one schedule, for a denoiser at rest and the weights it has now."""
+    """The levels of one schedule, for a denoiser at rest and the weights it has now.
+
+    joined: all levels as one of S rows; sigmas: f32 [S] on the denoiser's device.
+    """
 
     def __init__(
         self, denoiser: Denoiser, formulation: Formulation, sampling: SamplingConfig
@@ -38,7 +41,7 @@ class Plan:
             self.sigmas = schedule.to(next(denoiser.parameters()).device)
             shown = formulation.shown(self.sigmas)
             levels = [denoiser.level(sigma) for sigma in shown.split(1)]
-            self._joined = denoiser.join(levels)
+            self.joined = denoiser.join(levels)
             self._levels = [denoiser.fold(level) for level in levels]
 
     def begin(self, memory: Any) -> Denoise:
@@ -52,7 +55,7 @@ class Plan:
                 "the weights have changed since the plan was made; policy.plan() makes one of them "
                 "as they are now"
             )
-        memories = self._denoiser.prepare(self._joined, memory)
+        memories = self._denoiser.prepare(self.joined, memory)
 
         def denoise(x: Tensor, sigma: Tensor) -> Tensor:
             place = self._place(sigma)

@@ -37,17 +37,20 @@ def open_checkpoint(
     act_as: str | None = None,
     anchors: int | None = None,
     temperature: float | None = None,
+    numbers: str | None = None,
 ) -> ChunkPolicy:
     """Return the policy in checkpoint directory `path`, with the named sampling if one is given.
 
     act_as: for which of the robots that it was trained for. anchors, temperature: of
-    `StartConfig`; None: the checkpoint's. ValueError for a bad checkpoint, device, sampling or
-    robot, or a policy that does not sample or has no such anchors.
+    `StartConfig`; None: the checkpoint's. numbers: in which format its large matrices compute.
+    ValueError for a bad checkpoint, device, sampling, robot or format, or a policy that does not
+    sample or has no such anchors.
     """
     import torch  # here, so that no other process of a run loads it
 
     from telic.policy.checkpoint import load_policy
     from telic.policy.policy import Policy
+    from telic.policy.quantize import number_format, quantize
     from telic.policy.sampling import preset
 
     torch.set_num_threads(threads)
@@ -61,6 +64,10 @@ def open_checkpoint(
         if not isinstance(policy, Policy):
             raise ValueError(f"anchors={anchors}: the policy in {path} does not denoise")
         policy.start_from(policy.start.changed(anchors, temperature))
+    if numbers is not None:
+        if not isinstance(policy, Policy):
+            raise ValueError(f"numbers={numbers}: the policy in {path} does not denoise")
+        quantize(policy.denoiser, number_format(numbers))
     if act_as is not None:
         if not isinstance(policy, ManyRobots):
             raise ValueError(f"act_as={act_as}: the policy in {path} has one robot of its own")

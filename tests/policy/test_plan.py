@@ -19,7 +19,7 @@ from telic.policy.formulation import Formulation
 from telic.policy.formulations import FORMULATIONS
 from telic.policy.kinds import KINDS
 from telic.policy.mdt import MdtConfig
-from telic.policy.mode import ModeConfig
+from telic.policy.mode import LONG_PREFIX, ModeConfig
 from telic.policy.noise_routing import NoiseRoutingConfig
 from telic.policy.optimizer import OptimizerConfig
 from telic.policy.plan import Plan
@@ -29,6 +29,7 @@ from telic.policy.routings import ROUTINGS
 from telic.policy.sampling import PRESETS, Sampler, SamplingConfig, Schedule
 
 SIZES = Sizes(num_goals=2, num_images=2, num_states=1, action_horizon=6, action_dim=3, state_dim=32)
+MANY_IMAGES = replace(SIZES, num_images=LONG_PREFIX)
 SMALL: dict[str, dict[str, Any]] = {  # settings of each kind under which a test is quick
     "mode": {"width": 32, "num_layers": 3, "num_heads": 2, "feed_forward": 32},
     "mdt": {"width": 32, "num_heads": 2, "hidden": 64},
@@ -62,22 +63,22 @@ CONFIGS: dict[str, DenoiserConfig] = (
 )
 
 
-def lively(config: DenoiserConfig) -> Denoiser:
+def lively(config: DenoiserConfig, sizes: Sizes = SIZES) -> Denoiser:
     """Return a network whose every weight counts: routes that differ between levels, no zeros."""
-    network = config.build(SIZES).eval()
+    network = config.build(sizes).eval()
     for parameter in network.parameters():
         with torch.no_grad():
             parameter.add_(torch.randn_like(parameter) * 0.1)
     return network
 
 
-def context(rows: int, *, masked: bool = False) -> Context:
+def context(rows: int, sizes: Sizes = SIZES, *, masked: bool = False) -> Context:
     """Return random tokens; masked: the second goal token of the first row does not count."""
     mask = torch.ones(rows, 2, dtype=torch.bool)
     mask[0, 1] = False
     return Context(
         goal=torch.randn(rows, 2, 32),
-        images=torch.randn(rows, 2, 32),
+        images=torch.randn(rows, sizes.num_images, 32),
         state=torch.randn(rows, 1, 32),
         goal_mask=mask if masked else None,
     )
@@ -93,7 +94,7 @@ def chunks(
     masked: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Return the chunks of planned and of plain inference."""
-    memory = network.encode(context(rows, masked=masked))
+    memory = network.encode(context(rows, network.sizes, masked=masked))
     noise = torch.randn(sampling.num_draws, rows, SIZES.action_horizon, SIZES.action_dim)
 
     def plain(x: Tensor, sigma: Tensor) -> Tensor:
@@ -111,6 +112,19 @@ def test_planned_is_plain(name: str, steps: str, rows: int) -> None:
     formulation = config.default_formulation().build()
     got, want = chunks(lively(config), formulation, PRESETS[steps], rows)
     assert (got - want).abs().max() < 1e-5 * max(1, float(want.abs().max()))
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("steps", sorted(PRESETS))
+@pytest.mark.parametrize("name", [name for name in CONFIGS if CONFIGS[name].kind == "mode"])
+def test_a_long_prefix_apart_is_the_same(name: str, steps: str, rows: int) -> None:
+    network, formulation = lively(CONFIGS[name], MANY_IMAGES), EdmConfig().build()
+    got, want = chunks(network, formulation, PRESETS[steps], rows)
+    assert (got - want).abs().max() < 1e-5 * max(1, float(want.abs().max()))
+    plan = Plan(network, formulation, PRESETS[steps])
+    memory = network.encode(context(rows, MANY_IMAGES))
+    for part in network.prepare(plan.joined, memory):
+        assert isinstance(part, list) == (steps != "1")
 
 
 @pytest.mark.parametrize("name", ["mdt", "rdt", "mmdit"])  # MoDE's stream knows no masks
