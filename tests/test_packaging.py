@@ -101,6 +101,7 @@ import telic
 assert pathlib.Path(telic.__file__).is_relative_to({str(target)!r}), telic.__file__
 for name in {sorted(modules(repository))!r}:
     importlib.import_module(name)
+from telic.build_anchors import BuildAnchorsConfig
 from telic.configs.launch import CONFIGS, compose
 from telic.collect import CollectConfig
 from telic.control import ControlConfig
@@ -114,6 +115,7 @@ for schema, name, needed in (
     (EvaluateConfig, "evaluate", ["checkpoint=a"]),
     (ControlConfig, "control", ["checkpoint=a"]),
     (RecipeConfig, "recipe", []),
+    (BuildAnchorsConfig, "build_anchors", ["stores=[a]"]),
 ):
     folder = CONFIGS / name
     assert folder.is_relative_to({str(target)!r})
