@@ -102,6 +102,7 @@ import telic
 assert pathlib.Path(telic.__file__).is_relative_to({str(target)!r}), telic.__file__
 for name in {sorted(modules(repository))!r}:
     importlib.import_module(name)
+from telic.build_anchors import BuildAnchorsConfig
 from telic.configs.launch import CONFIGS, compose
 from telic.collect import CollectConfig
 from telic.control import ControlConfig
@@ -115,6 +116,7 @@ for schema, name, needed in (
     (EvaluateConfig, "evaluate", ["checkpoint=a"]),
     (ControlConfig, "control", ["checkpoint=a"]),
     (RecipeConfig, "recipe", []),
+    (BuildAnchorsConfig, "build_anchors", ["stores=[a]"]),
 ):
     folder = CONFIGS / name
     assert folder.is_relative_to({str(target)!r})

@@ -158,7 +158,13 @@ def test_neither_training_nor_acting_sees_more_noise_than_sigma_trunc(
     terms = policy(make_batch(config, size=500), torch.Generator().manual_seed(0))
     assert 0.28 < terms.sigma.max() <= 0.3
     seen: list[float] = []
-    policy.denoiser.register_forward_hook(lambda _, inputs, __: seen.append(float(inputs[1])))
+    denoise = policy.formulation.denoise
+
+    def watch(network: Any, x: Tensor, sigma: Tensor) -> Tensor:
+        seen.append(float(sigma))
+        return denoise(network, x, sigma)
+
+    policy.formulation.denoise = watch  # type: ignore[method-assign]
     policy.act_batch(make_requests(config))
     assert len(seen) == 10 and max(seen) == pytest.approx(0.3) == seen[0]
 
