@@ -28,6 +28,7 @@ from telic.policy.normalizer import NormalizerConfig, Scaling
 from telic.policy.objective import Encoded, ObjectiveConfig, Surroundings
 from telic.policy.plan import Plan
 from telic.policy.requests import Needs, stack_requests, unit_noise
+from telic.policy.samplers import Denoise
 from telic.policy.sampling import SamplingConfig, first_non_finite
 from telic.policy.state_encoder import StateEncoder
 from telic.policy.vision_tower import VisionTower
@@ -456,17 +457,30 @@ class Policy(nn.Module):
         noise: [draws B H A], the first for the start.
         """
         with self._at_rest():
-            planned = self.plan().begin(self.denoiser.encode(self.encode(batch)))
-            slots = self._trained(batch.get("action_slots"))
-            noise = _within(slots, noise)
-
-            def denoise(x: Tensor, sigma: Tensor) -> Tensor:
-                return _within(slots, planned(x, sigma))
-
-            sampled = self.sampling.sample(denoise, noise[0], noise[1:])
+            context, plan = self.encode(batch), self.plan()
+            if self.device.type == "cuda":
+                sampled = plan.graphs.draw(repr(self.sampling), self._draw, context, noise)
+            else:
+                sampled = self._draw(context, noise)
             if not bool(torch.isfinite(sampled).all()):
-                raise ValueError(first_non_finite(self.sampling, denoise, noise[0], noise[1:]))
+                start, denoise = self._start(context, noise)
+                raise ValueError(first_non_finite(self.sampling, denoise, start[0], start[1:]))
         return self.action_normalizer.unnormalize(sampled)
+
+    def _draw(self, context: Context, noise: Tensor) -> Tensor:
+        """Return normalised actions [B H A] by the plan."""
+        start, denoise = self._start(context, noise)
+        return self.sampling.sample(denoise, start[0], start[1:])
+
+    def _start(self, context: Context, noise: Tensor) -> tuple[Tensor, Denoise]:
+        """Return the noise, 0 in slots that are not trained, and what denoises by the plan."""
+        planned = self.plan().begin(self.denoiser.encode(context))
+        slots = self._trained(context.action_mask)
+
+        def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+            return _within(slots, planned(x, sigma))
+
+        return _within(slots, noise), denoise
 
     @contextmanager
     def _at_rest(self) -> Iterator[None]:

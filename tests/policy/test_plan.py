@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
@@ -12,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from telic.policy.cuda_graph import tensors
 from telic.policy.denoiser import Context, Denoiser, DenoiserConfig, Sizes
 from telic.policy.edm import EdmConfig
 from telic.policy.ema import EmaConfig
@@ -247,7 +249,31 @@ def test_a_policy_keeps_its_plan_and_follows_sampling_and_weights(
             parameter.mul_(1.1)
     changed = act()
     assert all(np.abs(a - b).max() > 1e-4 for a, b in zip(first, changed, strict=True))
-    copy = deepcopy(policy)  # whose plan is its own
+    copy = deepcopy(policy)  # makes a plan of its own
     for a, b in zip(changed, copy.act_batch(requests), strict=True):
         assert np.array_equal(a, b.actions)
     assert policy.train().plan() and policy.training
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("name", sorted(KINDS))
+def test_a_recorded_chunk_is_the_same(
+    name: str, build: Callable[[PolicyConfig], Policy], make_requests: Callable[..., Any]
+) -> None:
+    config = PolicyConfig(denoiser=KINDS[name](**SMALL[name]))
+    policy = build(config).to("cuda")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)  # recording must not fail
+        for seeds in ((0, 1), (2, 3), (4,), (5,)):
+            requests = make_requests(config, seeds)
+            recorded = policy.act_batch(requests)
+            for chunk, request in zip(recorded, requests, strict=True):
+                alone = deepcopy(policy).cpu().act_batch([request])[0]
+                assert np.abs(chunk.actions - alone.actions).max() < 1e-3
+
+
+def test_what_a_chunk_is_drawn_from_is_told_by_name() -> None:
+    noise = torch.randn(1, 2, 6, 3)
+    parts = tensors(context(2, masked=True), noise)
+    assert parts.keys() == {"goal", "images", "state", "goal_mask", "noise"}
+    assert parts["noise"] is noise and "goal_mask" not in tensors(context(2), noise)
