@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from telic.policy.cuda_graph import ChunkGraphs
 from telic.policy.denoiser import Denoiser
 from telic.policy.formulation import Formulation
 from telic.policy.samplers import Denoise
@@ -24,7 +25,8 @@ from telic.policy.sampling import SamplingConfig
 class Plan:
     """The levels of one schedule, for a denoiser at rest and the weights it has now.
 
-    joined: all levels as one of S rows; sigmas: f32 [S] on the denoiser's device.
+    joined: all levels as one of S rows; sigmas: f32 [S] on the denoiser's device; graphs: of the
+    chunks drawn by it on a GPU.
     """
 
     def __init__(
@@ -36,6 +38,7 @@ class Plan:
         self._schedule = schedule.tolist()
         self._places = {sigma: place for place, sigma in enumerate(self._schedule)}
         self._written = written(denoiser)
+        self.graphs = ChunkGraphs()
         # not of inference mode: guidance differentiates through a step
         with torch.inference_mode(False), torch.no_grad():
             self.sigmas = schedule.to(next(denoiser.parameters()).device)
@@ -69,6 +72,10 @@ class Plan:
             return self._formulation.denoise(network, x, self.sigmas[place : place + 1])
 
         return denoise
+
+    def __reduce__(self) -> tuple[type[None], tuple[()]]:
+        """Leave None where the owner is copied or pickled: a copy has weights of its own."""
+        return type(None), ()
 
     def fits(self, denoiser: Denoiser, sampling: SamplingConfig) -> bool:
         """Return whether the plan is of that schedule and of these weights as they are now."""

@@ -22,6 +22,7 @@ from telic.policy.alignment import AlignmentConfig
 from telic.policy.anchors import AnchorSet
 from telic.policy.condition_dropout import ConditionDropoutConfig, hide, hide_frames
 from telic.policy.denoiser import Context, DenoiserConfig, Sizes
+from telic.policy.drawing import ANCHORED, ChunkInputs, Drawing, within
 from telic.policy.foresight import ForesightConfig
 from telic.policy.formulation import FormulationConfig, squared_error
 from telic.policy.future import Future, FutureConfig
@@ -32,9 +33,8 @@ from telic.policy.normalizer import NormalizerConfig, Scaling
 from telic.policy.objective import Encoded, ObjectiveConfig, Surroundings
 from telic.policy.plan import Plan
 from telic.policy.requests import Needs, gumbel, stack_requests, uniform_lots, unit_noise
-from telic.policy.sampling import SamplingConfig, first_non_finite
+from telic.policy.sampling import SamplingConfig
 from telic.policy.state_encoder import StateEncoder
-from telic.policy.tensors import repeat_rows
 from telic.policy.truncated import StartConfig, Truncated, TruncatedConfig
 from telic.policy.vision_tower import VisionTower
 from telic.spec import (
@@ -279,7 +279,7 @@ class Policy(nn.Module):
         sigma = self.formulation.draw_sigma(len(clean), generator, device, self._highest_sigma)
         noise = torch.randn(clean.shape, generator=generator, device=device)
         slots = batch.get("action_slots")
-        clean, noise = _within(slots, clean), _within(self._trained(slots), noise)
+        clean, noise = within(slots, clean), within(self._trained(slots), noise)
         pair = self.formulation.training_pair(clean, noise, sigma)
         goals = self._goals(batch, generator)
         context = self._context(batch, goals, generator)
@@ -409,7 +409,7 @@ class Policy(nn.Module):
                 (len(noise[0]), self._num_lots), generator=generator, device=self.device
             )
             luck = gumbel(uniform)
-        actions = _within(batch.get("action_slots"), self._sample(batch, noise, luck))
+        actions = within(batch.get("action_slots"), self._sample(batch, noise, luck))
         low, high = (
             None if bound is None else torch.tensor(bound, device=self.device)
             for bound in (self._action_spec.minimum, self._action_spec.maximum)
@@ -551,29 +551,26 @@ class Policy(nn.Module):
 
         noise: [draws B H A], the first for the start; luck: Gumbel [B K], `Truncated.starts`.
         """
+        truncated = self.truncated if self.start.best else None
+        sampling = self.sampling
+        if truncated is not None:
+            sampling = sampling.truncated(truncated.sigma_trunc)
         with self._at_rest():
-            memory = self.denoiser.encode(self.encode(batch))
-            slots = self._trained(batch.get("action_slots"))
-            sampling, truncated, start = self.sampling, self.truncated, None
-            if truncated is not None and self.start.best:
-                starts = truncated.starts(self.denoiser.latent(memory), batch, self.start, luck)
-                sampling = sampling.truncated(truncated.sigma_trunc)
-                memory, slots = repeat_rows((memory, slots), self.start.best)
-                noise = noise.repeat_interleave(self.start.best, 1)
-                start = _within(slots, starts.chunks.flatten(0, 1))
-            noise = _within(slots, noise)
-            planned = self.plan(sampling).begin(memory)
-
-            def denoise(x: Tensor, sigma: Tensor) -> Tensor:
-                return _within(slots, planned(x, sigma))
-
-            sampled = sampling.sample(denoise, noise[0], noise[1:], start)
-            if not bool(torch.isfinite(sampled).all()):
-                raise ValueError(first_non_finite(sampling, denoise, noise[0], noise[1:], start))
-            if truncated is not None and start is not None:
-                denoised = sampled.unflatten(0, (-1, self.start.best))
-                sampled = truncated.choose(starts, denoised, batch)
-        return self.action_normalizer.unnormalize(sampled)
+            draw = Drawing(
+                denoiser=self.denoiser,
+                plan=self.plan(sampling),
+                sampling=sampling,
+                padding=self.config.train_padding,
+                truncated=truncated,
+                start=self.start,
+            )
+            inputs = ChunkInputs(
+                context=self.encode(batch),
+                noise=noise,
+                luck=luck,
+                anchored={name: batch[name] for name in ANCHORED if name in batch},
+            )
+            return self.action_normalizer.unnormalize(draw(inputs))
 
     @contextmanager
     def _at_rest(self) -> Iterator[None]:
@@ -600,8 +597,3 @@ def _require_word_reader(config: PolicyConfig, denoiser: DenoiserConfig) -> None
             f"policy.goal.language.words=true gives a token for each word, and {taker} takes one "
             "for a goal; use policy=rdt without auxiliary objectives, or words=false"
         )
-
-
-def _within(slots: Tensor | None, actions: Tensor) -> Tensor:
-    """Return actions [... B H A] with 0 outside of slots bool [B A]; None: as they are."""
-    return actions if slots is None else actions * slots.unsqueeze(1)

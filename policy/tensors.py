@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass, replace
 from functools import partial
 from typing import Any, cast
@@ -35,18 +35,37 @@ def load_exactly(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -
     module.load_state_dict(tensors)
 
 
-def repeat_rows(tree: Any, times: int) -> Any:
-    """Return `tree` with each row of its tensors `times` in succession.
+def each_tensor(tree: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """Return `tree` with each of its tensors changed.
 
-    A tree is a tensor, None, or a list, tuple or dataclass of trees.
+    A tree is a tensor, None, or a list, tuple, mapping or dataclass of trees.
     """
-    if times == 1 or tree is None:
-        return tree
-    if isinstance(tree, Tensor):
-        return tree.repeat_interleave(times, 0)
-    repeat = partial(repeat_rows, times=times)
+    if tree is None or isinstance(tree, Tensor):
+        return tree if tree is None else change(tree)
+    again = partial(each_tensor, change=change)
     if is_dataclass(tree):
-        parts = {f.name: repeat(getattr(tree, f.name)) for f in fields(tree)}
+        parts = {f.name: again(getattr(tree, f.name)) for f in fields(tree)}
         return replace(cast(Any, tree), **parts)
-    repeated = map(repeat, tree)
-    return type(tree)(*repeated) if hasattr(tree, "_fields") else type(tree)(repeated)
+    if isinstance(tree, Mapping):
+        return {name: again(part) for name, part in tree.items()}
+    changed = map(again, tree)
+    return type(tree)(*changed) if hasattr(tree, "_fields") else type(tree)(changed)
+
+
+def tensors_of(tree: Any, name: str = "") -> dict[str, Tensor]:
+    """Return the tensors of a tree by where they are in it, such as "context.goal"."""
+    if tree is None or isinstance(tree, Tensor):
+        return {} if tree is None else {name: tree}
+    if is_dataclass(tree):
+        parts = {f.name: getattr(tree, f.name) for f in fields(tree)}
+    else:
+        parts = dict(tree if isinstance(tree, Mapping) else {str(i): p for i, p in enumerate(tree)})
+    found: dict[str, Tensor] = {}
+    for key, part in parts.items():
+        found |= tensors_of(part, f"{name}.{key}" if name else str(key))
+    return found
+
+
+def repeat_rows(tree: Any, times: int) -> Any:
+    """Return `tree` with each row of its tensors `times` in succession."""
+    return tree if times == 1 else each_tensor(tree, lambda t: t.repeat_interleave(times, 0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from telic.policy.denoiser import Context, Denoiser, DenoiserConfig, Sizes
+from telic.policy.drawing import ChunkInputs
 from telic.policy.edm import EdmConfig
 from telic.policy.ema import EmaConfig
 from telic.policy.formulation import Formulation
@@ -27,6 +29,7 @@ from telic.policy.policy import Policy, PolicyConfig
 from telic.policy.rdt import RdtConfig
 from telic.policy.routings import ROUTINGS
 from telic.policy.sampling import PRESETS, Sampler, SamplingConfig, Schedule
+from telic.policy.tensors import each_tensor, tensors_of
 
 SIZES = Sizes(num_goals=2, num_images=2, num_states=1, action_horizon=6, action_dim=3, state_dim=32)
 MANY_IMAGES = replace(SIZES, num_images=LONG_PREFIX)
@@ -247,7 +250,36 @@ def test_a_policy_keeps_its_plan_and_follows_sampling_and_weights(
             parameter.mul_(1.1)
     changed = act()
     assert all(np.abs(a - b).max() > 1e-4 for a, b in zip(first, changed, strict=True))
-    copy = deepcopy(policy)  # whose plan is its own
+    copy = deepcopy(policy)  # makes a plan of its own
     for a, b in zip(changed, copy.act_batch(requests), strict=True):
         assert np.array_equal(a, b.actions)
     assert policy.train().plan() and policy.training
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("name", sorted(KINDS))
+def test_a_recorded_chunk_is_the_same(
+    name: str, build: Callable[[PolicyConfig], Policy], make_requests: Callable[..., Any]
+) -> None:
+    config = PolicyConfig(denoiser=KINDS[name](**SMALL[name]))
+    policy = build(config).to("cuda")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)  # recording must not fail
+        for seeds in ((0, 1), (2, 3), (4,), (5,)):
+            requests = make_requests(config, seeds)
+            recorded = policy.act_batch(requests)
+            for chunk, request in zip(recorded, requests, strict=True):
+                alone = deepcopy(policy).cpu().act_batch([request])[0]
+                assert np.abs(chunk.actions - alone.actions).max() < 1e-3
+
+
+def test_what_a_chunk_is_drawn_from_is_told_by_name() -> None:
+    noise = torch.randn(1, 2, 6, 3)
+    inputs = ChunkInputs(context=context(2, masked=True), noise=noise, anchored={"state": noise})
+    named = tensors_of(inputs)
+    parts = {"context.goal", "context.images", "context.state", "context.goal_mask"}
+    assert named.keys() == {*parts, "noise", "anchored.state"} and named["noise"] is noise
+    twice = each_tensor(inputs, lambda t: t + t)
+    assert isinstance(twice, ChunkInputs) and twice.luck is None
+    for name, tensor in tensors_of(twice).items():
+        assert torch.equal(tensor, named[name] + named[name])

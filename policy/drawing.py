@@ -1,0 +1,108 @@
+"""How a chunk is drawn: from noise, or from anchors, down the levels of a plan.
+
+B samples, M anchors that each is drawn from (1: none, or the best), H actions of A numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from telic.policy.denoiser import Context, Denoiser
+from telic.policy.plan import Plan
+from telic.policy.samplers import Denoise
+from telic.policy.sampling import SamplingConfig, first_non_finite
+from telic.policy.tensors import repeat_rows
+from telic.policy.truncated import StartConfig, Starts, Truncated
+
+ANCHORED = ("state", "action_slots", "previous", "previous_known")  # what anchors read of a batch
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ChunkInputs:
+    """All that a chunk is a function of, besides weights and settings; tensors alone.
+
+    noise: [draws B H A], standard normal, the first for the start; luck: Gumbel [B K], where an
+    anchor is drawn; anchored: the fields `ANCHORED` of the batch, as far as it has them.
+    """
+
+    context: Context
+    noise: Tensor
+    luck: Tensor | None = None
+    anchored: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Drawing:
+    """The settings of one draw. plan: of `sampling`; truncated: None draws from noise alone.
+
+    padding: the slots that a robot has not got are denoised too (`policy.train_padding`).
+    """
+
+    denoiser: Denoiser
+    plan: Plan
+    sampling: SamplingConfig
+    padding: bool
+    truncated: Truncated | None
+    start: StartConfig
+
+    def __call__(self, inputs: ChunkInputs) -> Float[Tensor, "b h a"]:
+        """Return normalised actions; ValueError where they are not finite."""
+        if inputs.noise.is_cuda:
+            how = repr((self.sampling, self.truncated is None or self.start))
+            sampled = self.plan.graphs.draw(how, self._draw, inputs)
+        else:
+            sampled = self._draw(inputs)
+        if not bool(torch.isfinite(sampled).all()):
+            begun = self._begin(inputs)
+            raise ValueError(
+                first_non_finite(
+                    self.sampling, begun.denoise, begun.noise[0], begun.noise[1:], begun.start
+                )
+            )
+        return sampled
+
+    def _draw(self, inputs: ChunkInputs) -> Tensor:
+        begun = self._begin(inputs)
+        sampled = self.sampling.sample(begun.denoise, begun.noise[0], begun.noise[1:], begun.start)
+        if begun.starts is None:
+            return sampled
+        assert self.truncated is not None
+        denoised = sampled.unflatten(0, (-1, self.start.best))
+        return self.truncated.choose(begun.starts, denoised, inputs.anchored)
+
+    def _begin(self, inputs: ChunkInputs) -> _Begun:
+        memory, noise = self.denoiser.encode(inputs.context), inputs.noise
+        slots = None if self.padding else inputs.context.action_mask
+        starts = start = None
+        if self.truncated is not None:
+            latent = self.denoiser.latent(memory)
+            starts = self.truncated.starts(latent, inputs.anchored, self.start, inputs.luck)
+            memory, slots = repeat_rows((memory, slots), self.start.best)
+            noise = noise.repeat_interleave(self.start.best, 1)
+            start = within(slots, starts.chunks.flatten(0, 1))
+        planned = self.plan.begin(memory)
+
+        def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+            return within(slots, planned(x, sigma))
+
+        return _Begun(noise=within(slots, noise), denoise=denoise, starts=starts, start=start)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Begun:
+    """What sampling starts with: noise [draws B M H A], start [B M H A] or None."""
+
+    noise: Tensor
+    denoise: Denoise
+    starts: Starts | None
+    start: Tensor | None
+
+
+def within(slots: Bool[Tensor, "b a"] | None, actions: Tensor) -> Tensor:
+    """Return actions [... B H A] with 0 outside of slots; None: as they are."""
+    return actions if slots is None else actions * slots.unsqueeze(1)
