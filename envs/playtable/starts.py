@@ -168,8 +168,9 @@ def _possible(scene: Array, plan: Layout, wish: Wish, held: str | None) -> bool:
     if wish.grasped is not None and not _fingers_fit(poses, plan, wish.grasped):
         return False
     for colour in filter(None, (wish.grasped, wish.over_drawer, wish.push and wish.push[0])):
-        turned = colour == wish.grasped and plan.sizes[colour] != "small"
-        yaw = poses[colour][5] if turned else pi / 2
+        yaw = poses[colour][5] if colour == wish.grasped else pi / 2
+        if plan.sizes[colour] == "small":  # either pair of its sides will do
+            yaw = (yaw - pi / 4) % (pi / 2) + pi / 4
         if _under_handle(poses[colour], plan, scene[0], yaw):
             return False
     if wish.over_drawer is not None and abs(poses[wish.over_drawer][0] - plan.drawer_x) > 0.13:
@@ -183,17 +184,22 @@ def _reaches(pose: Array) -> bool:
 
 
 def _under_handle(pose: Array, plan: Layout, slide: float, yaw: float) -> bool:
-    """Return whether the door's handle is in the way of a hand with that yaw over a block."""
+    """Return whether a handle of the cabinet is in the way of a hand with that yaw over a block."""
     along, across = 0.1 * abs(cos(yaw)), 0.1 * abs(sin(yaw))  # half the hand, along y and x
-    near = abs(pose[0] - plan.slide_handle_x(slide)) < across + 0.05
-    return bool(near and pose[1] + along > -0.05 and pose[1] < 0.0)
+    handles = ((plan.slide_handle_x(slide), 0.05, -0.05), (plan.switch_x, 0.09, -0.04))
+    return bool(
+        pose[1] < 0.0
+        and any(
+            abs(pose[0] - x) < across + wide and pose[1] + along > near for x, wide, near in handles
+        )
+    )
 
 
 def _within_reach(scene: Array, poses: Mapping[str, Array], plan: Layout, colour: str) -> bool:
     """Return whether the hand can follow the fingers to a block on the shelf, beside the door."""
     low, high = plan.opening(scene[0])
     x, y, yaw = poses[colour][[0, 1, 5]]
-    return abs(x - (low + high) / 2) < 0.06 and y < 0.105 and abs(yaw - pi / 2) < 0.5
+    return abs(x - (low + high) / 2) < 0.05 and y < 0.1 and abs(yaw - pi / 2) < 0.5
 
 
 def _fingers_fit(poses: Mapping[str, Array], plan: Layout, colour: str) -> bool:
