@@ -13,123 +13,28 @@ from typing import Final
 import numpy as np
 
 from telic.envs.playtable import layout as table
-from telic.envs.playtable.experts import (
-    CLOSED,
-    NEUTRAL_YAW,
-    OPEN,
-    Follower,
-    Manner,
-    Plan,
-    Waypoint,
-    tool,
-)
-from telic.envs.playtable.facts import ROBOT
+from telic.envs.playtable.experts import CLOSED, NEUTRAL_YAW, OPEN, Follower, Manner, Plan
+from telic.envs.playtable.hand import CLOSE_STEPS, FRONT_Y, Hand, grasp, grasp_yaw, nearest
 from telic.envs.playtable.layout import COLOURS, OUT, UP
-from telic.envs.playtable.rotations import euler
 from telic.envs.playtable.tasks import check_task
 from telic.envs.playtable.world import World
-from telic.spec import Array
 
 Attempt = Callable[["Hand"], Plan]
 
 _ALONG_X: Final = pi / 2  # yaws: the fingers close along x, along y
 _ALONG_Y: Final = 0.0
 _LEAN: Final = 0.35  # into the cabinet
-_FRONT_Y: Final = -0.10  # before the cabinet, clear of its handles
-_CLOSE_STEPS: Final = 9
 _TURN: Final = 1.3  # rad
-
-
-class Hand:
-    """What plans are made of: the world, this episode's manner, and the simplest moves."""
-
-    def __init__(self, world: World, manner: Manner, rng: np.random.Generator) -> None:
-        self.world, self.manner, self.rng = world, manner, rng
-        self.plan = world.layout
-
-    def place(self, colour: str) -> Array:
-        """Return where a block's middle is."""
-        return self.world.facts().blocks[colour].position
-
-    def yaw(self, colour: str) -> float:
-        """Return how a block is turned about z."""
-        return float(euler(self.world.facts().blocks[colour].rotation)[2])
-
-    def holds(self, colour: str) -> bool:
-        """Return whether a block is between the fingers."""
-        return ROBOT in self.world.facts().blocks[colour].touches
-
-    def at(self, position: Array, yaw: float, gripper: float, **more: float) -> Waypoint:
-        """Return a waypoint with the tool pointing down, or leaning if `lean` is given."""
-        lean = more.pop("lean", 0.0)
-        angles = tool(yaw, self.manner.tilt if lean == 0.0 else None, lean)
-        return Waypoint(position=np.asarray(position, float), euler=angles, gripper=gripper, **more)  # type: ignore[arg-type]
-
-    def here(self, gripper: float, **more: float) -> Waypoint:
-        """Return a waypoint where the tool's target is now."""
-        target = self.world.target
-        angles = target[3:].copy()
-        angles[2] = NEUTRAL_YAW + _half_turn(angles[2] - NEUTRAL_YAW)
-        return Waypoint(position=target[:3].copy(), euler=angles, gripper=gripper, **more)  # type: ignore[arg-type]
-
-    def rise(self, gripper: float) -> Plan:
-        """Yield the way out of the cabinet and up to the height of transit."""
-        tool_now = self.world.tcp()
-        if tool_now[1] > _FRONT_Y + 0.02 and tool_now[2] > 0.5:
-            yield self._moved(gripper, y=_FRONT_Y, z=max(tool_now[2], 0.52))
-        if tool_now[2] < self.manner.transit_z - 0.02:
-            yield self._moved(gripper, z=self.manner.transit_z)
-
-    def _moved(self, gripper: float, **axes: float) -> Waypoint:
-        position = self.world.tcp()[:3]
-        for axis, value in axes.items():
-            position["xyz".index(axis)] = value
-        now = self.here(gripper)
-        return Waypoint(position=position, euler=now.euler, gripper=gripper, within=0.03)
-
-    def above(self, x: float, y: float, yaw: float, gripper: float, lean: float = 0.0) -> Plan:
-        """Yield the way to a point at the height of transit, up first."""
-        yield from self.rise(gripper)
-        position = np.array([x, y, self.manner.transit_z])
-        yield self.at(position, yaw, gripper, within=0.03, lean=lean)
-
-
-def _half_turn(angle: float) -> float:
-    return float((angle + pi) % (2 * pi) - pi)
-
-
-def _nearest(yaw: float, period: float, to: float = NEUTRAL_YAW) -> float:
-    """Return the angle nearest to `to` that equals `yaw` up to whole periods."""
-    return to + (yaw - to + period / 2) % period - period / 2
-
-
-def _grasps(hand: Hand, colour: str, around: float = NEUTRAL_YAW) -> list[float]:
-    """Return the yaws, nearest to `around` first, at which the fingers fit over a block."""
-    yaw, length = hand.yaw(colour), hand.plan.length(colour)
-    found = [_nearest(yaw, pi, around)]
-    if length < 0.06:
-        found.append(_nearest(yaw + pi / 2, pi, around))
-    return sorted(found, key=lambda angle: abs(angle - around))
-
-
-def _grasp(hand: Hand, colour: str, yaw: float, height: float, lean: float = 0.0) -> Plan:
-    """Yield the way down over a block that lies free, and the closing of the fingers."""
-    x, y, _ = hand.place(colour)
-    yield from hand.above(x, y, yaw, OPEN, lean)
-    x, y, _ = hand.place(colour)
-    yield hand.at([x, y, height + 0.06], yaw, OPEN, lean=lean, speed=0.9)
-    yield hand.at([x, y, height], yaw, OPEN, lean=lean, within=0.006, speed=0.7)
-    yield hand.at([x, y, height], yaw, CLOSED, lean=lean, stay=_CLOSE_STEPS)
 
 
 def lift_from_table(colour: str) -> Attempt:
     def attempt(hand: Hand) -> Plan:
-        yaw = _grasps(hand, colour)[0]
+        yaw = grasp_yaw(hand, colour)
         height = hand.place(colour)[2] + 0.005
         x, y, _ = hand.place(colour)
         handle = hand.plan.slide_handle_x(hand.world.facts().joints["slide"])
         lean = 0.3 if abs(x - handle) < 0.14 and y > -0.1 else 0.0  # away from the handle
-        yield from _grasp(hand, colour, yaw, height, lean)
+        yield from grasp(hand, colour, yaw, height, lean)
         up = hand.world.target[:3] + [0, 0, hand.rng.uniform(0.09, 0.14)]
         yield hand.at(up, yaw, CLOSED, lean=lean, stay=2)
 
@@ -138,8 +43,8 @@ def lift_from_table(colour: str) -> Attempt:
 
 def lift_from_drawer(colour: str) -> Attempt:
     def attempt(hand: Hand) -> Plan:
-        yaw = _grasps(hand, colour)[0]
-        yield from _grasp(hand, colour, yaw, hand.place(colour)[2] + 0.012)
+        yaw = grasp_yaw(hand, colour)
+        yield from grasp(hand, colour, yaw, hand.place(colour)[2] + 0.012)
         x, y, _ = hand.world.target[:3]
         yield hand.at([x, y, hand.rng.uniform(0.50, 0.55)], yaw, CLOSED, stay=2)
 
@@ -149,7 +54,7 @@ def lift_from_drawer(colour: str) -> Attempt:
 def lift_from_shelf(colour: str) -> Attempt:
     def attempt(hand: Hand) -> Plan:
         # the door leaves the hand no room to turn far: closing turns the block instead
-        yaw = float(np.clip(_grasps(hand, colour, _ALONG_X)[0], _ALONG_X - 0.25, _ALONG_X + 0.25))
+        yaw = float(np.clip(grasp_yaw(hand, colour, _ALONG_X), _ALONG_X - 0.25, _ALONG_X + 0.25))
         yaw += hand.rng.uniform(-0.1, 0.1)
         inwards = np.array([cos(yaw), sin(yaw), 0.0])  # across the plane of the fingers
         middle = hand.place(colour)
@@ -159,12 +64,12 @@ def lift_from_shelf(colour: str) -> Attempt:
         nearer = np.clip(middle[1] - 0.08, 0.0, hand.plan.length(colour) / 2 - 0.008)
         there = middle - nearer * inwards + [0, 0, 0.006]
         before = there - 0.08 * inwards + [0, 0, 0.065]
-        yield from hand.above(before[0], _FRONT_Y, yaw, OPEN, lean)
+        yield from hand.above(before[0], FRONT_Y, yaw, OPEN, lean)
         yield hand.at(before, yaw, OPEN, lean=lean, speed=0.9)
         yield hand.at(there, yaw, OPEN, lean=lean, within=0.007, speed=0.6)
-        yield hand.at(there, yaw, CLOSED, lean=lean, stay=_CLOSE_STEPS)
+        yield hand.at(there, yaw, CLOSED, lean=lean, stay=CLOSE_STEPS)
         yield hand.at(there + [0, 0, 0.05], yaw, CLOSED, lean=lean, speed=0.7)
-        out = [before[0], _FRONT_Y, 0.55]
+        out = [before[0], FRONT_Y, 0.55]
         yield hand.at(out, yaw, CLOSED, lean=lean, speed=0.8)
 
     return attempt
@@ -173,9 +78,9 @@ def lift_from_shelf(colour: str) -> Attempt:
 def rotate(colour: str, direction: int) -> Attempt:
     def attempt(hand: Hand) -> Plan:
         turn = direction * hand.rng.uniform(_TURN - 0.06, _TURN + 0.06)
-        yaw = _grasps(hand, colour, NEUTRAL_YAW - turn / 2)[0]
+        yaw = grasp_yaw(hand, colour, NEUTRAL_YAW - turn / 2)
         height = hand.place(colour)[2] + 0.006
-        yield from _grasp(hand, colour, yaw, height)
+        yield from grasp(hand, colour, yaw, height)
         raised = hand.world.target[:3] + [0, 0, 0.008]
         yield hand.at(raised, yaw, CLOSED)
         yield hand.at(raised, yaw + turn, CLOSED, stay=2)
@@ -215,14 +120,14 @@ def move_slider(direction: int) -> Attempt:
     def attempt(hand: Hand) -> Plan:
         handle = hand.plan.slide_handle_x(hand.world.facts().joints["slide"])
         z = 0.53 + 0.012 * hand.manner.offset
-        yield from hand.above(handle, _FRONT_Y, _ALONG_X, OPEN)
-        yield hand.at([handle, _FRONT_Y, z], _ALONG_X, OPEN)
+        yield from hand.above(handle, FRONT_Y, _ALONG_X, OPEN)
+        yield hand.at([handle, FRONT_Y, z], _ALONG_X, OPEN)
         yield hand.at([handle, 0.0, z], _ALONG_X, OPEN, within=0.01)
         yield hand.at([handle, 0.0, z], _ALONG_X, CLOSED, stay=6)
         end = hand.plan.slide_handle_x(hand.plan.slide_range if direction > 0 else 0.0)
         yield hand.at([end - direction * 0.02, 0.0, z], _ALONG_X, CLOSED, stay=3, patience=20)
         yield hand.at([end - direction * 0.02, 0.0, z], _ALONG_X, OPEN, stay=5)
-        yield hand.at([end - direction * 0.02, _FRONT_Y, z], _ALONG_X, OPEN)
+        yield hand.at([end - direction * 0.02, FRONT_Y, z], _ALONG_X, OPEN)
 
     return attempt
 
@@ -275,7 +180,7 @@ def move_switch(direction: int) -> Attempt:
         lean = 0.3 if direction > 0 else 0.1
         start = handle - direction * 0.055 * UP + out * OUT
         far = handle + out * OUT + UP * (0.10 - up if direction > 0 else -up - 0.03)
-        yield from hand.above(start[0], _FRONT_Y - 0.02, _ALONG_X, CLOSED, lean)
+        yield from hand.above(start[0], FRONT_Y - 0.02, _ALONG_X, CLOSED, lean)
         yield hand.at(start + 0.05 * OUT, _ALONG_X, CLOSED, lean=lean)
         yield hand.at(start, _ALONG_X, CLOSED, lean=lean, speed=0.8)
         yield hand.at(far, _ALONG_X, CLOSED, lean=lean, stay=3, speed=0.8)
@@ -295,12 +200,12 @@ def place_in_slider(hand: Hand) -> Plan:
         x = middle + 0.02 * hand.manner.offset
     z = 0.478 + (hand.world.tcp()[2] - _held_z(hand))
     yield from hand.rise(CLOSED)
-    yield hand.at([x, _FRONT_Y, 0.57], _ALONG_X, CLOSED, lean=_LEAN)
+    yield hand.at([x, FRONT_Y, 0.57], _ALONG_X, CLOSED, lean=_LEAN)
     yield hand.at([x, 0.02, z + 0.03], _ALONG_X, CLOSED, lean=_LEAN, speed=0.8)
     yield hand.at([x, 0.07, z], _ALONG_X, CLOSED, lean=_LEAN, speed=0.7)
     yield hand.at([x, 0.07, z - 0.012], _ALONG_X, CLOSED, lean=_LEAN)
     yield hand.at([x, 0.07, z - 0.012], _ALONG_X, OPEN, lean=_LEAN, stay=6)
-    yield hand.at([x, _FRONT_Y, 0.53], _ALONG_X, OPEN, lean=_LEAN)
+    yield hand.at([x, FRONT_Y, 0.53], _ALONG_X, OPEN, lean=_LEAN)
 
 
 def place_in_drawer(hand: Hand) -> Plan:
@@ -324,15 +229,16 @@ def stack(hand: Hand) -> Plan:
     """Yield the way of the held block onto another on the desk; picks one up if none is held."""
     held = next((c for c in COLOURS if hand.holds(c)), None)
     if held is None:
-        free = [c for c in COLOURS if hand.place(c)[1] < 0.0 and hand.place(c)[2] > 0.42]
-        yield from lift_from_table(free[0])(hand)
+        on_desk = [c for c in COLOURS if hand.place(c)[1] < 0.0 and hand.place(c)[2] > 0.42]
+        highest = max(on_desk or COLOURS, key=lambda c: hand.place(c)[2])
+        yield from lift_from_table(highest)(hand)
         return
     others = [c for c in COLOURS if c != held]
     lower = min(others, key=lambda c: (hand.place(c)[1] > 0.0, hand.place(c)[2] < 0.42))
     goal = hand.place(lower) + [0, 0, table.BLOCK_WIDTH]
     tool_yaw = float(hand.world.tcp()[5])
-    turn = _nearest(hand.yaw(lower) - hand.yaw(held), pi / 2, to=0.0)
-    yaw = _nearest(tool_yaw + turn, pi)
+    turn = nearest(hand.yaw(lower) - hand.yaw(held), pi / 2, to=0.0)
+    yaw = nearest(tool_yaw + turn, pi)
     yield from hand.rise(CLOSED)
     over = goal + hand.world.tcp()[:3] - hand.place(held)
     yield hand.at([over[0], over[1], 0.60], yaw, CLOSED)
@@ -362,7 +268,7 @@ def push_into_drawer(hand: Hand) -> Plan:
     half = (length * abs(sin(yaw_of_block)) + table.BLOCK_WIDTH * abs(cos(yaw_of_block))) / 2
     yaw = _ALONG_X
     behind = y + half + 0.022
-    yield from hand.above(x, min(behind, _FRONT_Y + 0.05), yaw, CLOSED)
+    yield from hand.above(x, min(behind, FRONT_Y + 0.05), yaw, CLOSED)
     yield hand.at([x, behind, 0.467], yaw, CLOSED, within=0.008, speed=0.8)
     yield hand.at([x, -0.27, 0.467], yaw, CLOSED, speed=0.9)
     yield from hand.rise(CLOSED)

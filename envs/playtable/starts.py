@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from functools import cache
-from math import hypot, pi
+from math import cos, hypot, pi, sin
 from typing import Final
 
 import numpy as np
@@ -15,9 +14,9 @@ from telic.envs.playtable import panda
 from telic.envs.playtable.control import InverseKinematics
 from telic.envs.playtable.layout import COLOURS, Layout, Range
 from telic.envs.playtable.tasks import check_task
+from telic.envs.playtable.wishes import DRAWER, HELD, LEFT, RIGHT, TABLE, Wish, wishes
 from telic.spec import Array
 
-TABLE, LEFT, RIGHT, DRAWER, HELD = "table", "left", "right", "drawer", "held"
 YAW: Final[Range] = (pi / 2 - pi / 4, pi / 2 + pi / 4)  # on the shelf: the long side points inwards
 
 _NEUTRAL_TCP: Final = (0.02586889, -0.2313129, 0.5712808, 3.09045411, -0.02908596, 1.50013585)
@@ -26,29 +25,6 @@ _TOOL_HIGH: Final = np.array([0.28, -0.14, 0.64, pi + 0.1, 0.1, 1.9])
 _SWEEP_M: Final = 0.13  # how far a block is pushed
 _REACH_M: Final = 0.75  # of a tool that points down onto the desk, from the arm's base
 _MAX_DRAWS: Final = 1000
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Wish:
-    """What a task needs of the state it begins in; None and absent colours: anything.
-
-    slide, drawer: parts of their range; lightbulb, led: lit or not; places: colour -> where;
-    stack: (upper, lower); push: (colour, direction along x) with a free way; grasped: room for the
-    fingers around it; reachable: on the shelf, room for the hand beside the door; over_drawer: it
-    falls into the open drawer when it is pulled forwards; table_y: of blocks on the desk.
-    """
-
-    slide: Range | None = None
-    drawer: Range | None = None
-    lightbulb: bool | None = None
-    led: bool | None = None
-    places: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    stack: tuple[str, str] | None = None
-    push: tuple[str, int] | None = None
-    grasped: str | None = None
-    reachable: str | None = None
-    over_drawer: str | None = None
-    table_y: Range = table.BLOCK_Y
 
 
 def neutral_robot_obs() -> Array:
@@ -106,7 +82,7 @@ def task_start(task: str, plan: Layout, rng: np.random.Generator) -> tuple[Array
     """
     check_task(task)
     for _ in range(_MAX_DRAWS):
-        wish = _wishes()[task](rng)
+        wish = wishes()[task](rng)
         scene = _draw_scene(plan, wish, rng)
         held = next((c for c, places in wish.places.items() if places == (HELD,)), None)
         robot = _draw_robot(rng, held is not None)
@@ -191,9 +167,12 @@ def _possible(scene: Array, plan: Layout, wish: Wish, held: str | None) -> bool:
         return False
     if wish.grasped is not None and not _fingers_fit(poses, plan, wish.grasped):
         return False
-    needed = wish.grasped or wish.over_drawer or (wish.push[0] if wish.push else None)
-    if needed is not None and _under_handle(poses[needed], plan, scene[0]):
-        return False
+    for colour in filter(None, (wish.grasped, wish.over_drawer, wish.push and wish.push[0])):
+        yaw = poses[colour][5] if colour == wish.grasped else pi / 2
+        if plan.sizes[colour] == "small":  # either pair of its sides will do
+            yaw = (yaw - pi / 4) % (pi / 2) + pi / 4
+        if _under_handle(poses[colour], plan, scene[0], yaw):
+            return False
     if wish.over_drawer is not None and abs(poses[wish.over_drawer][0] - plan.drawer_x) > 0.13:
         return False
     return wish.push is None or _sweep_is_free(poses, plan, *wish.push)
@@ -204,16 +183,23 @@ def _reaches(pose: Array) -> bool:
     return pose[1] > 0.0 or hypot(pose[0] - panda.BASE[0], pose[1] - panda.BASE[1]) < _REACH_M
 
 
-def _under_handle(pose: Array, plan: Layout, slide: float) -> bool:
-    """Return whether the door's handle is in the way of a hand over a block on the desk."""
-    return -0.06 < pose[1] < 0.0 and abs(pose[0] - plan.slide_handle_x(slide)) < 0.12
+def _under_handle(pose: Array, plan: Layout, slide: float, yaw: float) -> bool:
+    """Return whether a handle of the cabinet is in the way of a hand with that yaw over a block."""
+    along, across = 0.1 * abs(cos(yaw)), 0.1 * abs(sin(yaw))  # half the hand, along y and x
+    handles = ((plan.slide_handle_x(slide), 0.05, -0.05), (plan.switch_x, 0.09, -0.04))
+    return bool(
+        pose[1] < 0.0
+        and any(
+            abs(pose[0] - x) < across + wide and pose[1] + along > near for x, wide, near in handles
+        )
+    )
 
 
 def _within_reach(scene: Array, poses: Mapping[str, Array], plan: Layout, colour: str) -> bool:
     """Return whether the hand can follow the fingers to a block on the shelf, beside the door."""
     low, high = plan.opening(scene[0])
     x, y, yaw = poses[colour][[0, 1, 5]]
-    return abs(x - (low + high) / 2) < 0.06 and y < 0.105 and abs(yaw - pi / 2) < 0.5
+    return abs(x - (low + high) / 2) < 0.05 and y < 0.1 and abs(yaw - pi / 2) < 0.5
 
 
 def _fingers_fit(poses: Mapping[str, Array], plan: Layout, colour: str) -> bool:
@@ -253,80 +239,3 @@ def _sweep_is_free(poses: Mapping[str, Array], plan: Layout, colour: str, direct
         for name, other in poses.items()
         if name != colour and other[2] > 0.4
     )
-
-
-Draw = Callable[[np.random.Generator], Wish]
-
-
-def _steady(**wish: object) -> Draw:
-    return lambda rng: Wish(**wish)  # type: ignore[arg-type]
-
-
-def _lift_from_shelf(colour: str) -> Draw:
-    def draw(rng: np.random.Generator) -> Wish:
-        if rng.integers(2):
-            return Wish(
-                slide=(0.0, 0.02), places={colour: (LEFT,)}, reachable=colour, grasped=colour
-            )
-        return Wish(slide=(0.98, 1.0), places={colour: (RIGHT,)}, reachable=colour, grasped=colour)
-
-    return draw
-
-
-def _holding(**wish: object) -> Draw:
-    """Return wishes with a random block in the hand."""
-
-    def draw(rng: np.random.Generator) -> Wish:
-        held = COLOURS[rng.integers(3)]
-        return Wish(places={held: (HELD,)}, **wish)  # type: ignore[arg-type]
-
-    return draw
-
-
-def _stacking(rng: np.random.Generator) -> Wish:
-    held, other, _ = rng.permutation(COLOURS)
-    return Wish(places={str(held): (HELD,), str(other): (TABLE,)})
-
-
-def _unstacking(rng: np.random.Generator) -> Wish:
-    upper, lower, _ = (str(colour) for colour in rng.permutation(COLOURS))
-    return Wish(places={upper: (TABLE,), lower: (TABLE,)}, stack=(upper, lower))
-
-
-def _pushing_into_drawer(rng: np.random.Generator) -> Wish:
-    pushed, *others = (str(colour) for colour in rng.permutation(COLOURS))
-    places = {pushed: (TABLE,)} | dict.fromkeys(others, (LEFT, RIGHT))
-    return Wish(drawer=(0.95, 1.0), places=places, over_drawer=pushed, table_y=(-0.15, -0.07))
-
-
-@cache
-def _wishes() -> dict[str, Draw]:
-    """Return task -> how to draw what it needs."""
-    wishes: dict[str, Draw] = {
-        "move_slider_left": _steady(slide=(0.0, 0.25)),
-        "move_slider_right": _steady(slide=(0.75, 1.0)),
-        "open_drawer": _steady(drawer=(0.0, 0.25)),
-        "close_drawer": _steady(drawer=(0.75, 1.0)),
-        "place_in_slider": _holding(),
-        "place_in_drawer": _holding(drawer=(0.9, 1.0)),
-        "stack_block": _stacking,
-        "unstack_block": _unstacking,
-        "turn_on_lightbulb": _steady(lightbulb=False),
-        "turn_off_lightbulb": _steady(lightbulb=True),
-        "turn_on_led": _steady(led=False),
-        "turn_off_led": _steady(led=True),
-        "push_into_drawer": _pushing_into_drawer,
-    }
-    for colour in COLOURS:
-        on_table = {colour: (TABLE,)}
-        for side, direction in (("left", -1), ("right", 1)):
-            wishes[f"rotate_{colour}_block_{side}"] = _steady(places=on_table, grasped=colour)
-            wishes[f"push_{colour}_block_{side}"] = _steady(
-                places=on_table, push=(colour, direction)
-            )
-        wishes[f"lift_{colour}_block_table"] = _steady(places=on_table, grasped=colour)
-        wishes[f"lift_{colour}_block_slider"] = _lift_from_shelf(colour)
-        wishes[f"lift_{colour}_block_drawer"] = _steady(
-            drawer=(0.9, 1.0), places={colour: (DRAWER,)}, grasped=colour
-        )
-    return wishes

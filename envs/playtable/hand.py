@@ -1,0 +1,112 @@
+"""The hand that plans move: what it sees of the world, and the moves that all plans share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import pi
+from typing import Any, Final
+
+import numpy as np
+
+from telic.envs.playtable.experts import (
+    CLOSED,
+    NEUTRAL_YAW,
+    OPEN,
+    Manner,
+    Plan,
+    Waypoint,
+    tool,
+)
+from telic.envs.playtable.facts import ROBOT
+from telic.envs.playtable.rotations import euler, wrapped
+from telic.envs.playtable.world import World
+from telic.spec import Array
+
+FRONT_Y: Final = -0.10  # m; before the cabinet, clear of its handles
+CLOSE_STEPS: Final = 9
+
+
+class Hand:
+    """What plans are made of: the world, this episode's manner, and the simplest moves."""
+
+    def __init__(self, world: World, manner: Manner, rng: np.random.Generator) -> None:
+        self.world, self.manner, self.rng = world, manner, rng
+        self.plan = world.layout
+
+    def place(self, colour: str) -> Array:
+        """Return where a block's middle is."""
+        return self.world.facts().blocks[colour].position
+
+    def yaw(self, colour: str) -> float:
+        """Return how a block is turned about z."""
+        return float(euler(self.world.facts().blocks[colour].rotation)[2])
+
+    def holds(self, colour: str) -> bool:
+        """Return whether a block is between the fingers."""
+        return ROBOT in self.world.facts().blocks[colour].touches
+
+    def at(
+        self,
+        position: Sequence[float] | Array,
+        yaw: float,
+        gripper: float,
+        *,
+        lean: float = 0.0,
+        **more: Any,
+    ) -> Waypoint:
+        """Return a waypoint with the tool pointing down, or leaning; `more` as in Waypoint."""
+        angles = tool(yaw, self.manner.tilt if lean == 0.0 else None, lean)
+        place = np.asarray(position, np.float64)
+        return Waypoint(position=place, euler=angles, gripper=gripper, **more)
+
+    def here(self, gripper: float, stay: int = 0) -> Waypoint:
+        """Return a waypoint where the tool's target is now."""
+        target = self.world.target
+        angles = target[3:].copy()
+        angles[2] = NEUTRAL_YAW + float(wrapped(angles[2] - NEUTRAL_YAW))
+        return Waypoint(position=target[:3].copy(), euler=angles, gripper=gripper, stay=stay)
+
+    def rise(self, gripper: float) -> Plan:
+        """Yield the way out of the cabinet and up to the height of transit."""
+        tool_now = self.world.tcp()
+        if tool_now[1] > FRONT_Y + 0.02 and tool_now[2] > 0.5:
+            yield self._moved(gripper, y=FRONT_Y, z=max(tool_now[2], 0.52))
+        if tool_now[2] < self.manner.transit_z - 0.02:
+            yield self._moved(gripper, z=self.manner.transit_z)
+
+    def _moved(self, gripper: float, **axes: float) -> Waypoint:
+        position = self.world.tcp()[:3]
+        for axis, value in axes.items():
+            position["xyz".index(axis)] = value
+        now = self.here(gripper)
+        return Waypoint(position=position, euler=now.euler, gripper=gripper, within=0.03)
+
+    def above(self, x: float, y: float, yaw: float, gripper: float, lean: float = 0.0) -> Plan:
+        """Yield the way to a point at the height of transit, up first."""
+        yield from self.rise(gripper)
+        position = np.array([x, y, self.manner.transit_z])
+        yield self.at(position, yaw, gripper, within=0.03, lean=lean)
+
+
+def nearest(yaw: float, period: float, to: float = NEUTRAL_YAW) -> float:
+    """Return the angle nearest to `to` that equals `yaw` up to whole periods."""
+    return to + (yaw - to + period / 2) % period - period / 2
+
+
+def grasp_yaw(hand: Hand, colour: str, around: float = NEUTRAL_YAW) -> float:
+    """Return the yaw nearest to `around` at which the fingers fit over a block."""
+    yaw = hand.yaw(colour)
+    found = [nearest(yaw, pi, around)]
+    if hand.plan.length(colour) < 0.06:  # the long side fits between the fingers too
+        found.append(nearest(yaw + pi / 2, pi, around))
+    return min(found, key=lambda angle: abs(angle - around))
+
+
+def grasp(hand: Hand, colour: str, yaw: float, height: float, lean: float = 0.0) -> Plan:
+    """Yield the way down over a block that lies free, and the closing of the fingers."""
+    x, y, _ = hand.place(colour)
+    yield from hand.above(x, y, yaw, OPEN, lean)
+    x, y, _ = hand.place(colour)
+    yield hand.at([x, y, height + 0.06], yaw, OPEN, lean=lean, speed=0.9)
+    yield hand.at([x, y, height], yaw, OPEN, lean=lean, within=0.006, speed=0.7)
+    yield hand.at([x, y, height], yaw, CLOSED, lean=lean, stay=CLOSE_STEPS)
