@@ -17,8 +17,9 @@ import gymnasium
 from telic.envs.arm7 import POSES, Arm7Task
 from telic.envs.detour import INSTRUCTIONS, DetourTask
 from telic.envs.metaworld import MetaWorldTask, catalogue
+from telic.envs.playtable.chain_task import table_chains
 from telic.envs.playtable.environment import PlayTableTask
-from telic.envs.playtable.instructions import instructions
+from telic.envs.playtable.instructions import Phrases, instructions
 from telic.envs.playtable.tasks import TASKS
 from telic.envs.task import TaskEnv
 from telic.spec import near_misses
@@ -204,7 +205,20 @@ def _playtable_factory(name: str) -> Callable[..., TaskEnv]:
 
 
 def _register_playtable() -> None:
-    """Register PlayTable's tasks here and as Gymnasium's `telic/PlayTable-<task>-v0`."""
+    """Register PlayTable's tasks here and as Gymnasium's `telic/PlayTable-<task>-v0`; its chains.
+
+    The chains are no task to train on, hence without the tag.
+    """
+    register(
+        TaskEntry(
+            task_id="playtable/lh_mtlc",
+            make=table_chains,
+            instructions=tuple(instructions(name, Phrases.held_out)[0] for name in TASKS),
+            robot="Panda",
+            licence="MIT",
+            source="telic PlayTable, scripted experts",
+        )
+    )
     for name in TASKS:
         register(
             TaskEntry(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
 from telic.envs.playtable.chain_start import start_obs
+from telic.envs.playtable.control import ACTION_SPEC, RATE_HZ
+from telic.envs.playtable.environment import STATE_SPECS
 from telic.envs.playtable.instructions import Phrases, sentences
+from telic.envs.playtable.plans import expert
 from telic.envs.playtable.protocol import (
     CHAIN_LENGTH,
     NUM_CHAINS,
@@ -16,7 +19,18 @@ from telic.envs.playtable.protocol import (
     check_chain,
     evaluation_chains,
 )
-from telic.envs.task import DictObs, Expert, StateChoice, TaskEnv, box, observation_space
+from telic.envs.playtable.tasks import success
+from telic.envs.playtable.world import World, check_camera
+from telic.envs.rendering import require_rendering
+from telic.envs.task import (
+    DictObs,
+    Expert,
+    StateChoice,
+    TaskEnv,
+    box,
+    image_specs,
+    observation_space,
+)
 from telic.spec import Array, Interface
 
 
@@ -167,3 +181,28 @@ class _ChainExpert:
         if self._env.goals_reached != self._at:
             self._begin()
         return self._expert.act(obs)
+
+
+def table_chains(
+    *,
+    scene: str = "D",
+    cameras: Sequence[str] = (),
+    image_size: tuple[int, int] = (96, 96),
+    state: StateChoice | str = StateChoice.full,
+    **kwargs: Any,
+) -> ChainTask:
+    """Return the chains on the simulated table with its experts; `kwargs` as of `ChainTask`.
+
+    ValueError for an unknown scene, state or camera, and where pictures cannot be drawn.
+    """
+    for camera in cameras:
+        check_camera(camera)
+    if cameras:
+        require_rendering()
+    interface = Interface(
+        state=STATE_SPECS[StateChoice(state)],
+        action=ACTION_SPEC,
+        rate_hz=RATE_HZ,
+        images=image_specs(cameras, image_size),
+    )
+    return ChainTask(World(scene), success, expert, interface, scene=scene, state=state, **kwargs)

@@ -1,0 +1,58 @@
+"""Chains on the simulated table: their starts stand, and experts do the tasks in a row."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from telic.envs import registry
+from telic.envs.demos import expert_results
+from telic.envs.playtable.chain_start import SCENE_STARTS, start_obs
+from telic.envs.playtable.facts import BASE, PLANK
+from telic.envs.playtable.protocol import initial_states
+from telic.envs.playtable.rules import COLOURS, TASK_RULES
+from telic.envs.playtable.tasks import TASKS
+from telic.envs.playtable.world import World
+from telic.envs.rollout import EpisodeJob, RolloutConfig
+
+WAIT = np.array([0, 0, 0, 0, 0, 0, 1.0])
+
+
+def test_rules_and_predicates_are_of_the_same_tasks() -> None:
+    assert list(TASK_RULES) == list(TASKS)
+
+
+@pytest.mark.parametrize("scene", SCENE_STARTS)
+def test_starts_stand_where_the_symbols_say(scene: str) -> None:
+    world = World(scene)
+    for state in initial_states()[::3]:
+        robot_obs, scene_obs = start_obs(state, scene)
+        world.reset(robot_obs, scene_obs)
+        for _ in range(15):
+            world.step(WAIT)
+        np.testing.assert_allclose(world.scene_obs(), scene_obs, atol=0.002)  # 2 mm, 2 mrad
+        facts = world.facts()
+        assert (facts.led, facts.lightbulb) == (bool(state.led), bool(state.lightbulb))
+        assert not facts.robot_touches
+        for colour in COLOURS:
+            on_table = getattr(state, f"{colour}_block") == "table"
+            assert facts.blocks[colour].touches == {BASE if on_table else PLANK}
+
+
+def test_experts_do_tasks_in_a_row() -> None:
+    jobs = [EpisodeJob(task="playtable/lh_mtlc", seed=number) for number in range(4)]
+    results = list(expert_results(jobs, RolloutConfig(num_workers=0, max_steps=360)))
+    assert all(result.crashed is None for result in results)
+    assert np.mean([len(result.goal_steps) for result in results]) >= 4
+
+
+def test_bad_settings_are_one_line() -> None:
+    bad: list[tuple[dict[str, Any], str]] = [
+        ({"scene": "E"}, "'E'"),
+        ({"cameras": ("top",)}, "no camera 'top'"),
+        ({"language_file": "nowhere.yaml"}, "nowhere.yaml"),
+    ]
+    for kwargs, says in bad:
+        with pytest.raises(ValueError, match=says) as error:
+            registry.make("playtable/lh_mtlc", **kwargs)
+        assert "\n" not in str(error.value)
