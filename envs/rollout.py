@@ -298,6 +298,7 @@ class _Rollout:
             self._policy.interface.require(report.interface, "the policy", f"task {live.job.task}")
         if live.progress is not None and report.goal_steps != live.progress.goal_steps:
             live.number = next(self._numbers)  # a policy's memory begins anew with each goal
+            live.rest = None  # it was for the goal before
         if live.job.instruction is None:
             live.instruction = report.instruction
         live.progress = report

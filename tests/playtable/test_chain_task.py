@@ -85,12 +85,14 @@ def test_chains_of_ones_own_and_chains_that_are_none(chains: str) -> None:
 
 
 def roll(
-    chains: str, numbers: Sequence[int], num_workers: int = 0
+    chains: str, numbers: Sequence[int], num_workers: int = 0, execute_horizon: int | None = None
 ) -> tuple[list[EpisodeResult], list[ActRequest]]:
     """Return how the policy of the symbolic table does, by number of the chain; its requests."""
     import symbolic_table
 
-    config = RolloutConfig(num_workers=num_workers, envs_per_worker=4, max_steps=8)
+    config = RolloutConfig(
+        num_workers=num_workers, envs_per_worker=4, max_steps=8, execute_horizon=execute_horizon
+    )
     jobs = [EpisodeJob(task=chains, seed=number) for number in numbers]
     policy = symbolic_table.WaitAndDoPolicy()
     results = sorted(run_rollouts(jobs, policy, config), key=lambda result: result.seed)
@@ -119,6 +121,13 @@ def test_each_task_is_asked_for_anew(chains: str) -> None:
     for count, request in enumerate(asked):
         assert request.step == 3 * count
         assert request.observation.state[:, 0].tolist() == [count, count]  # nor a look back
+
+
+def test_what_is_left_of_a_chunk_is_not_for_the_next_task(chains: str) -> None:
+    number = next(number for number in CAN if doable(number) == 5)
+    _, asked = roll(chains, [number], execute_horizon=3)
+    assert len(asked) == 5  # one action of each chunk is left
+    assert all(request.previous is None for request in asked)
 
 
 def test_a_broken_table_is_a_crash_with_its_reason(chains: str) -> None:
