@@ -21,12 +21,13 @@ from telic.datasets.language import Segment
 from telic.datasets.store import EpisodeStore
 from telic.envs import registry
 from telic.envs.attempts import CRASHED, FAILED, KEPT, Attempt, AttemptLog, Quota
-from telic.envs.demos import DemoJob, Demonstration, demonstrations, interface_of
+from telic.envs.demos import DemoJob, Demonstration, Stretch, demonstrations, interface_of
 from telic.envs.host import Crashed, EnvChoice
 from telic.envs.pool import Pool, open_pool
 from telic.envs.task import StateChoice
 from telic.spec import ArraySpec, Interface
 
+_ANNOTATED = 1  # the stream from which it is drawn what is labelled
 STDERR = Console(stderr=True)
 STDOUT = Console(soft_wrap=True)
 
@@ -39,11 +40,22 @@ class Phrasings(Enum):
     all = "all"  # all of the task's: training draws one each time it sees a step
 
 
+class Mode(Enum):
+    """What an episode of a family (`env`) is."""
+
+    tasks = "tasks"  # one of its tasks
+    play = "play"  # its tasks one after the other, as they come
+
+
 @dataclass(kw_only=True, slots=True)
 class CollectConfig:
     """Which demonstrations, and where they go."""
 
     tasks: list[str] = field(default_factory=lambda: ["mt10"])  # tags or task names
+    env: str | None = None  # a family instead, such as playtable: all its tasks, or its play
+    mode: Mode = Mode.tasks  # of `env`
+    scenes: list[str] = field(default_factory=list)  # of a family with several, taken in turn
+    annotated: float = 1.0  # share of the tasks done in play that are labelled
     out: str = "runs/demo/demos.zarr"
     episodes_per_task: int = 25  # successful ones; failed ones are counted and dropped
     seed: int = 1  # attempt k of a task is the episode with seed + k
@@ -52,7 +64,7 @@ class CollectConfig:
     image_size: list[int] = field(default_factory=lambda: [96, 96])  # h, w pixels
     phrasings: Phrasings = Phrasings.all
     steps_after_success: int = 20
-    max_steps: int = 200  # of an episode
+    max_steps: int | None = None  # of an episode; None: 200, or what the tasks' family says
     max_attempts: int | None = None  # for a task; None: 4 x episodes_per_task
     num_workers: int = 2  # processes; 0 works in this one; changes nothing but the time
     overwrite: bool = False  # replace what is at `out`
@@ -60,8 +72,12 @@ class CollectConfig:
 
     def __post_init__(self) -> None:
         for name in ("episodes_per_task", "max_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be >= 1")
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"{name}={value} must be >= 1")
+        if not 0 <= self.annotated <= 1:
+            raise ValueError(f"annotated={self.annotated} must lie in [0, 1]")
+        if self.mode is Mode.play and self.env is None:
+            raise ValueError("mode=play needs a family that plays; give env=playtable")
         for name in ("seed", "steps_after_success", "num_workers"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)} must be >= 0")
@@ -75,10 +91,18 @@ class CollectConfig:
         if self.overwrite and self.resume:
             raise ValueError("overwrite=true and resume=true contradict each other")
 
+    def task_ids(self) -> list[str]:
+        """Return the ids of the tasks; ValueError with near misses for an unknown one."""
+        if self.env is None:
+            return registry.expand(self.tasks)
+        return registry.expand([f"{self.env}/play" if self.mode is Mode.play else self.env])
+
     def plan(self) -> dict[str, Any]:
         """Return what decides the store's content, as JSON data."""
         return {
-            "tasks": registry.expand(self.tasks),
+            "tasks": self.task_ids(),
+            "scenes": list(self.scenes),
+            "annotated": self.annotated,
             "episodes_per_task": self.episodes_per_task,
             "seed": self.seed,
             "state": self.state.value,
@@ -178,16 +202,25 @@ class _Collection:
         )
         self.log.add(attempt)
         if isinstance(report, Demonstration) and outcome == KEPT:
-            entry = registry.entry(task)
-            sentences = _sentences(entry, self.config.phrasings, seed)
-            self.store.append(
-                report.data,
-                [Segment(start=0, end=steps, instruction=s, task=entry.task_id) for s in sentences],
-            )
+            self.store.append(report.data, _segments(task, report, seed, self.config))
+
+
+def _segments(task: str, report: Demonstration, seed: int, config: CollectConfig) -> list[Segment]:
+    """Return the labels of an episode: of all of it, or of the tasks done in it."""
+    whole = [Stretch(0, report.steps, task)]
+    family = registry.entry(task).task_id.split("/")[0]
+    play = [s._replace(task=f"{family}/{s.task}") for s in report.stretches]
+    drawn = np.random.default_rng([seed, _ANNOTATED]).random(len(play))
+    told = [s for s, share in zip(play, drawn, strict=True) if share < config.annotated]
+    return [
+        Segment(start=start, end=end, instruction=text, task=registry.entry(done).task_id)
+        for start, end, done in (told if play else whole)
+        for text in _sentences(registry.entry(done), config.phrasings, seed)
+    ]
 
 
 def _sentences(entry: registry.TaskEntry, phrasings: Phrasings, seed: int) -> list[str]:
-    """Return the labels of the episode with this seed."""
+    """Return the sentences of the episode with this seed."""
     sentences = list(entry.instructions)
     if phrasings is Phrasings.all:
         return sentences
@@ -204,16 +237,22 @@ def _job(task: str, number: int, config: CollectConfig) -> DemoJob:
         task=task,
         cameras=tuple(config.cameras),
         image_size=(height, width),
-        max_steps=config.max_steps,
-        kwargs=_env_kwargs(config),
+        max_steps=config.max_steps or registry.entry(task).demo_steps,
+        kwargs=_env_kwargs(config, number),
     )
     return DemoJob(
         choice=choice, seed=config.seed + number, steps_after_success=config.steps_after_success
     )
 
 
-def _env_kwargs(config: CollectConfig) -> tuple[tuple[str, Any], ...]:
-    return () if config.state is StateChoice.full else (("state", config.state.value),)
+def _env_kwargs(config: CollectConfig, number: int) -> tuple[tuple[str, Any], ...]:
+    """Return what attempt `number` of a task is made with besides cameras and limit."""
+    kwargs: dict[str, Any] = {}
+    if config.state is not StateChoice.full:
+        kwargs["state"] = config.state.value
+    if config.scenes:
+        kwargs["scene"] = config.scenes[number % len(config.scenes)]
+    return tuple(kwargs.items())
 
 
 def _common_interface(tasks: tuple[str, ...], config: CollectConfig, pool: Pool) -> Interface:

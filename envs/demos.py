@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -19,17 +19,27 @@ from telic.spec import Array, Interface
 LOOKAHEAD: Final = 16  # jobs a slot may be ahead of the one that is due; they wait in memory
 
 
+class Stretch(NamedTuple):
+    """Steps start..end-1 of an episode, in which a task of several was done."""
+
+    start: int
+    end: int
+    task: str
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Demonstration(Report):
     """How an expert's episode went, and the steps of a successful one if they were asked for.
 
-    data: "state" f32 [T P], "action" f32 [T A], "timestamp_ns" i64 [T], "image/<camera>" u8
-    [T h w 3]; entry t is what the expert saw and then did.
+    stretches: of an environment whose `info` names the `task` at hand and when it began, one for
+    each task done. data: "state" f32 [T P], "action" f32 [T A], "timestamp_ns" i64 [T],
+    "image/<camera>" u8 [T h w 3]; entry t is what the expert saw and then did.
     """
 
     first_success_step: int | None
     steps: int
     goal_steps: tuple[int, ...] = ()  # of a task with several goals, the steps each was reached at
+    stretches: tuple[Stretch, ...] = ()
     data: dict[str, Array] = field(default_factory=dict)
 
 
@@ -47,22 +57,26 @@ class Demonstrate(Order):
         """Return the demonstration; `max_steps` of the choice bounds it."""
         env = host.env(self.slot, self.choice)
         env.draw_images = self.record
-        obs, _ = env.reset(seed=self.seed)
+        obs, info = env.reset(seed=self.seed)
         expert = env.expert()
         seen: list[DictObs] = []
         actions: list[Array] = []
         first_success: int | None = None
         goal_steps: list[int] = []
+        stretches: list[Stretch] = []
         for step in range(1, env.max_steps + 1):
             action = expert.act(obs)
             if self.record:
                 seen.append(obs)
                 actions.append(action)
+            before = info
             obs, _, terminated, truncated, info = env.step(action)
             if info["success"] and first_success is None:
                 first_success = step
             if info.get("goals_reached", 0) > len(goal_steps):
                 goal_steps.append(step)
+                if "task" in before:
+                    stretches.append(Stretch(before["task_began"], step, before["task"]))
             settled = first_success is not None and step >= first_success + self.steps_after_success
             if terminated or truncated or settled:
                 break
@@ -73,6 +87,7 @@ class Demonstrate(Order):
             first_success_step=first_success,
             steps=step,
             goal_steps=tuple(goal_steps),
+            stretches=tuple(stretches),
             data=data,
         )
 

@@ -18,8 +18,10 @@ from telic.envs.arm7 import POSES, Arm7Task
 from telic.envs.detour import INSTRUCTIONS, DetourTask
 from telic.envs.metaworld import MetaWorldTask, catalogue
 from telic.envs.playtable.chain_task import table_chains
+from telic.envs.playtable.environment import MAX_STEPS as PLAYTABLE_STEPS
 from telic.envs.playtable.environment import PlayTableTask
 from telic.envs.playtable.instructions import Phrases, instructions
+from telic.envs.playtable.play import PlayTask
 from telic.envs.playtable.tasks import TASKS
 from telic.envs.task import TaskEnv
 from telic.spec import near_misses
@@ -29,7 +31,8 @@ from telic.spec import near_misses
 class TaskEntry:
     """What is known of a task before an environment is made. `make(**kwargs)` makes one.
 
-    robot, licence, source: what a store of its demonstrations should say about them.
+    robot, licence, source: what a store of its demonstrations should say about them. demo_steps:
+    how long one may take, unless told.
     """
 
     task_id: str
@@ -39,6 +42,7 @@ class TaskEntry:
     robot: str = ""
     licence: str = ""
     source: str = ""
+    demo_steps: int = 200
 
 
 _ENTRIES: dict[str, TaskEntry] = {}
@@ -205,20 +209,24 @@ def _playtable_factory(name: str) -> Callable[..., TaskEnv]:
 
 
 def _register_playtable() -> None:
-    """Register PlayTable's tasks here and as Gymnasium's `telic/PlayTable-<task>-v0`; its chains.
+    """Register PlayTable's tasks here and as Gymnasium's `telic/PlayTable-<task>-v0`.
 
-    The chains are no task to train on, hence without the tag.
+    Its chains and its play are several tasks in a row, hence without the tag.
     """
-    register(
-        TaskEntry(
-            task_id="playtable/lh_mtlc",
-            make=table_chains,
-            instructions=tuple(instructions(name, Phrases.held_out)[0] for name in TASKS),
-            robot="Panda",
-            licence="MIT",
-            source="telic PlayTable, scripted experts",
+    rows: dict[str, tuple[Callable[..., TaskEnv], Phrases]]
+    rows = {"lh_mtlc": (table_chains, Phrases.held_out), "play": (PlayTask, Phrases.training)}
+    for name, (make, phrases) in rows.items():
+        register(
+            TaskEntry(
+                task_id=f"playtable/{name}",
+                make=make,
+                instructions=tuple(instructions(task, phrases)[0] for task in TASKS),
+                robot="Panda",
+                licence="MIT",
+                source="telic PlayTable, scripted experts",
+                demo_steps=5 * PLAYTABLE_STEPS,
+            )
         )
-    )
     for name in TASKS:
         register(
             TaskEntry(
@@ -229,6 +237,7 @@ def _register_playtable() -> None:
                 robot="Panda",
                 licence="MIT",
                 source="telic PlayTable, scripted experts",
+                demo_steps=PLAYTABLE_STEPS,
             )
         )
         gymnasium.register(

@@ -8,8 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from telic.envs.playtable.chain_start import start_obs
-from telic.envs.playtable.control import ACTION_SPEC, RATE_HZ
-from telic.envs.playtable.environment import STATE_SPECS
+from telic.envs.playtable.environment import Observed, observe, playtable_interface
 from telic.envs.playtable.instructions import Phrases, sentences
 from telic.envs.playtable.plans import expert
 from telic.envs.playtable.protocol import (
@@ -20,22 +19,20 @@ from telic.envs.playtable.protocol import (
     evaluation_chains,
 )
 from telic.envs.playtable.tasks import success
-from telic.envs.playtable.world import World, check_camera
-from telic.envs.rendering import require_rendering
+from telic.envs.playtable.world import World
 from telic.envs.task import (
     DictObs,
     Expert,
     StateChoice,
     TaskEnv,
     box,
-    image_specs,
     observation_space,
 )
 from telic.spec import Array, Interface
 
 
-class Table(Protocol):
-    """What a chain needs of the simulated table; vectors are f64, in m and rad."""
+class Table(Observed, Protocol):
+    """What a chain needs of the simulated table."""
 
     def reset(self, robot_obs: Array, scene_obs: Array, scene: str) -> None:
         """Put robot [15] and scene [24] at rest where the vectors say."""
@@ -43,14 +40,6 @@ class Table(Protocol):
 
     def step(self, action: Array) -> None:
         """Simulate one action f [A]."""
-        ...
-
-    def robot_obs(self) -> Array:
-        """Return the robot's vector [15]."""
-        ...
-
-    def scene_obs(self) -> Array:
-        """Return the scene's vector [24]."""
         ...
 
     def facts(self) -> Any:
@@ -149,14 +138,16 @@ class ChainTask(TaskEnv):
         return self._observation(), float(done), False, self._steps >= self._limit, info
 
     def _observation(self) -> DictObs:
-        parts = [self._table.robot_obs()]
-        parts += [self._table.scene_obs()] if self._state is StateChoice.full else []
-        pictures = self.images() if self.draw_images else {}
-        return {"state": np.concatenate(parts).astype(np.float32)} | pictures
+        return observe(self, self._table, self._state)
+
+    @property
+    def stage(self) -> int:
+        """How many tasks it has left behind."""
+        return self.goals_reached
 
     def expert(self) -> Expert:
         """Return who solves the chain, each task by the expert of its own."""
-        return _ChainExpert(self, lambda task: self._make_expert(task, self._table, self.np_random))
+        return ChainExpert(self, lambda task: self._make_expert(task, self._table, self.np_random))
 
     def picture(self, camera: str, size: tuple[int, int]) -> Array:
         """Return what a camera of the table sees."""
@@ -167,18 +158,34 @@ class ChainTask(TaskEnv):
         self._table.close()
 
 
-class _ChainExpert:
-    def __init__(self, env: ChainTask, make: Callable[[str], Expert]) -> None:
+class Chained(Protocol):
+    """An environment whose tasks follow one another: the one at hand, and how many came before."""
+
+    @property
+    def current_task(self) -> str:
+        """The task at hand."""
+        ...
+
+    @property
+    def stage(self) -> int:
+        """A number that is another one for each task."""
+        ...
+
+
+class ChainExpert:
+    """Solves tasks that follow one another, each by an expert of its own."""
+
+    def __init__(self, env: Chained, make: Callable[[str], Expert]) -> None:
         self._env, self._make = env, make
         self._begin()
 
     def _begin(self) -> None:
-        self._at = self._env.goals_reached
+        self._at = self._env.stage
         self._expert = self._make(self._env.current_task)
 
     def act(self, obs: DictObs) -> Array:
         """Return the action of the current task's expert."""
-        if self._env.goals_reached != self._at:
+        if self._env.stage != self._at:
             self._begin()
         return self._expert.act(obs)
 
@@ -195,14 +202,10 @@ def table_chains(
 
     ValueError for an unknown scene, state or camera, and where pictures cannot be drawn.
     """
-    for camera in cameras:
-        check_camera(camera)
-    if cameras:
-        require_rendering()
-    interface = Interface(
-        state=STATE_SPECS[StateChoice(state)],
-        action=ACTION_SPEC,
-        rate_hz=RATE_HZ,
-        images=image_specs(cameras, image_size),
-    )
-    return ChainTask(World(scene), success, expert, interface, scene=scene, state=state, **kwargs)
+    interface = playtable_interface(StateChoice(state), cameras, image_size)
+    world = World(scene)
+
+    def make_expert(task: str, _: Table, rng: np.random.Generator) -> Expert:
+        return expert(task, world, rng)
+
+    return ChainTask(world, success, make_expert, interface, scene=scene, state=state, **kwargs)

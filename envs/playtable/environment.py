@@ -7,13 +7,13 @@ the first environment is made.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 
 from telic.envs.playtable import layout as table
 from telic.envs.playtable.control import ACTION_SPEC, RATE_HZ
-from telic.envs.playtable.facts import Facts
+from telic.envs.playtable.facts import FLOOR, Facts
 from telic.envs.playtable.instructions import instructions
 from telic.envs.playtable.plans import expert
 from telic.envs.playtable.starts import task_start
@@ -34,7 +34,7 @@ from telic.spec import Array, ArraySpec, Interface
 MAX_STEPS: Final = 360  # what CALVIN gives a subtask
 _SETTLE_STEPS: Final = 6
 _MAX_DRAWS: Final = 50
-_NO_SUPPORT: Final = {"slide", "button", "switch", "floor"}
+_NO_SUPPORT: Final = {"slide", "button", "switch", FLOOR}
 
 _UNIT: Final = "m; rad; gripper_action -1 or 1; lights 0 or 1"
 _NOTE: Final = (
@@ -85,14 +85,13 @@ class PlayTableTask(TaskEnv):
     ) -> None:
         check_task(name)
         table.layout(scene)
-        for camera in (*cameras, render_camera):
-            check_camera(camera)
+        check_camera(render_camera)
         if max_steps < 1 or min(*image_size, *render_size) < 1:
             raise ValueError(
                 f"{name}: max_steps={max_steps}, image_size={image_size} and "
                 f"render_size={render_size} must be at least 1"
             )
-        if cameras or render_mode is not None:
+        if render_mode is not None:
             require_rendering()
         self.task_id = f"playtable/{name}"
         self.instructions = list(instructions(name))
@@ -100,12 +99,7 @@ class PlayTableTask(TaskEnv):
         self.render_mode = render_mode
         self._render_view = (render_camera, (int(render_size[0]), int(render_size[1])))
         self._state_choice = StateChoice(state)
-        self.interface = Interface(
-            state=STATE_SPECS[self._state_choice],
-            action=ACTION_SPEC,
-            rate_hz=RATE_HZ,
-            images=image_specs(cameras, image_size),
-        )
+        self.interface = playtable_interface(self._state_choice, cameras, image_size)
         self.observation_space = observation_space(self.interface)
         self.action_space = box(ACTION_SPEC)
         self.world = World(scene)
@@ -149,13 +143,46 @@ class PlayTableTask(TaskEnv):
         self.world.close()
 
     def _observation(self) -> DictObs:
-        state = self.world.robot_obs()
-        if self._state_choice is StateChoice.full:
-            state = np.concatenate([state, self.world.scene_obs()])
-        obs: DictObs = {"state": state.astype(np.float32)}
-        if self.draw_images:
-            obs |= self.images()
-        return obs
+        return observe(self, self.world, self._state_choice)
+
+
+class Observed(Protocol):
+    """What of a table an observation is made of; vectors are f64, in m and rad."""
+
+    def robot_obs(self) -> Array:
+        """Return the robot's vector [15]."""
+        ...
+
+    def scene_obs(self) -> Array:
+        """Return the scene's vector [24]."""
+        ...
+
+
+def playtable_interface(
+    state: StateChoice, cameras: Sequence[str], image_size: tuple[int, int]
+) -> Interface:
+    """Return what a PlayTable environment senses and is told.
+
+    ValueError for an unknown camera, and where pictures are asked for and cannot be drawn.
+    """
+    for camera in cameras:
+        check_camera(camera)
+    if cameras:
+        require_rendering()
+    return Interface(
+        state=STATE_SPECS[state],
+        action=ACTION_SPEC,
+        rate_hz=RATE_HZ,
+        images=image_specs(cameras, image_size),
+    )
+
+
+def observe(env: TaskEnv, world: Observed, state: StateChoice) -> DictObs:
+    """Return an environment's observation of the table as it is now."""
+    parts = [world.robot_obs()]
+    parts += [world.scene_obs()] if state is StateChoice.full else []
+    pictures = env.images() if env.draw_images else {}
+    return {"state": np.concatenate(parts).astype(np.float32)} | pictures
 
 
 def begin(world: World, task: str, rng: np.random.Generator) -> Facts:

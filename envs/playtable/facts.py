@@ -12,6 +12,7 @@ ROBOT: Final = "robot"
 BASE: Final = "base"  # desk and shell of the cabinet
 PLANK: Final = "plank"  # the shelf
 DRAWER: Final = "drawer"
+FLOOR: Final = "floor"
 
 
 def block(colour: str) -> str:

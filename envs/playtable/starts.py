@@ -25,6 +25,7 @@ _TOOL_HIGH: Final = np.array([0.28, -0.14, 0.64, pi + 0.1, 0.1, 1.9])
 _SWEEP_M: Final = 0.13  # how far a block is pushed
 _REACH_M: Final = 0.75  # of a tool that points down onto the desk, from the arm's base
 _MAX_DRAWS: Final = 1000
+_TRIES: Final = 6
 
 
 def neutral_robot_obs() -> Array:
@@ -163,6 +164,22 @@ def _possible(scene: Array, plan: Layout, wish: Wish, held: str | None) -> bool:
         return False
     if any(not _reaches(pose) for colour, pose in poses.items() if colour != held):
         return False
+    return _way_is_free(scene, poses, plan, wish)
+
+
+def seems_possible(task: str, scene: Array, plan: Layout, rng: np.random.Generator) -> bool:
+    """Return whether `task` has a free way on a table as it lies, by its scene_obs [24].
+
+    Only room is judged, not whether parts, lights and blocks are where the task needs them; `rng`
+    draws which blocks a task for any of them is tried with.
+    """
+    poses = dict(zip(plan.order, scene[6:].reshape(3, 6), strict=True))
+    drawn = [wishes()[task](rng) for _ in range(_TRIES)]
+    return any(_way_is_free(scene, poses, plan, wish) for wish in drawn)
+
+
+def _way_is_free(scene: Array, poses: Mapping[str, Array], plan: Layout, wish: Wish) -> bool:
+    """Return whether the hand has room for what the task moves, and that has room to move."""
     if wish.reachable is not None and not _within_reach(scene, poses, plan, wish.reachable):
         return False
     if wish.grasped is not None and not _fingers_fit(poses, plan, wish.grasped):
