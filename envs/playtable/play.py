@@ -102,10 +102,10 @@ class PlayTask(TaskEnv):
         """Take an action, within its bounds; a task found done, or given up, makes way."""
         self.world.step(np.clip(np.asarray(action, np.float64), -1.0, 1.0))
         self._steps += 1
-        done = success(self.current_task, self._start, self.world.facts())
-        self._done += done
         over = self._done == self._num_tasks
-        if not over and (done or self._steps - self._began >= LIMIT):
+        done = not over and success(self.current_task, self._start, self.world.facts())
+        self._done += done
+        if self._done < self._num_tasks and (done or self._steps - self._began >= LIMIT):
             self._next_task()
         truncated = self._steps >= self.max_steps or self._lost
         return self._observation(), float(done), False, truncated, self._info()
