@@ -83,10 +83,11 @@ class Reads(TorchDispatchMode):
         self.wide = self.others = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Compute `func`, and count its second factor; both factors of `bmm` are activations."""
+        """Compute `func`, and count its second factor where that is one matrix."""
         name = func.overloadpacket.__name__
-        if name in ("mm", "addmm", "linear"):
-            matrix = args[2] if name == "addmm" else args[1]
+        place = {"mm": 1, "addmm": 2, "linear": 1, "matmul": 1}.get(name)
+        if place is not None and args[place].ndim == 2:
+            matrix = args[place]
             count = matrix.numel() * matrix.element_size()
             if min(matrix.shape) >= WIDE:
                 self.wide += count
