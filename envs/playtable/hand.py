@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import pi
+from math import cos, pi, sin
 from typing import Any, Final
 
 import numpy as np
@@ -18,10 +18,13 @@ from telic.envs.playtable.experts import (
     tool,
 )
 from telic.envs.playtable.facts import ROBOT
+from telic.envs.playtable.layout import COLOURS
+from telic.envs.playtable.panda import BASE
 from telic.envs.playtable.rotations import euler, wrapped
 from telic.envs.playtable.world import World
 from telic.spec import Array
 
+_HIGH_REACH_M: Final = 0.72  # of a tool that points down from the height of transit
 FRONT_Y: Final = -0.10  # m; before the cabinet, clear of its handles
 CLOSE_STEPS: Final = 9
 
@@ -66,26 +69,42 @@ class Hand:
         angles[2] = NEUTRAL_YAW + float(wrapped(angles[2] - NEUTRAL_YAW))
         return Waypoint(position=target[:3].copy(), euler=angles, gripper=gripper, stay=stay)
 
-    def rise(self, gripper: float) -> Plan:
-        """Yield the way out of the cabinet and up to the height of transit."""
+    def rise(self) -> Plan:
+        """Yield the way out of the cabinet and up to the height of transit, the gripper as it is.
+
+        Opening or closing it here would drop a block, or take along one just put down. A block
+        between the fingers that still lies on something is let go of before.
+        """
+        touches = [facts.touches for facts in self.world.facts().blocks.values()]
+        if self.world.gripper == CLOSED and any(ROBOT in t and len(t) > 1 for t in touches):
+            yield self.here(OPEN, stay=6)
         tool_now = self.world.tcp()
         if tool_now[1] > FRONT_Y + 0.02 and tool_now[2] > 0.5:
-            yield self._moved(gripper, y=FRONT_Y, z=max(tool_now[2], 0.52))
+            yield self._moved(y=FRONT_Y, z=max(tool_now[2], 0.52))
         if tool_now[2] < self.manner.transit_z - 0.02:
-            yield self._moved(gripper, z=self.manner.transit_z)
+            yield self._moved(z=self.manner.transit_z)
 
-    def _moved(self, gripper: float, **axes: float) -> Waypoint:
+    def _moved(self, **axes: float) -> Waypoint:
         position = self.world.tcp()[:3]
         for axis, value in axes.items():
             position["xyz".index(axis)] = value
-        now = self.here(gripper)
-        return Waypoint(position=position, euler=now.euler, gripper=gripper, within=0.03)
+        now = self.here(self.world.gripper)
+        position = within_reach(position) if "z" in axes else position
+        return Waypoint(position=position, euler=now.euler, gripper=now.gripper, within=0.03)
 
     def above(self, x: float, y: float, yaw: float, gripper: float, lean: float = 0.0) -> Plan:
         """Yield the way to a point at the height of transit, up first."""
-        yield from self.rise(gripper)
-        position = np.array([x, y, self.manner.transit_z])
+        yield from self.rise()
+        position = within_reach(np.array([x, y, self.manner.transit_z]))
         yield self.at(position, yaw, gripper, within=0.03, lean=lean)
+
+
+def within_reach(position: Array) -> Array:
+    """Return the position, nearer to the arm where it could not be reached at transit's height."""
+    base = np.array(BASE[:2])
+    away = position[:2] - base
+    share = min(1.0, _HIGH_REACH_M / float(np.linalg.norm(away)))
+    return np.append(base + share * away, position[2])
 
 
 def nearest(yaw: float, period: float, to: float = NEUTRAL_YAW) -> float:
@@ -99,7 +118,19 @@ def grasp_yaw(hand: Hand, colour: str, around: float = NEUTRAL_YAW) -> float:
     found = [nearest(yaw, pi, around)]
     if hand.plan.length(colour) < 0.06:  # the long side fits between the fingers too
         found.append(nearest(yaw + pi / 2, pi, around))
-    return min(found, key=lambda angle: abs(angle - around))
+    return min(found, key=lambda angle: abs(angle - around) + 10 * _blocked(hand, colour, angle))
+
+
+def _blocked(hand: Hand, colour: str, yaw: float) -> bool:
+    """Return whether another block is where one of the open fingers would go."""
+    aside = 0.05 * np.array([sin(yaw), -cos(yaw)])
+    own = hand.place(colour)
+    others = [hand.place(other) for other in COLOURS if other != colour]
+    return any(
+        abs(other[2] - own[2]) < 0.03 and np.linalg.norm(own[:2] + side * aside - other[:2]) < 0.04
+        for other in others
+        for side in (1, -1)
+    )
 
 
 def grasp(hand: Hand, colour: str, yaw: float, height: float, lean: float = 0.0) -> Plan:

@@ -53,6 +53,10 @@ def lift_from_drawer(colour: str) -> Attempt:
 
 def lift_from_shelf(colour: str) -> Attempt:
     def attempt(hand: Hand) -> Plan:
+        low, high = hand.plan.opening(hand.world.facts().joints["slide"])
+        x = hand.place(colour)[0]
+        if high - low < 0.2 or not low < x < high:  # the door is before it, or leaves no room
+            yield from move_slider(-1 if x < hand.plan.plank_x else 1)(hand)
         # the door leaves the hand no room to turn far: closing turns the block instead
         yaw = float(np.clip(grasp_yaw(hand, colour, _ALONG_X), _ALONG_X - 0.25, _ALONG_X + 0.25))
         yaw += hand.rng.uniform(-0.1, 0.1)
@@ -102,14 +106,15 @@ def push(colour: str, direction: int) -> Attempt:
         yield from hand.above(behind, y, yaw, CLOSED)
         yield hand.at([behind, y, z + 0.006], yaw, CLOSED, speed=0.9)
         far = x + direction * hand.rng.uniform(0.125, 0.135)
+        stride = hand.rng.uniform(0.007, 0.01)  # faster, and the block slides on far beyond
         while direction * (far - hand.place(colour)[0]) > 0:
             target = hand.world.target[:3]
             step = np.clip(hand.place(colour)[1] - target[1], -0.004, 0.004)
-            ahead = np.array([target[0] + direction * 0.015, target[1] + step, z + 0.006])
+            ahead = np.array([target[0] + direction * stride, target[1] + step, z + 0.006])
             if direction * (ahead[0] - far) > 0:
                 break
             yield hand.at(ahead, yaw, CLOSED, within=0.05)
-        yield from hand.rise(CLOSED)
+        yield from hand.rise()
 
     return attempt
 
@@ -143,7 +148,7 @@ def open_drawer(hand: Hand) -> Plan:
     yield hand.at([x, y, 0.368], _ALONG_Y, CLOSED, stay=7)
     yield hand.at([x, -0.48, 0.368], _ALONG_Y, CLOSED, stay=3)
     yield hand.at([x, -0.47, 0.368], _ALONG_Y, OPEN, stay=5)
-    yield from hand.rise(OPEN)
+    yield from hand.rise()
 
 
 def close_drawer(hand: Hand) -> Plan:
@@ -156,7 +161,7 @@ def close_drawer(hand: Hand) -> Plan:
     yield hand.at([x, y, 0.368], yaw, CLOSED)
     yield hand.at([x, -0.255, 0.368], yaw, CLOSED, stay=2, speed=0.9)
     yield hand.at([x, -0.30, 0.40], yaw, CLOSED)
-    yield from hand.rise(CLOSED)
+    yield from hand.rise()
 
 
 def press_button(hand: Hand) -> Plan:
@@ -198,13 +203,14 @@ def place_in_slider(hand: Hand) -> Plan:
     x = max(choices, key=lambda c: min([abs(c - t) for t in taken], default=0.0))
     if not taken:
         x = middle + 0.02 * hand.manner.offset
+    y = 0.045 if high - low < 0.2 else hand.rng.uniform(0.045, 0.07)  # deeper, the hand must fit
     z = 0.478 + (hand.world.tcp()[2] - _held_z(hand))
-    yield from hand.rise(CLOSED)
+    yield from hand.rise()
     yield hand.at([x, FRONT_Y, 0.57], _ALONG_X, CLOSED, lean=_LEAN)
     yield hand.at([x, 0.02, z + 0.03], _ALONG_X, CLOSED, lean=_LEAN, speed=0.8)
-    yield hand.at([x, 0.07, z], _ALONG_X, CLOSED, lean=_LEAN, speed=0.7)
-    yield hand.at([x, 0.07, z - 0.012], _ALONG_X, CLOSED, lean=_LEAN)
-    yield hand.at([x, 0.07, z - 0.012], _ALONG_X, OPEN, lean=_LEAN, stay=6)
+    yield hand.at([x, y, z], _ALONG_X, CLOSED, lean=_LEAN, speed=0.7)
+    yield hand.at([x, y, z - 0.012], _ALONG_X, CLOSED, lean=_LEAN)
+    yield hand.at([x, y, z - 0.012], _ALONG_X, OPEN, lean=_LEAN, stay=6)
     yield hand.at([x, FRONT_Y, 0.53], _ALONG_X, OPEN, lean=_LEAN)
 
 
@@ -239,12 +245,14 @@ def stack(hand: Hand) -> Plan:
     tool_yaw = float(hand.world.tcp()[5])
     turn = nearest(hand.yaw(lower) - hand.yaw(held), pi / 2, to=0.0)
     yaw = nearest(tool_yaw + turn, pi)
-    yield from hand.rise(CLOSED)
+    yield from hand.rise()
     over = goal + hand.world.tcp()[:3] - hand.place(held)
     yield hand.at([over[0], over[1], 0.60], yaw, CLOSED)
     over = goal + hand.world.tcp()[:3] - hand.place(held)
     yield hand.at(over + [0, 0, 0.03], yaw, CLOSED, within=0.006, patience=15)
     for height in (0.012, 0.003):
+        if not hand.holds(held):
+            return
         over = goal + hand.world.tcp()[:3] - hand.place(held) + [0, 0, height]
         yield hand.at(over, yaw, CLOSED, within=0.004, stay=2, speed=0.5)
     here = hand.world.target[:3].copy()
@@ -264,6 +272,10 @@ def push_into_drawer(hand: Hand) -> Plan:
     on_table = [c for c in COLOURS if hand.place(c)[1] < 0.0 and hand.place(c)[2] > 0.42]
     colour = min(on_table or COLOURS, key=lambda c: abs(hand.place(c)[0] - hand.plan.drawer_x))
     x, y, _ = hand.place(colour)
+    if abs(x - hand.plan.drawer_x) > 0.12:  # it would fall beside the drawer: carry it
+        yield from lift_from_table(colour)(hand)
+        yield from place_in_drawer(hand)
+        return
     yaw_of_block, length = hand.yaw(colour), hand.plan.length(colour)
     half = (length * abs(sin(yaw_of_block)) + table.BLOCK_WIDTH * abs(cos(yaw_of_block))) / 2
     yaw = _ALONG_X
@@ -271,7 +283,7 @@ def push_into_drawer(hand: Hand) -> Plan:
     yield from hand.above(x, min(behind, FRONT_Y + 0.05), yaw, CLOSED)
     yield hand.at([x, behind, 0.467], yaw, CLOSED, within=0.008, speed=0.8)
     yield hand.at([x, -0.27, 0.467], yaw, CLOSED, speed=0.9)
-    yield from hand.rise(CLOSED)
+    yield from hand.rise()
 
 
 def _table() -> dict[str, Attempt]:

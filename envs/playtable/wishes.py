@@ -67,7 +67,7 @@ def _holding(**wish: object) -> Draw:
 
 def _stacking(rng: np.random.Generator) -> Wish:
     held, other, _ = rng.permutation(COLOURS)
-    return Wish(places={str(held): (HELD,), str(other): (TABLE,)})
+    return Wish(places={str(held): (HELD,), str(other): (TABLE,)}, grasped=str(other))
 
 
 def _unstacking(rng: np.random.Generator) -> Wish:
