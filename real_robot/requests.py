@@ -68,7 +68,7 @@ class Requests:
             episode=window.episode,
             seed=self._config.seed + window.episode,
             step=round((t_obs_ns - self._episode_ns) / self._dt_ns),
-            previous=None if self._last is None else remainder(self._last, t_obs_ns),
+            prefix=None if self._last is None else remainder(self._last, t_obs_ns),
         )
 
     def answered(self, request: ActRequest, chunk: ActionChunk, finished_ns: int) -> None:

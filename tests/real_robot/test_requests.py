@@ -85,13 +85,13 @@ def test_the_policy_is_asked_once_its_share_of_the_chunk_is_carried_out() -> Non
     second = requests.next()
     assert second is not None and second.step == 2
     assert seen(second) == [50.0, 95.0]
-    assert first.previous is None and second.previous is not None
-    assert second.previous[:, 0].tolist() == [2, 3, 4, 5, 6, 7]
+    assert first.prefix is None and second.prefix is not None
+    assert second.prefix[:, 0].tolist() == [2, 3, 4, 5, 6, 7]
     requests.answered(second, chunk(second), 2 * DT)
     write(wires, 2 * DT, episode=1)  # a new episode does not wait
     third = requests.next()
     assert third is not None and (third.episode, third.seed, third.step) == (1, 8, 0)
-    assert third.previous is None, "of another episode"
+    assert third.prefix is None, "of another episode"
     assert seen(third) == [100.0, 100.0]
     wires.close()
 
