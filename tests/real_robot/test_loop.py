@@ -20,6 +20,7 @@ from telic.real_robot.loop import (
 )
 from telic.real_robot.robot import Reading
 from telic.real_robot.safety import SafetyConfig
+from telic.real_robot.summary import Jerk
 from telic.real_robot.timeline import Motion, TimelineRules
 from telic.spec import ActionChunk, ActRequest, ArraySpec
 from telic.tests.real_robot.replay import Replay, largest_change
@@ -130,6 +131,21 @@ def test_requests_tell_the_steps_that_chunks_lately_came_too_late_for() -> None:
     faster.play()
     delays = [request.inference_delay for request in going_on(faster)]
     assert delays[1:11] == [3] * 10 and delays[-10:] == [1] * 10, "not the longest of all times"
+
+
+def test_jerk_is_counted_at_seams_and_inside_and_not_across_a_hold() -> None:
+    jerk = Jerk()
+    assert jerk.medians() == {"at_seams": None, "inside": None}
+    line = np.array([3.0, 4.0], np.float32)
+    for place, chunk in ((0, 1), (1, 1), (2, 1), (3, 1), (6, 2), (11, 2), (16, 2)):
+        jerk.add(place * line, chunk)  # 2, 3, 6 and 3, 6, 11 bend by two steps of length 5
+    medians = jerk.medians()
+    assert medians["inside"] == pytest.approx(0, abs=1e-5)
+    assert medians["at_seams"] == pytest.approx(10, rel=0.01)
+    jerk.add(None, -1)
+    for place in (0, 5):
+        jerk.add(place * line, 3)
+    assert jerk.medians() == medians
 
 
 def test_the_same_run_replays_to_the_same_commands() -> None:
