@@ -47,6 +47,9 @@ class ControlConfig:
     anchors: int | None = None
     temperature: float | None = None
     numbers: str | None = None  # fp32, packed, bf16, fp16, int8, w8a8; None: fp32
+    # How a chunk goes on from the one that runs while it is computed: none, trained, guided; None:
+    # as the checkpoint was trained.
+    prefixing: str | None = None
     # steps after which a new chunk is asked for; 1: as soon as the policy is free
     execute_horizon: int = 1
     seed: int = 300_000  # of the scene's starts and of the policy's noise
@@ -80,6 +83,7 @@ def run(config: ControlConfig) -> dict[str, Any]:
             act_as=config.act_as,
             anchors=config.anchors,
             temperature=config.temperature,
+            prefixing=config.prefixing,
         ),
         DaemonConfig(
             loop=config.loop,

@@ -58,6 +58,9 @@ class EvaluateConfig(ProtocolSettings):
     anchors: int | None = None
     temperature: float | None = None
     numbers: str | None = None  # fp32, packed, bf16, fp16, int8, w8a8 (quantize.py); None: fp32
+    # How a chunk goes on from what was left of the last one, of which nothing runs meanwhile here:
+    # none, guided, trained; None: as the checkpoint was trained.
+    prefixing: str | None = None
     execute_horizon: int = 4  # actions run of each chunk (all, if the policy gives fewer)
     num_workers: int = 2  # simulator processes; 0 simulates in this one
     envs_per_worker: int = 10
@@ -162,12 +165,15 @@ def contestant(config: EvaluateConfig) -> Contestant:
         identity["sampling"] = plain(policy.sampling)
         if policy.truncated is not None:
             identity["start"] = plain(policy.start)
+        if config.prefixing is not None:
+            policy.prefixer.use(config.prefixing)
+            identity["prefixing"] = config.prefixing
         if config.numbers is not None:
             quantize(policy.denoiser, number_format(config.numbers))
             title, identity["numbers"] = f"{title}, {config.numbers}", config.numbers
     else:
         title = policy.title if isinstance(policy, RobomimicPolicy) else title
-        for name in ("sampling", "anchors", "temperature", "numbers"):
+        for name in ("sampling", "anchors", "temperature", "prefixing", "numbers"):
             if (value := getattr(config, name)) is not None:
                 raise ValueError(
                     f"{name}={value}: {config.checkpoint} ({title}) does not denoise; "

@@ -202,8 +202,9 @@ class ActRequest:
 
     The noise of a chunk is a function of (seed, step) alone, so an episode's result does not
     depend on which other episodes share its batch. `episode` is unique within a run: a policy
-    with memory (an RNN) keeps one state for each. `previous`: what is left of the episode's last
+    with memory (an RNN) keeps one state for each. `prefix`: what is left of the episode's last
     chunk, f32 [R A] in physical units, its first action due at the observation's time; None: none.
+    Its first `inference_delay` actions will have been carried out before the new chunk is there.
     """
 
     observation: Observation
@@ -211,7 +212,8 @@ class ActRequest:
     episode: int = 0
     seed: int = 0
     step: int = 0
-    previous: Array | None = None
+    prefix: Array | None = None
+    inference_delay: int = 0
 
 
 @dataclass(kw_only=True, slots=True)

@@ -2,16 +2,25 @@
 
     python benchmarks/control_delay.py checkpoint [--tasks mt10] [--episodes 10] [--sampling 2]
         [--latency-ms 0 10 20 30 40 50] [--seam-steps 0 1 2] [--execute-horizon 1]
+    python benchmarks/control_delay.py checkpoint --delay-steps 0 2 4 8 --execute-horizon 4
+        --prefixing none guided trained
 
 The control daemon's own loop, requests, timeline and scenes; the chunk comes after the latency
-given. An episode is a success if the task is solved within 200 steps, 2.5 s, holding included.
+given, or after that many control steps. An episode is a success if the task is solved within 200
+steps, 2.5 s, holding included. Prefixing (policy/prefix.py) needs chunks longer than the delay and
+`execute_horizon` together, and for `trained` a policy.prefix.max_delay of the delay.
+
+Seam jerk: the median norm of the second difference of the commands where they pass from one chunk
+to the next, over that inside of chunks; 1 is a seam that cannot be told.
 """
 
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
+import itertools
+from dataclasses import dataclass, field
 from functools import partial
+from statistics import median
 
 import torch
 from rich.console import Console
@@ -19,6 +28,7 @@ from rich.table import Table
 
 from telic.envs.registry import expand
 from telic.envs.statistics import wilson_interval
+from telic.policy.policy import Policy
 from telic.real_robot.clock import NS, FakeClock
 from telic.real_robot.control_process import LoopConfig
 from telic.real_robot.policy_worker import open_checkpoint
@@ -40,6 +50,12 @@ class Outcome:
     active_s: float = 0.0
     late_steps: int = 0
     used_steps: int = 0
+    jerks: list[float] = field(default_factory=list)  # of each task, seams over inside
+
+    @property
+    def jerk(self) -> str:
+        """Return the median seam jerk of the tasks, or a dash where no chunk was run for long."""
+        return f"{median(self.jerks):.2f}" if self.jerks else "-"
 
 
 def run(
@@ -72,6 +88,8 @@ def run(
         outcome.active_s += summary["phase_s"]["ACTIVE"]
         outcome.late_steps += summary["steps"]["late"]
         outcome.used_steps += summary["steps"]["used"]
+        if summary["jerk"]["at_seams"] and summary["jerk"]["inside"]:
+            outcome.jerks.append(summary["jerk"]["at_seams"] / summary["jerk"]["inside"])
     return outcome
 
 
@@ -87,38 +105,51 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=10)
     parser.add_argument("--sampling", default="2")
     parser.add_argument("--latency-ms", type=float, nargs="+", default=[0, 10, 20, 30, 40, 50])
+    parser.add_argument("--delay-steps", type=int, nargs="+", help="in place of --latency-ms")
     parser.add_argument("--seam-steps", type=int, nargs="+", default=[0])
+    parser.add_argument("--prefixing", nargs="+", default=[None])
     parser.add_argument("--execute-horizon", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     policy = open_checkpoint(arguments.checkpoint, sampling=arguments.sampling)
+    assert isinstance(policy, Policy)
+    latencies_ms = arguments.latency_ms
+    if arguments.delay_steps is not None:
+        # half a step less: as many steps are late as the latency has begun
+        step_ms = 1e3 / policy.interface.rate_hz
+        latencies_ms = [max(0.0, (steps - 0.5) * step_ms) for steps in arguments.delay_steps]
     tasks = expand(arguments.tasks)
     console = Console(soft_wrap=True)
     table = Table(title=f"{len(tasks)} tasks, {arguments.sampling} denoising steps")
-    for column in ("latency ms", "seam steps", "success", "95 %", "held", "late / used steps"):
+    columns = ("latency ms", "seam steps", "prefixing", "success", "95 %", "held")
+    for column in (*columns, "late / used steps", "seam jerk"):
         table.add_column(column, justify="right")
-    for latency_ms in arguments.latency_ms:
-        for seam_steps in arguments.seam_steps:
-            outcome = run(
-                policy,
-                tasks,
-                arguments.episodes,
-                round(latency_ms * 1e6),
-                LoopConfig(seam_steps=seam_steps),
-                WorkerConfig(execute_horizon=arguments.execute_horizon, seed=SEED),
-            )
-            low, high = wilson_interval(outcome.successes, outcome.episodes)
-            held = outcome.held_s / (outcome.held_s + outcome.active_s)
-            row = (
-                f"{latency_ms:g}",
-                f"{seam_steps}",
-                f"{outcome.successes} / {outcome.episodes}",
-                f"{low:.2f} - {high:.2f}",
-                f"{held:.0%}",
-                f"{outcome.late_steps / max(1, outcome.used_steps):.1f}",
-            )
-            console.print("  ".join(row), style="dim")
-            table.add_row(*row)
+    settings = itertools.product(latencies_ms, arguments.seam_steps, arguments.prefixing)
+    for latency_ms, seam_steps, prefixing in settings:
+        if prefixing is not None:
+            policy.prefixer.use(prefixing)
+        outcome = run(
+            policy,
+            tasks,
+            arguments.episodes,
+            round(latency_ms * 1e6),
+            LoopConfig(seam_steps=seam_steps),
+            WorkerConfig(execute_horizon=arguments.execute_horizon, seed=SEED),
+        )
+        low, high = wilson_interval(outcome.successes, outcome.episodes)
+        held = outcome.held_s / (outcome.held_s + outcome.active_s)
+        row = (
+            f"{latency_ms:g}",
+            f"{seam_steps}",
+            policy.prefixer.way.value,
+            f"{outcome.successes} / {outcome.episodes}",
+            f"{low:.2f} - {high:.2f}",
+            f"{held:.0%}",
+            f"{outcome.late_steps / max(1, outcome.used_steps):.1f}",
+            outcome.jerk,
+        )
+        console.print("  ".join(row), style="dim")
+        table.add_row(*row)
     console.print(table)
 
 

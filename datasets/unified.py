@@ -181,12 +181,12 @@ class Embodiment:
     def into(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """Return a batch of numpy arrays with its states and actions in their slots.
 
-        Those are "state", "goal_state", "action" and "previous", whichever are there. Adds
+        Those are "state", "goal_state", "action" and "prefix", whichever are there. Adds
         "state_slots" and "action_slots" bool [B 128], the slots in use, and "rate_hz" f32 [B].
         """
         count = len(batch["state"])
         maps = {"state": self.state, "goal_state": self.state}
-        maps |= {"action": self.action, "previous": self.action}
+        maps |= {"action": self.action, "prefix": self.action}
         mapped = {name: map_.into(batch[name]) for name, map_ in maps.items() if name in batch}
         return {
             **batch,

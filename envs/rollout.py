@@ -363,5 +363,5 @@ def _request(live: _Live, interface: Interface) -> ActRequest:
         episode=live.number,
         seed=live.job.seed,
         step=progress.steps,
-        previous=live.rest,
+        prefix=live.rest,
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -78,17 +78,30 @@ class Prediction:
     losses: dict[str, Tensor] = field(default_factory=dict)
 
 
+class Fixed(NamedTuple):
+    """Actions that are shown as they are, in a chunk whose others have noise.
+
+    mask: bool [B H]; level: f32 [1], the sigma that they are said to have; or, in a `Level`, its
+    embedding [S D].
+    """
+
+    mask: Tensor
+    level: Tensor
+
+
 @dataclass(kw_only=True, slots=True)
 class Level:
     """What a network computes from noise levels alone.
 
     embedding: [S D]; routes: of every layer; modulations: [S n 1 D] of every layer, and of what
-    comes after the last, in a kind that has them.
+    comes after the last, in a kind that has them. Where a chunk has fixed actions (`blend`), routes
+    differ between the tokens of a sample, and modulations are [B n H D]; None: it has none.
     """
 
     embedding: Tensor
     routes: Routes
     modulations: list[Tensor] = field(default_factory=list)
+    fixed: Fixed | None = None
 
 
 class Denoiser(nn.Module, ABC):
@@ -132,12 +145,43 @@ class Denoiser(nn.Module, ABC):
         sigma: Float[Tensor, " s"],
         memory: Any,
         generator: torch.Generator | None = None,
+        fixed: Fixed | None = None,
     ) -> Prediction:
         """Answer actions x, scaled by the formulation, at noise level sigma ([B], or [1] for all).
 
-        `generator` draws what is random in training besides dropout.
+        `generator` draws what is random in training besides dropout. `fixed`: those of the actions
+        that have a noise level of their own.
         """
-        return self.step(x, self.level(sigma, generator), memory)
+        level = self.level(sigma, generator)
+        if fixed is not None:
+            clean = self.level(fixed.level.expand(len(x)), generator)
+            level = self.blend(level, clean, fixed.mask, memory)
+        return self.step(x, level, memory)
+
+    def blend(self, noisy: Level, clean: Level, fixed: Bool[Tensor, "b h"], memory: Any) -> Level:
+        """Return the level at which `fixed` actions are at the clean level, all else at the noisy.
+
+        Either has one row or B. memory: that of the step. Losses of the routing are in proportion
+        to the tokens at each.
+        """
+        tokens = F.pad(fixed, (self.num_before(memory), 0)).unsqueeze(2)
+        layers = list(noisy.routes.layers)
+        for number, layer in enumerate(self._routed()):
+            layers[number] = layer.blend(layers[number], clean.routes.layers[number], tokens)
+        share, others = tokens.float().mean(), clean.routes.losses
+        losses = {n: loss.lerp(others[n], share) for n, loss in noisy.routes.losses.items()}
+        actions = fixed[:, None, :, None]
+        pairs = zip(noisy.modulations, clean.modulations, strict=True)
+        return Level(
+            embedding=noisy.embedding,
+            routes=Routes(layers=layers, losses=losses),
+            modulations=[torch.where(actions, own, others) for others, own in pairs],
+            fixed=Fixed(fixed, clean.embedding),
+        )
+
+    def num_before(self, memory: Any) -> int:
+        """Return how many tokens a step at this memory puts before the actions."""
+        return 0
 
     def prepare(self, joined: Level, memory: Any) -> list[Any]:
         """Return the memory that `step` reads at each of the S joined levels.

@@ -14,12 +14,13 @@ from torch import Tensor
 
 from telic.policy.denoiser import Context, Denoiser
 from telic.policy.plan import Plan
+from telic.policy.prefix import Prefix
 from telic.policy.samplers import Denoise
 from telic.policy.sampling import SamplingConfig, first_non_finite
 from telic.policy.tensors import repeat_rows
 from telic.policy.truncated import StartConfig, Starts, Truncated
 
-ANCHORED = ("state", "action_slots", "previous", "previous_known")  # what anchors read of a batch
+ANCHORED = ("state", "action_slots", "prefix", "prefix_known")  # what anchors read of a batch
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,12 +28,14 @@ class ChunkInputs:
     """All that a chunk is a function of, besides weights and settings; tensors alone.
 
     noise: [draws B H A], standard normal, the first for the start; luck: Gumbel [B K], where an
-    anchor is drawn; anchored: the fields `ANCHORED` of the batch, as far as it has them.
+    anchor is drawn; prefix: what chunks go on from; anchored: the fields `ANCHORED` of the batch,
+    as far as it has them.
     """
 
     context: Context
     noise: Tensor
     luck: Tensor | None = None
+    prefix: Prefix | None = None
     anchored: Mapping[str, Tensor] = field(default_factory=dict)
 
 
@@ -40,7 +43,8 @@ class ChunkInputs:
 class Drawing:
     """The settings of one draw. plan: of `sampling`; truncated: None draws from noise alone.
 
-    padding: the slots that a robot has not got are denoised too (`policy.train_padding`).
+    padding: the slots that a robot has not got are denoised too (`policy.train_padding`); beta: of
+    `PrefixConfig`.
     """
 
     denoiser: Denoiser
@@ -49,10 +53,12 @@ class Drawing:
     padding: bool
     truncated: Truncated | None
     start: StartConfig
+    beta: float
 
     def __call__(self, inputs: ChunkInputs) -> Float[Tensor, "b h a"]:
         """Return normalised actions; ValueError where they are not finite."""
-        if inputs.noise.is_cuda:
+        guided = inputs.prefix is not None and inputs.prefix.pull is not None
+        if inputs.noise.is_cuda and not guided:  # a backward pass is not recorded
             how = repr((self.sampling, self.truncated is None or self.start))
             sampled = self.plan.graphs.draw(how, self._draw, inputs)
         else:
@@ -69,6 +75,8 @@ class Drawing:
     def _draw(self, inputs: ChunkInputs) -> Tensor:
         begun = self._begin(inputs)
         sampled = self.sampling.sample(begun.denoise, begun.noise[0], begun.noise[1:], begun.start)
+        if begun.prefix is not None:
+            sampled = begun.prefix.settle(sampled)
         if begun.starts is None:
             return sampled
         assert self.truncated is not None
@@ -78,19 +86,22 @@ class Drawing:
     def _begin(self, inputs: ChunkInputs) -> _Begun:
         memory, noise = self.denoiser.encode(inputs.context), inputs.noise
         slots = None if self.padding else inputs.context.action_mask
-        starts = start = None
+        starts, start, prefix = None, None, inputs.prefix
         if self.truncated is not None:
             latent = self.denoiser.latent(memory)
             starts = self.truncated.starts(latent, inputs.anchored, self.start, inputs.luck)
-            memory, slots = repeat_rows((memory, slots), self.start.best)
+            memory, slots, prefix = repeat_rows((memory, slots, prefix), self.start.best)
             noise = noise.repeat_interleave(self.start.best, 1)
             start = within(slots, starts.chunks.flatten(0, 1))
-        planned = self.plan.begin(memory)
+        planned = self.plan.begin(memory, None if prefix is None else prefix.fixed)
+        if prefix is not None:
+            planned = prefix.around(planned, self.beta)
 
         def denoise(x: Tensor, sigma: Tensor) -> Tensor:
             return within(slots, planned(x, sigma))
 
-        return _Begun(noise=within(slots, noise), denoise=denoise, starts=starts, start=start)
+        noise = within(slots, noise)
+        return _Begun(noise=noise, denoise=denoise, starts=starts, start=start, prefix=prefix)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,6 +112,7 @@ class _Begun:
     denoise: Denoise
     starts: Starts | None
     start: Tensor | None
+    prefix: Prefix | None
 
 
 def within(slots: Bool[Tensor, "b a"] | None, actions: Tensor) -> Tensor:

@@ -71,8 +71,8 @@ class DtrLayer(DenseLayer):
     """A dense feed-forward in a masked block."""
 
     def mask(
-        self, x: Float[Tensor, "b t d"], route: Float[Tensor, "s 1 d"]
-    ) -> Float[Tensor, "s 1 d"]:
+        self, x: Float[Tensor, "b t d"], route: Float[Tensor, "s _t d"]
+    ) -> Float[Tensor, "s _t d"]:
         """Return the route itself."""
         return route.to(x.dtype)
 

@@ -21,6 +21,10 @@ from torch import Tensor
 
 Network = Callable[[Tensor, Tensor], Tensor]
 
+# The sigma that an action without noise is said to have, where others in its chunk have noise.
+# Networks read ln(sigma), so it is not 0; it is where the schedules in sigma end.
+CLEAN_SIGMA = 0.001
+
 
 class Scalings(NamedTuple):
     """The three factors, each shaped like sigma."""
@@ -69,15 +73,15 @@ class Formulation(ABC):
         """
 
     def denoise(
-        self, network: Network, x: Float[Tensor, "b h a"], sigma: Float[Tensor, " s"]
+        self, network: Network, x: Float[Tensor, "b h a"], sigma: Float[Tensor, "*s"]
     ) -> Float[Tensor, "b h a"]:
-        """Return D(x; sigma), the estimate of the clean chunk. sigma: [B], or [1] for all; it may
-        come from the CPU to an x elsewhere."""
+        """Return D(x; sigma), the estimate of the clean chunk. sigma: [B], or [1] for all, or
+        [B H], one for each action; it may come from the CPU to an x elsewhere."""
         sigma = sigma.to(x.device)
-        c_skip, c_out, c_in = self.scalings(sigma[:, None, None])
+        c_skip, c_out, c_in = self.scalings(_beside_actions(sigma))
         return c_skip * x + c_out * network(c_in * x, self.shown(sigma)).to(x.dtype)
 
-    def shown(self, sigma: Float[Tensor, " s"]) -> Float[Tensor, " s"]:
+    def shown(self, sigma: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
         """Return the noise levels that the network is given at sigma."""
         return sigma
 
@@ -85,10 +89,13 @@ class Formulation(ABC):
         self,
         clean: Float[Tensor, "b h a"],
         noise: Float[Tensor, "b h a"],
-        sigma: Float[Tensor, " b"],
+        sigma: Float[Tensor, "*size"],
     ) -> TrainingPair:
-        """Return what the network is shown of `clean + sigma * noise` and what it must answer."""
-        sigma = sigma[:, None, None]
+        """Return what the network is shown of `clean + sigma * noise` and what it must answer.
+
+        sigma: of each sample, or of each action.
+        """
+        sigma = _beside_actions(sigma)
         shown = self.scalings(sigma).c_in * (clean + sigma * noise)
         return TrainingPair(shown, self.target(clean, noise, sigma))
 
@@ -96,6 +103,11 @@ class Formulation(ABC):
         """Return (clean - c_skip noisy) / c_out, as each formulation computes it without loss."""
         c_skip, c_out, _ = self.scalings(sigma)
         return (clean - c_skip * (clean + sigma * noise)) / c_out
+
+
+def _beside_actions(sigma: Tensor) -> Tensor:
+    """Return sigma [S] or [B H] in a form that broadcasts against actions [B H A]."""
+    return sigma[:, None, None] if sigma.ndim == 1 else sigma.unsqueeze(2)
 
 
 def squared_error(

@@ -215,7 +215,7 @@ class ActionLayer(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "b h d"],
-        modulation: Float[Tensor, "s 6 1 d"],
+        modulation: Float[Tensor, "s 6 _h d"],
         keys: Float[Tensor, "b g n c"],
         values: Float[Tensor, "b g n c"],
         mask: Bool[Tensor, "b t"] | None,

@@ -21,6 +21,7 @@ from enum import Enum
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -156,16 +157,19 @@ class Mode(Denoiser):
 
         memory: of `encode`, then the whole stream is computed; or of `prepare`.
         """
-        embedding = level.embedding.unsqueeze(1)
+        embedding = shown = level.embedding.unsqueeze(1)
         tokens = self.action_in(x) + self.positions[self.position_rows[-x.shape[1] :]]
         pasts: list[KeysValues] | list[None] = [None] * len(self.blocks)
         if isinstance(memory, list):
             pasts = memory
         else:
             tokens = torch.cat([embedding.expand(len(x), -1, -1), memory, tokens], 1)
+        if level.fixed is not None:
+            fixed = F.pad(level.fixed.mask, (tokens.shape[1] - x.shape[1], 0)).unsqueeze(2)
+            shown = torch.where(fixed, level.fixed.level.unsqueeze(1), embedding)
         losses = [level.routes.losses]
         for block, route, past in zip(self.blocks, level.routes.layers, pasts, strict=True):
-            tokens, own = block(tokens, embedding, route, past)
+            tokens, own = block(tokens, shown, route, past)
             losses.append(own)
         actions = self.action_out(self.norm(tokens[:, -x.shape[1] :]))
         return Prediction(actions=actions, losses=add_losses(losses))
@@ -194,6 +198,10 @@ class Mode(Denoiser):
         rows = [slice(step * batch, (step + 1) * batch) for step in range(steps)]
         return [[(k[of], v[of]) for k, v in layers] for of in rows]
 
+    def num_before(self, memory: Float[Tensor, "b n d"] | list[KeysValues]) -> int:
+        """Return the length of the prefix, or 0 where it is computed apart."""
+        return 0 if isinstance(memory, list) else 1 + memory.shape[1]
+
     def stacks(self) -> list[nn.Module]:
         """Return the blocks."""
         return [self.blocks]
@@ -216,7 +224,7 @@ class Block(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "b t d"],
-        embedding: Float[Tensor, "s 1 d"],
+        embedding: Float[Tensor, "s _t d"],
         route: Any,
         past: KeysValues | None = None,
     ) -> tuple[Float[Tensor, "b t d"], Losses]:

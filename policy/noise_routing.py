@@ -135,6 +135,15 @@ class NoiseLayer(RoutedLayer):
         }
         return NoiseRoute(gates, chosen)
 
+    def blend(
+        self, noisy: NoiseRoute, clean: NoiseRoute, fixed: Bool[Tensor, "b t 1"]
+    ) -> NoiseRoute:
+        """Return each token's gates, and the experts that some token goes to."""
+        gates = torch.where(fixed, clean.gates, noisy.gates)
+        if noisy.chosen is None or clean.chosen is None:
+            return NoiseRoute(gates, None)
+        return NoiseRoute(gates, dict.fromkeys([*noisy.chosen, *clean.chosen]))
+
     def fold(self, route: NoiseRoute) -> NoiseRoute | MergedExperts:
         """Return small experts merged; large ones are read where they are, a copy would cost."""
         return route if route.chosen is not None else self.experts.merged(route.gates[0, 0])

@@ -10,14 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor, nn
 
 from telic.policy.cuda_graph import ChunkGraphs
-from telic.policy.denoiser import Denoiser
-from telic.policy.formulation import Formulation
+from telic.policy.denoiser import Denoiser, Level
+from telic.policy.formulation import CLEAN_SIGMA, Formulation
 from telic.policy.samplers import Denoise
 from telic.policy.sampling import SamplingConfig
 
@@ -43,15 +45,16 @@ class Plan:
         with torch.inference_mode(False), torch.no_grad():
             self.sigmas = schedule.to(next(denoiser.parameters()).device)
             shown = formulation.shown(self.sigmas)
-            levels = [denoiser.level(sigma) for sigma in shown.split(1)]
-            self.joined = denoiser.join(levels)
-            self._levels = [denoiser.fold(level) for level in levels]
+            self._unfolded = [denoiser.level(sigma) for sigma in shown.split(1)]
+            self.joined = denoiser.join(self._unfolded)
+            self._levels = [denoiser.fold(level) for level in self._unfolded]
 
-    def begin(self, memory: Any) -> Denoise:
+    def begin(self, memory: Any, fixed: Bool[Tensor, "b h"] | None = None) -> Denoise:
         """Return `denoise` for one chunk, or for a batch of them.
 
-        memory: `Denoiser.encode` of the context. ValueError if the weights have changed since the
-        plan was made, and from `denoise` at a sigma that is not in its schedule.
+        memory: `Denoiser.encode` of the context. fixed: the actions that x holds without noise.
+        ValueError if the weights have changed since the plan was made, and from `denoise` at a
+        sigma that is not in its schedule.
         """
         if not self._current:
             raise ValueError(
@@ -59,17 +62,22 @@ class Plan:
                 "as they are now"
             )
         memories = self._denoiser.prepare(self.joined, memory)
+        levels, sigmas = self._levels, list(self.sigmas.split(1))
+        if fixed is not None:
+            levels = [
+                self._denoiser.blend(level, self._clean, fixed, read)
+                for level, read in zip(self._unfolded, memories, strict=True)
+            ]
+            sigmas = [torch.where(fixed, CLEAN_SIGMA, sigma) for sigma in sigmas]
 
         def denoise(x: Tensor, sigma: Tensor) -> Tensor:
             place = self._place(sigma)
 
             def network(y: Tensor, _: Tensor) -> Tensor:
-                actions: Tensor = self._denoiser.step(
-                    y, self._levels[place], memories[place]
-                ).actions
+                actions: Tensor = self._denoiser.step(y, levels[place], memories[place]).actions
                 return actions
 
-            return self._formulation.denoise(network, x, self.sigmas[place : place + 1])
+            return self._formulation.denoise(network, x, sigmas[place])
 
         return denoise
 
@@ -81,6 +89,13 @@ class Plan:
         """Return whether the plan is of that schedule and of these weights as they are now."""
         same = sampling.levels()[:-1].tolist() == self._schedule
         return same and denoiser is self._denoiser and self._current
+
+    @cached_property
+    def _clean(self) -> Level:
+        """Return the level of actions without noise; few plans are asked for it."""
+        with torch.inference_mode(False), torch.no_grad():
+            clean = torch.full_like(self.sigmas[:1], CLEAN_SIGMA)
+            return self._denoiser.level(self._formulation.shown(clean))
 
     @property
     def _current(self) -> bool:

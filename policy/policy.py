@@ -21,10 +21,10 @@ from telic.datasets.unified import Embodiment, Space
 from telic.policy.alignment import AlignmentConfig
 from telic.policy.anchors import AnchorSet
 from telic.policy.condition_dropout import ConditionDropoutConfig, hide, hide_frames
-from telic.policy.denoiser import Context, DenoiserConfig, Sizes
+from telic.policy.denoiser import Context, DenoiserConfig, Fixed, Sizes
 from telic.policy.drawing import ANCHORED, ChunkInputs, Drawing, within
 from telic.policy.foresight import ForesightConfig
-from telic.policy.formulation import FormulationConfig, squared_error
+from telic.policy.formulation import CLEAN_SIGMA, FormulationConfig, squared_error
 from telic.policy.future import Future, FutureConfig
 from telic.policy.goal_encoder import GoalConfig, GoalEncoder, GoalTokens, word_mask
 from telic.policy.image_encoder import ImageConfig, ImageEncoder
@@ -32,6 +32,8 @@ from telic.policy.mode import ModeConfig
 from telic.policy.normalizer import NormalizerConfig, Scaling
 from telic.policy.objective import Encoded, ObjectiveConfig, Surroundings
 from telic.policy.plan import Plan
+from telic.policy.prefix import Prefix, PrefixConfig, Prefixer, Prefixing, draw_fixed, show_fixed
+from telic.policy.quantize import require_gradients
 from telic.policy.requests import Needs, gumbel, stack_requests, uniform_lots, unit_noise
 from telic.policy.sampling import SamplingConfig
 from telic.policy.state_encoder import StateEncoder
@@ -72,11 +74,17 @@ class PolicyConfig:
     alignment: AlignmentConfig = field(default_factory=AlignmentConfig)
     future: FutureConfig = field(default_factory=FutureConfig)
     anchors: TruncatedConfig = field(default_factory=TruncatedConfig)
+    prefix: PrefixConfig = field(default_factory=PrefixConfig)
 
     def __post_init__(self) -> None:
         for name in ("obs_horizon", "action_horizon"):
             if getattr(self, name) < 1:
                 raise ValueError(f"policy.{name}={getattr(self, name)} must be at least 1")
+        if self.prefix.max_delay >= self.action_horizon:
+            raise ValueError(
+                f"policy.prefix.max_delay={self.prefix.max_delay} must be below "
+                f"policy.action_horizon={self.action_horizon}; the other actions are what is learnt"
+            )
         if self.anchors.sigma_trunc is not None:
             self.sampling.truncated(self.anchors.sigma_trunc)
 
@@ -125,8 +133,8 @@ class LossTerms:
 class Policy(nn.Module):
     """Normalizers, encoders, denoiser and formulation. A `telic.spec.ChunkPolicy`.
 
-    `sampling` may be replaced at any time, and the robot of the unified space (`act_as`), and
-    which anchors chunks begin from (`start_from`).
+    `sampling` may be replaced at any time, and the robot of the unified space (`act_as`), which
+    anchors chunks begin from (`start_from`), and how they go on from prefixes (`prefixer.use`).
     Everything random in training is drawn from the generator given to `loss` (dropout of units
     alone from torch's own).
     """
@@ -157,7 +165,7 @@ class Policy(nn.Module):
         self.obs_horizon, self.action_horizon = config.obs_horizon, config.action_horizon
         self.sampling = config.sampling
         self._plan: Plan | None = None
-        self.start = config.anchors.start
+        self.start, self.prefixer = config.anchors.start, Prefixer(config.prefix)
         self.formulation = formulation.build()
         self.state_normalizer = config.state.build("state", interface.state, stats.get("state"))
         self.action_normalizer = config.action.build(
@@ -208,7 +216,7 @@ class Policy(nn.Module):
             goal_text=config.goal.text,
             goal_cameras=goal_cameras,
             goal_state=config.goal.state,
-            remainder=config.action_horizon if config.anchors.on else 0,
+            action_horizon=config.action_horizon,
         )
         self._action_spec = interface.action
         self.robots = {name: replace(robot, images=seen) for name, robot in (robots or {}).items()}
@@ -280,12 +288,15 @@ class Policy(nn.Module):
         noise = torch.randn(clean.shape, generator=generator, device=device)
         slots = batch.get("action_slots")
         clean, noise = within(slots, clean), within(self._trained(slots), noise)
-        pair = self.formulation.training_pair(clean, noise, sigma)
+        known, told, fixed = batch.get("action_mask"), sigma, self._draw_fixed(clean, generator)
+        if fixed is not None:
+            noise, told = show_fixed(noise, sigma, fixed.mask)
+            known = ~fixed.mask if known is None else known & ~fixed.mask
+        pair = self.formulation.training_pair(clean, noise, told)
         goals = self._goals(batch, generator)
         context = self._context(batch, goals, generator)
         memory = self.denoiser.encode(context)
-        prediction = self.denoiser(pair.network_input, sigma, memory, generator)
-        known = batch.get("action_mask")
+        prediction = self.denoiser(pair.network_input, sigma, memory, generator, fixed)
         per_sample = squared_error(prediction.actions, pair.target, known, self._trained(slots))
         parts = {"diffusion": per_sample.mean(), **prediction.losses}
         weights = self.denoiser_config.loss_weights()
@@ -298,6 +309,14 @@ class Policy(nn.Module):
         return LossTerms(
             total=sum(own, parts["diffusion"]), parts=parts, per_sample=per_sample, sigma=sigma
         )
+
+    def _draw_fixed(self, clean: Tensor, generator: torch.Generator) -> Fixed | None:
+        """Return which actions of a training batch [B H A] are shown without noise, and as what."""
+        if not self.training or not self.config.prefix.max_delay:
+            return None
+        count, horizon, _ = clean.shape
+        mask = draw_fixed(self.config.prefix.max_delay, count, horizon, generator, clean.device)
+        return Fixed(mask, self.formulation.shown(clean.new_full((1,), CLEAN_SIGMA)))
 
     def encode(self, batch: Mapping[str, Any], generator: torch.Generator | None = None) -> Context:
         """Return what a batch of windows, or of observations and goals, conditions the chunk on.
@@ -434,24 +453,50 @@ class Policy(nn.Module):
             return head.predict(self._encoded(batch, goals, context, memory), generator)
 
     def act(
-        self, observation: Observation, goal: Goal, seed: int = 0, step: int = 0
+        self,
+        observation: Observation,
+        goal: Goal,
+        seed: int = 0,
+        step: int = 0,
+        prefix: Array | None = None,
+        inference_delay: int = 0,
     ) -> ActionChunk:
-        """Return a chunk for one observation; the noise is a function of (seed, step)."""
-        request = ActRequest(observation=observation, goal=goal, seed=seed, step=step)
+        """Return a chunk for one observation; the noise is a function of (seed, step).
+
+        prefix, inference_delay: as in `ActRequest`.
+        """
+        request = ActRequest(
+            observation=observation,
+            goal=goal,
+            seed=seed,
+            step=step,
+            prefix=prefix,
+            inference_delay=inference_delay,
+        )
         return self.act_batch([request])[0]
 
-    @torch.inference_mode()
     def act_batch(self, requests: list[ActRequest]) -> list[ActionChunk]:
-        """Return one chunk per request, in order.
+        """Return one chunk per request, in order; it begins with what is fixed of its prefix.
 
         A chunk does not depend on the other requests (up to rounding): its noise is a function of
-        its own (seed, step). ValueError for an observation or goal that does not fit.
+        its own (seed, step). ValueError for an observation, goal or prefix that does not fit.
         """
         if not requests:
             return []
         batch = stack_requests(requests, self._needs)
+        if "prefix" in batch:
+            delays = torch.tensor([request.inference_delay for request in requests])
+            lengths = batch["prefix_known"].sum(1)
+            fixed, pull = self.prefixer.choose(delays, lengths, self.action_horizon)
+            batch |= {"prefix_fixed": fixed, "prefix_pull": pull}
+        # what is guided is differentiated by its noisy actions, which inference mode forbids
+        with torch.inference_mode(batch.get("prefix_pull") is None), torch.no_grad():
+            return self._answer(requests, batch)
+
+    def _answer(self, requests: list[ActRequest], batch: dict[str, Any]) -> list[ActionChunk]:
+        """Return the chunks for requests in the form of a batch."""
         if self._embodiment is not None:
-            names = ("state", "goal_state", "previous")
+            names = ("state", "goal_state", "prefix")
             arrays = {name: batch[name].numpy() for name in names if name in batch}
             mapped = self._embodiment.into(arrays)
             batch |= {k: torch.from_numpy(v) for k, v in mapped.items()}
@@ -463,6 +508,11 @@ class Policy(nn.Module):
         actions = self._sample(batch, noise.to(self.device), luck).cpu().numpy()
         if self._embodiment is not None:
             actions = self._embodiment.action.back(actions)
+        if self.prefixer.way is not Prefixing.none:
+            for chunk, request in zip(actions, requests, strict=True):
+                if request.prefix is not None:
+                    delay = request.inference_delay
+                    chunk[:delay] = request.prefix[:delay]
         dt_ns = round(1e9 / self.interface.rate_hz)
         return [
             ActionChunk(
@@ -563,14 +613,28 @@ class Policy(nn.Module):
                 padding=self.config.train_padding,
                 truncated=truncated,
                 start=self.start,
+                beta=self.config.prefix.beta,
             )
             inputs = ChunkInputs(
                 context=self.encode(batch),
                 noise=noise,
                 luck=luck,
+                prefix=self._prefix(batch),
                 anchored={name: batch[name] for name in ANCHORED if name in batch},
             )
             return self.action_normalizer.unnormalize(draw(inputs))
+
+    def _prefix(self, batch: Mapping[str, Any]) -> Prefix | None:
+        """Return what the chunks go on from, None where none does; ValueError if none can."""
+        fixed, pull = batch.get("prefix_fixed"), batch.get("prefix_pull")
+        if fixed is None and pull is None:
+            return None
+        slots = batch.get("action_slots")
+        if pull is not None:
+            require_gradients(self.denoiser)
+            pull = within(slots, pull.unsqueeze(2))
+        actions = within(slots, self.action_normalizer.normalize(batch["prefix"]))
+        return Prefix(actions=actions, fixed=fixed, pull=pull)
 
     @contextmanager
     def _at_rest(self) -> Iterator[None]:

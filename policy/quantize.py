@@ -72,6 +72,21 @@ def available(device: torch.device) -> list[Numbers]:
     return [Numbers.fp32, *_KERNELS.get(device.type, dict)()]
 
 
+def require_gradients(denoiser: Denoiser) -> None:
+    """Raise ValueError if what `quantize` put into it cannot be differentiated."""
+    products: list[Product] = []
+    for module in denoiser.modules():
+        if isinstance(module, PackedLinear):
+            products.append(module.product)
+        if isinstance(module, PackedExperts):
+            products += module.products_in
+    if any(not isinstance(product, Bf16Matrix) for product in products):
+        raise ValueError(
+            "a guided prefix differentiates the denoiser, and these numbers have no gradient; use "
+            "numbers=fp32 or bf16, or a policy trained with policy.prefix.max_delay"
+        )
+
+
 class PackedLinear(nn.Module):
     """A Linear map whose matrix is a `Product`."""
 

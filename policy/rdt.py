@@ -9,6 +9,8 @@ its released code:
 
 Here a state and an action of different sizes are padded to the longer one, a layer whose part of
 the context is absent (no camera) attends to the other part, and several states are several tokens.
+The timestep is a token of the whole chunk, so a fixed action (Denoiser.blend) has the embedding of
+its own timestep added to its token.
 
 B samples, T = 2 + O + H tokens, D width, H actions, A entries, S = max(A, P) slots of the MLP.
 """
@@ -171,6 +173,8 @@ class Rdt(Denoiser):
         first = (level.embedding.unsqueeze(1) + self.positions[:1]).expand(len(x), -1, -1)
         actions = self.slots_in(self._slots(x, memory.action_mask))
         actions = actions + self.positions[-x.shape[1] :]
+        if level.fixed is not None:
+            actions = actions + level.fixed.mask.unsqueeze(2) * level.fixed.level.unsqueeze(1)
         tokens = torch.cat([first, memory.prefix, actions], 1)
         losses = [level.routes.losses]
         layers = zip(
@@ -181,6 +185,10 @@ class Rdt(Denoiser):
             losses.append(own)
         actions = self.action_out(self.norm(tokens[:, -x.shape[1] :]))
         return Prediction(actions=actions, losses=add_losses(losses))
+
+    def num_before(self, memory: Memory) -> int:
+        """Return the tokens of timestep, rate and states."""
+        return 1 + memory.prefix.shape[1]
 
     def stacks(self) -> list[nn.Module]:
         """Return the blocks."""

@@ -23,7 +23,7 @@ class Needs:
     goal_text: bool
     goal_cameras: Sequence[str]  # empty: the policy knows no goal images
     goal_state: bool
-    remainder: int = 0  # H, where what is left of the previous chunk is read; 0: it is not
+    action_horizon: int  # H, which no prefix may be longer than
 
     @property
     def fields(self) -> list[str]:
@@ -37,7 +37,9 @@ def stack_requests(requests: Sequence[ActRequest], needs: Needs) -> dict[str, An
     """Return `requests` in the form of a batch of windows, on the CPU.
 
     A goal that a request lacks is blank, and False in `goal_state_given`, `goal_images_given`
-    (bool [B]). ValueError names the request and what is missing or does not fit.
+    (bool [B]). Where a request has a prefix there are `prefix` f32 [B H A], 0 where nothing is
+    left, and `prefix_known` bool [B H]. ValueError names the request and what is missing or does
+    not fit.
     """
     for index, request in enumerate(requests):
         _check(request, needs, f"request {index} (episode {request.episode}, step {request.step})")
@@ -59,21 +61,19 @@ def stack_requests(requests: Sequence[ActRequest], needs: Needs) -> dict[str, An
             pictures = [goal.images.get(camera) for goal in goals]
             batch[f"goal_image/{camera}"] = _fill(pictures, needs.interface.images[camera])
         batch["goal_images_given"] = torch.tensor([bool(goal.images) for goal in goals])
-    if needs.remainder and any(request.previous is not None for request in requests):
-        batch |= _remainders(requests, needs)
+    if any(request.prefix is not None for request in requests):
+        batch |= _prefixes(requests, needs)
     return batch
 
 
-def _remainders(requests: Sequence[ActRequest], needs: Needs) -> dict[str, torch.Tensor]:
-    """Return `previous` f32 [B H A], 0 where nothing is left, and `previous_known` bool [B H]."""
+def _prefixes(requests: Sequence[ActRequest], needs: Needs) -> dict[str, torch.Tensor]:
     size = needs.interface.action.shape[-1] or 0
-    actions = np.zeros((len(requests), needs.remainder, size), np.float32)
+    actions = np.zeros((len(requests), needs.action_horizon, size), np.float32)
     known = np.zeros(actions.shape[:2], bool)
     for row, request in enumerate(requests):
-        if request.previous is not None:
-            left = request.previous[: needs.remainder]
+        if (left := request.prefix) is not None:
             actions[row, : len(left)], known[row, : len(left)] = left, True
-    return {"previous": torch.from_numpy(actions), "previous_known": torch.from_numpy(known)}
+    return {"prefix": torch.from_numpy(actions), "prefix_known": torch.from_numpy(known)}
 
 
 def unit_noise(
@@ -117,9 +117,7 @@ def _check(request: ActRequest, needs: Needs, where: str) -> None:
             raise ValueError(f"{where}: the observation has no image of camera {camera!r}")
         spec = _stacked(specs.images[camera], horizon)
         spec.validate(observation.images[camera], f"{where}: image of {camera}")
-    if request.previous is not None and needs.remainder:
-        spec = replace(specs.action, shape=(None, *specs.action.shape), names=())
-        replace(spec, minimum=None, maximum=None).validate(request.previous, f"{where}: previous")
+    _check_prefix(request, needs, where)
     if goal.state is not None and needs.goal_state:
         specs.state.validate(goal.state, f"{where}: goal.state")
     for camera in needs.goal_cameras if goal.images else ():
@@ -135,6 +133,25 @@ def _check(request: ActRequest, needs: Needs, where: str) -> None:
         names = {"text": needs.goal_text, "images": needs.goal_cameras, "state": needs.goal_state}
         known = ", ".join(name for name, understood in names.items() if understood)
         raise ValueError(f"{where}: no goal this policy understands; it was trained on {known}")
+
+
+def _check_prefix(request: ActRequest, needs: Needs, where: str) -> None:
+    """Raise ValueError unless the prefix is a part of a chunk and as long as the delay."""
+    length = 0
+    if request.prefix is not None:
+        spec = replace(needs.interface.action, names=(), minimum=None, maximum=None)
+        spec = replace(spec, shape=(None, *spec.shape))
+        length = len(spec.validate(request.prefix, f"{where}: prefix"))
+    if length > needs.action_horizon:
+        raise ValueError(
+            f"{where}: the prefix has {length} actions, and a chunk {needs.action_horizon}; give "
+            "what is left of the last chunk, from the observation's moment on"
+        )
+    if not 0 <= request.inference_delay <= length:
+        raise ValueError(
+            f"{where}: inference_delay={request.inference_delay} must lie in 0..{length}, the "
+            "actions of the prefix; it counts those carried out before the new chunk is there"
+        )
 
 
 def _stacked(spec: ArraySpec, horizon: int) -> ArraySpec:

@@ -147,6 +147,7 @@ class RobomimicPolicy(nn.Module):
             goal_text=True,
             goal_cameras=(),
             goal_state=False,
+            action_horizon=self.action_horizon,
         )
         self._memory: dict[int, _Memory] = {}
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 Losses = dict[str, Tensor]
@@ -68,6 +68,13 @@ class RoutedLayer(nn.Module, ABC):
         Of a network at rest. Tensors are joined row by row; None stays None.
         """
         return None if routes[0] is None else torch.cat(list(routes))
+
+    def blend(self, noisy: Any, clean: Any, fixed: Bool[Tensor, "b t 1"]) -> Any:
+        """Return the route by which `fixed` tokens take the clean route, all others the noisy one.
+
+        Neither is folded. Tensors are chosen from token by token; None stays None.
+        """
+        return None if noisy is None else torch.where(fixed, clean, noisy)
 
     def fold(self, route: Any) -> Any:
         """Return the route of a single noise level with what its steps would compute anew.

@@ -65,7 +65,7 @@ class SwitchRoutingConfig(RoutingConfig):
 
 
 class SwitchRouting(Routing):
-    """The route of a layer is its gates [S N], 0 for experts not chosen, not renormalised."""
+    """The route of a layer is its gates [S 1 N], 0 for experts not chosen, not renormalised."""
 
     prior: Tensor
 
@@ -89,7 +89,7 @@ class SwitchRouting(Routing):
             rows = matched[timesteps(levels.sigma)]
             units = probabilities.flatten(1) / self.num_layers
             losses = {"diffusion_prior": jensen_shannon(units, rows).mean()}
-        return Routes(layers=list(gates.unbind(1)), losses=losses)
+        return Routes(layers=list(gates.unsqueeze(2).unbind(1)), losses=losses)
 
     def probabilities(self, embedding: Float[Tensor, "s d"]) -> Float[Tensor, "s l n"]:
         """Return each layer's softmax over its experts."""
@@ -131,24 +131,24 @@ class SwitchLayer(DenseLayer):
         self.bias = nn.Parameter(torch.zeros(num_experts, width))
 
     def mask(
-        self, x: Float[Tensor, "b t d"], route: Float[Tensor, "s n"] | LinearMask
+        self, x: Float[Tensor, "b t d"], route: Float[Tensor, "s _t n"] | LinearMask
     ) -> Float[Tensor, "b t d"]:
         """Return 1 + sum of p_i E_i(x).
 
-        Where all samples share the noise level the gated experts are one linear map.
+        Where all tokens share the noise level the gated experts are one linear map.
         """
-        if not isinstance(route, LinearMask) and len(route) == 1:
+        if not isinstance(route, LinearMask) and route.shape[:2].numel() == 1:
             route = self.fold(route)
         if isinstance(route, LinearMask):
             return 1 + F.linear(x, route.weight, route.bias)
         experts = F.linear(x, self.weight.flatten(0, 1), self.bias.flatten())
         experts = experts.unflatten(-1, self.bias.shape)
-        return 1 + (route[:, None, :, None].to(x.dtype) * experts).sum(-2)
+        return 1 + (route.unsqueeze(3).to(x.dtype) * experts).sum(-2)
 
-    def fold(self, route: Float[Tensor, "1 n"]) -> LinearMask:
+    def fold(self, route: Float[Tensor, "1 1 n"]) -> LinearMask:
         """Return sum of p_i E_i as one map."""
-        weight = torch.einsum("n,noi->oi", route[0], self.weight)
-        return LinearMask(weight, route[0] @ self.bias)
+        weight = torch.einsum("n,noi->oi", route[0, 0], self.weight)
+        return LinearMask(weight, route[0, 0] @ self.bias)
 
 
 def jensen_shannon(p: Float[Tensor, "s u"], q: Float[Tensor, "s u"]) -> Float[Tensor, " s"]:

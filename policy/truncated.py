@@ -194,8 +194,8 @@ class Truncated(Objective):
     ) -> Starts:
         """Return the best starts; `luck` is Gumbel noise, needed where there is a temperature.
 
-        batch: `state` and, where a request brought what is left of its previous chunk, `previous`
-        [B H A] in physical units and `previous_known` bool [B H].
+        batch: `state` and, where a request brought what is left of its previous chunk, `prefix`
+        [B H A] in physical units and `prefix_known` bool [B H].
         """
         values = self.logits(latent).log_softmax(-1)
         if start.temperature > 0:
@@ -203,9 +203,9 @@ class Truncated(Objective):
             values = values + start.temperature * luck
         origin = self.origin(batch)
         chunks, ranks = self.chunks + origin.unsqueeze(1), values
-        if start.hysteresis is not None and "previous" in batch:
-            known = batch["previous_known"]
-            rest = self.normalizer.normalize(batch["previous"])
+        if start.hysteresis is not None and "prefix" in batch:
+            known = batch["prefix_known"]
+            rest = self.normalizer.normalize(batch["prefix"])
             near = self.nearest(rest - origin, known, batch.get("action_slots"))
             after = chunks[torch.arange(len(near), device=near.device), near]
             rest = torch.where(known.unsqueeze(2), rest, after)

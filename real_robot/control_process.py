@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import math
 import os
 import signal
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -20,6 +22,8 @@ from telic.real_robot.summary import Tally
 from telic.real_robot.timeline import Motion, TimelineRules
 from telic.real_robot.wires import Order, Wires, decode_text, encode_text
 from telic.spec import ActionChunk, Array, Interface
+
+_RECENT = 10  # chunks whose late steps say how late the next one will be
 
 
 @dataclass(kw_only=True, slots=True)
@@ -125,6 +129,7 @@ def drive(
     pacer = Pacer(clock, robot.control_hz)
     soundness = _Soundness(robot.interface)
     next_chunk, changes, newest_ns = wires.chunks.written, 0, -1
+    delays: deque[int] = deque(maxlen=_RECENT)
     text = encode_text(str(state.reason))
     while state.phase is not Phase.STOP:
         tick = pacer.wait()
@@ -158,7 +163,10 @@ def drive(
             changes += 1
             text = encode_text(str(state.reason))
             tally.event(tick.due_ns, state)
-        wires.status.write(_status(clock.now_ns(), state, changes, text))
+        if command.merged:  # nearly always one
+            delays.append(math.ceil(command.late_steps / len(command.merged)))
+        delay = max(delays, default=0)
+        wires.status.write(_status(clock.now_ns(), state, changes, delay, text))
         tally.tick(tick, state, command, clock.now_ns() - began_ns)
     return tally.summary(state)
 
@@ -191,11 +199,14 @@ def _record(reading: Reading) -> dict[str, Array | int]:
     }
 
 
-def _status(now_ns: int, state: LoopState, changes: int, text: Array) -> dict[str, Array | int]:
+def _status(
+    now_ns: int, state: LoopState, changes: int, delay: int, text: Array
+) -> dict[str, Array | int]:
     return {
         "t_ns": now_ns,
         "phase": int(state.phase),
         "changes": changes,
+        "delay": delay,
         "text": text,
     }
 

@@ -38,13 +38,15 @@ def open_checkpoint(
     anchors: int | None = None,
     temperature: float | None = None,
     numbers: str | None = None,
+    prefixing: str | None = None,
 ) -> ChunkPolicy:
     """Return the policy in checkpoint directory `path`, with the named sampling if one is given.
 
     act_as: for which of the robots that it was trained for. anchors, temperature: of
     `StartConfig`; None: the checkpoint's. numbers: in which format its large matrices compute.
+    prefixing: how chunks go on from the one before (`Prefixing`); None: as it was trained.
     ValueError for a bad checkpoint, device, sampling, robot or format, or a policy that does not
-    sample or has no such anchors.
+    sample, has no such anchors or was not trained on prefixes.
     """
     import torch  # here, so that no other process of a run loads it
 
@@ -68,6 +70,10 @@ def open_checkpoint(
         if not isinstance(policy, Policy):
             raise ValueError(f"numbers={numbers}: the policy in {path} does not denoise")
         quantize(policy.denoiser, number_format(numbers))
+    if prefixing is not None:
+        if not isinstance(policy, Policy):
+            raise ValueError(f"prefixing={prefixing}: the policy in {path} does not denoise")
+        policy.prefixer.use(prefixing)
     if act_as is not None:
         if not isinstance(policy, ManyRobots):
             raise ValueError(f"act_as={act_as}: the policy in {path} has one robot of its own")
@@ -101,7 +107,7 @@ def worker_main(
         warning = check_pace(policy, latency_ns)
         channel.send({"ready": latency_ns / 1e6, "warning": warning})
     with reporting(channel, starting=False):
-        requests = Requests(policy, goal, wires.observations, config)
+        requests = Requests(policy, goal, wires.observations, wires.status, config)
         answer(policy, requests, wires, lambda: os.getppid() != daemon_pid)
 
 
@@ -128,10 +134,12 @@ def answer(
 def warm_up(policy: ChunkPolicy, goal: Goal) -> int:
     """Have the policy act on made-up observations; return the fastest time in nanoseconds.
 
-    The first call loads, compiles and allocates, which must not happen under control.
+    The first call loads, compiles and allocates, which must not happen under control. The others go
+    on from a chunk, as nearly all do there, and are timed.
     """
     rng = np.random.default_rng(0)
     fastest_ns = 2**62
+    prefix: Array | None = None
     for _ in range(_WARM_UPS):
         state = np.stack([_sample(policy.interface, rng) for _ in range(policy.obs_horizon)])
         images = {
@@ -139,9 +147,16 @@ def warm_up(policy: ChunkPolicy, goal: Goal) -> int:
             for camera, spec in policy.interface.images.items()
         }
         began_ns = time.monotonic_ns()
-        request = ActRequest(observation=Observation(state=state, images=images), goal=goal)
-        policy.act_batch([request])
-        fastest_ns = min(fastest_ns, time.monotonic_ns() - began_ns)
+        request = ActRequest(
+            observation=Observation(state=state, images=images),
+            goal=goal,
+            prefix=prefix,
+            inference_delay=0 if prefix is None else min(1, len(prefix)),
+        )
+        chunk = policy.act_batch([request])[0]
+        if prefix is not None:
+            fastest_ns = min(fastest_ns, time.monotonic_ns() - began_ns)
+        prefix = chunk.actions[1:]
     return fastest_ns
 
 

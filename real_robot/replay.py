@@ -113,6 +113,7 @@ def replay(
         policy,
         Goal(text=goal or robot.instruction),
         wires.observations,
+        wires.status,
         worker or WorkerConfig(),
     )
     clock.meanwhile = _Worker(policy, requests, wires, clock, timing).work_until

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from telic.real_robot.clock import NS
+from telic.real_robot.loop import Phase
 from telic.real_robot.ring import SharedRing
 from telic.spec import ActionChunk, ActRequest, Array, ChunkPolicy, Goal, Observation
 
@@ -33,9 +34,15 @@ class Requests:
     """The requests of one run: the next one, once the observations for it are there."""
 
     def __init__(
-        self, policy: ChunkPolicy, goal: Goal, observations: SharedRing, config: WorkerConfig
+        self,
+        policy: ChunkPolicy,
+        goal: Goal,
+        observations: SharedRing,
+        status: SharedRing,
+        config: WorkerConfig,
     ) -> None:
         self._ring, self._goal, self._config = observations, goal, config
+        self._status = status
         self._obs_horizon, self._action_horizon = policy.obs_horizon, policy.action_horizon
         self._dt_ns = round(NS / policy.interface.rate_hz)
         self._delays_ns: deque[int] = deque(maxlen=_RECENT)
@@ -43,6 +50,7 @@ class Requests:
         self._episode, self._episode_ns = -1, 0
         self._wanted_ns = 0  # an observation as new as this
         self._last: ActionChunk | None = None  # of this episode
+        self._last_ns = 0  # when it was there
 
     def next(self) -> ActRequest | None:
         """Return a request from the newest observations, or None while none new enough is there.
@@ -62,18 +70,36 @@ class Requests:
             self._last = None
         elif t_obs_ns < self._wanted_ns:
             return None
+        prefix = self._prefix(t_obs_ns)
         return ActRequest(
             observation=window.observation,
             goal=self._goal,
             episode=window.episode,
             seed=self._config.seed + window.episode,
             step=round((t_obs_ns - self._episode_ns) / self._dt_ns),
-            previous=None if self._last is None else remainder(self._last, t_obs_ns),
+            prefix=prefix,
+            inference_delay=0 if prefix is None else min(self._delay(), len(prefix)),
         )
+
+    def _prefix(self, t_obs_ns: int) -> Array | None:
+        """Return what is left of the last chunk, None where the loop has had it and holds."""
+        if self._last is None:
+            return None
+        newest = self._status.newest()
+        if newest is not None:
+            status = newest[1]
+            if status["phase"] != Phase.ACTIVE and status["t_ns"] > self._last_ns:
+                return None
+        return remainder(self._last, t_obs_ns)
+
+    def _delay(self) -> int:
+        """Return how many steps of a chunk the loop has lately had to drop at most."""
+        newest = self._status.newest()
+        return 0 if newest is None else int(newest[1]["delay"])
 
     def answered(self, request: ActRequest, chunk: ActionChunk, finished_ns: int) -> None:
         """Note the chunk for `request` and when it was there; both decide about the next one."""
-        self._last = chunk
+        self._last, self._last_ns = chunk, finished_ns
         t_obs_ns = request.observation.t_obs_ns
         self._delays_ns.append(finished_ns - t_obs_ns)
         self._wanted_ns = t_obs_ns + wait_for_observation_ns(

@@ -39,17 +39,50 @@ class Histogram:
         self.count += 1
         self.maximum_ns = max(self.maximum_ns, duration_ns)
 
-    def quantile_ms(self, share: float) -> float | None:
+    def quantile_ns(self, share: float) -> float | None:
         """Return the duration that `share` of all are not above, or None if there are none."""
         if self.count == 0:
             return None
         bin_number = int(np.searchsorted(np.cumsum(self._bins), share * self.count))
-        return min(_SMALLEST_NS * math.exp(bin_number * _GROWTH), self.maximum_ns) / 1e6
+        return min(_SMALLEST_NS * math.exp(bin_number * _GROWTH), self.maximum_ns)
+
+    def quantile_ms(self, share: float) -> float | None:
+        """Return the same in milliseconds."""
+        quantile_ns = self.quantile_ns(share)
+        return None if quantile_ns is None else quantile_ns / 1e6
 
     def as_ms(self, shares: Mapping[str, float]) -> dict[str, float | None]:
         """Return the named quantiles and the maximum."""
         named = {name: self.quantile_ms(share) for name, share in shares.items()}
         return named | {"max": self.maximum_ns / 1e6 if self.count else None}
+
+
+class Jerk:
+    """How sharply commands bend: norms of their second differences, |u'' - 2 u' + u|.
+
+    At a seam, where the three commands are of more than one chunk, and inside of one.
+    """
+
+    def __init__(self) -> None:
+        self._last: list[tuple[Array, int]] = []  # of the last two ticks: command, chunk
+        self._seams, self._inside = Histogram(), Histogram()
+
+    def add(self, action: Array | None, chunk: int) -> None:
+        """Count one tick's command; after a hold (None) they begin anew."""
+        if action is None:
+            self._last.clear()
+            return
+        self._last.append((action, chunk))
+        if len(self._last) == 3:
+            (first, one), (middle, _), (newest, other) = self._last
+            kind = self._inside if one == other else self._seams
+            kind.add(round(float(np.linalg.norm(newest - 2 * middle + first)) * NS))
+            del self._last[0]
+
+    def medians(self) -> dict[str, float | None]:
+        """Return both medians in units of the action, within 1 %, None where there was none."""
+        kinds = {"at_seams": self._seams.quantile_ns(0.5), "inside": self._inside.quantile_ns(0.5)}
+        return {name: None if value is None else value / NS for name, value in kinds.items()}
 
 
 class Tally:
@@ -71,6 +104,7 @@ class Tally:
         self._last_step = (-1, 0)
         self._last_action: Array | None = None
         self._seam_change, self._other_change = 0.0, 0.0
+        self._jerk = Jerk()
         self._first_ns = self._last_ns = 0
 
     def chunk(self, t_obs_ns: int, started_ns: int, finished_ns: int) -> None:
@@ -100,6 +134,7 @@ class Tally:
         self._follow_steps(command)
 
     def _follow_steps(self, command: Command) -> None:
+        self._jerk.add(command.action, command.chunk)
         step = (command.chunk, command.due_ns)
         if command.action is None:
             self._last_action = None
@@ -157,6 +192,7 @@ class Tally:
             "steps": {"used": self._steps["used"], "late": self._steps["late"]},
             "commands": {name: self._commands[name] for name in ("clipped", "slowed")},
             "largest_change": {"at_seams": self._seam_change, "elsewhere": self._other_change},
+            "jerk": self._jerk.medians(),
             "phase_s": {phase.name: self._phase_ns[phase] / NS for phase in Phase},
             "hold_s": {cause: ns / NS for cause, ns in sorted(self._hold_ns.items())},
             "changes_of_phase": self._commands["changes"],

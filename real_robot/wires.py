@@ -3,7 +3,7 @@
 observations   control -> policy worker     every new reading that is sound
 chunks         policy worker -> control     every chunk
 orders         daemon -> both               stop, or a fault, and why
-status         control -> daemon            the phase and its reason, every tick
+status         control -> daemon, worker    the phase, why, and how late chunks come, every tick
 beats          policy worker -> daemon      that it is alive
 """
 
@@ -37,7 +37,7 @@ class Wires:
     observations: SharedRing  # state, image/<camera>, t_obs_ns, episode
     chunks: SharedRing  # actions, t_obs_ns, dt_ns, episode, started_ns, finished_ns
     orders: SharedRing  # kind, text
-    status: SharedRing  # t_ns, phase, changes, text
+    status: SharedRing  # t_ns, phase, changes, delay, text
     beats: SharedRing  # t_ns
 
     @classmethod
@@ -59,7 +59,14 @@ class Wires:
             chunks=SharedRing.create({"actions": actions, **dict.fromkeys(times, _COUNT)}, 16),
             orders=SharedRing.create({"kind": _COUNT, "text": _TEXT}, 4),
             status=SharedRing.create(
-                {"t_ns": _COUNT, "phase": _COUNT, "changes": _COUNT, "text": _TEXT}, 16
+                {
+                    "t_ns": _COUNT,
+                    "phase": _COUNT,
+                    "changes": _COUNT,
+                    "delay": _COUNT,
+                    "text": _TEXT,
+                },
+                16,
             ),
             beats=SharedRing.create({"t_ns": _COUNT}, 4),
         )

@@ -83,15 +83,15 @@ def test_what_is_left_of_a_chunk_comes_with_the_next_request(toy: str) -> None:
     jobs = [EpisodeJob(task=toy, seed=seed) for seed in range(2)]
     shape = {"num_workers": 0, "envs_per_worker": 2, "stop_on_success": False, "max_steps": 10}
     run(jobs, policy, execute_horizon=3, **shape)
-    assert [request.previous for request in policy.asked[0]] == [None, None]
+    assert [request.prefix for request in policy.asked[0]] == [None, None]
     for before, after in itertools.pairwise(policy.asked):
         chunks = RandomPolicy.act_batch(policy, before)
         for chunk, request in zip(chunks, after, strict=True):
-            assert request.previous is not None
-            assert np.array_equal(request.previous, chunk.actions[3:])
+            assert request.prefix is not None
+            assert np.array_equal(request.prefix, chunk.actions[3:])
     policy.asked.clear()
     run(jobs, policy, **shape)
-    assert [request.previous for batch in policy.asked for request in batch] == [None] * 4
+    assert [request.prefix for batch in policy.asked for request in batch] == [None] * 4
 
 
 def test_an_episode_stops_at_success_if_told_to(toy: str) -> None:

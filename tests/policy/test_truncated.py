@@ -294,7 +294,7 @@ def test_luck_too_is_a_function_of_the_request_alone(build: Build, make_requests
     policy.use_anchors(anchor_set(policy, random_chunks()))
     requests = make_requests(config, range(6))
     for index in (1, 4):
-        requests[index].previous = random_chunks(1, seed=index)[0, 2:].astype(np.float32)
+        requests[index].prefix = random_chunks(1, seed=index)[0, 2:].astype(np.float32)
     together = policy.act_batch(requests)
     for request, chunk in zip(requests, together, strict=True):
         torch.manual_seed(99)
@@ -319,7 +319,7 @@ def test_a_chunk_goes_on_as_the_last_one_unless_another_is_much_better(
 ) -> None:
     requests = make_requests(sharp.policy.config)
     rest = sharp.chunks[2, :4] + 0.03
-    requests[1].previous = rest.astype(np.float32)
+    requests[1].prefix = rest.astype(np.float32)
     for lead, hysteresis, keeps in ((0.9, 1.0, True), (1.1, 1.0, False), (0.9, None, False)):
         prefer(sharp.policy, [lead, -2.0, 0.0, -2.0, -2.0])
         for best in (1, 3):
@@ -330,18 +330,6 @@ def test_a_chunk_goes_on_as_the_last_one_unless_another_is_much_better(
             offset = chunks[1] - sharp.chunks[2]
             assert offset[:4].mean() == pytest.approx(0.03, abs=0.01)
             assert offset[4:].mean() == pytest.approx(0.0, abs=0.01)
-
-
-def test_more_of_a_previous_chunk_than_a_chunk_holds_is_cut(
-    sharp: Sharp, make_requests: Any
-) -> None:
-    requests = make_requests(sharp.policy.config, [0])
-    requests[0].previous = np.concatenate([sharp.chunks[1], sharp.chunks[0]]).astype(np.float32)
-    (chunk,) = sharp.policy.act_batch(requests)
-    assert sharp.near(chunk.actions) == 1
-    requests[0].previous = requests[0].previous[:, :2]
-    with pytest.raises(ValueError, match=r"request 0 .*: previous: shape is \(12, 2\), expected"):
-        sharp.policy.act_batch(requests)
 
 
 # --- relative to the state ---------------------------------------------------------------------

@@ -38,13 +38,15 @@ class WatchedArm(SimulatedArm):
 
 
 class ChangedReaching(Reaching):
-    """The proportional controller, with a hook in what it answers."""
+    """The proportional controller, with a list of what it was asked and a hook in its answers."""
 
     def __init__(self) -> None:
         super().__init__(latency_s=0.0)
+        self.asked: list[ActRequest] = []
         self.change: Callable[[ActionChunk], ActionChunk] = lambda chunk: chunk
 
     def act_batch(self, requests: list[ActRequest]) -> list[ActionChunk]:
+        self.asked += requests
         return [self.change(chunk) for chunk in super().act_batch(requests)]
 
 

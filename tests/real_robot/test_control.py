@@ -65,6 +65,7 @@ def test_a_policy_runs_a_metaworld_scene(scene_checkpoint: str, tmp_path: Path) 
         robot_options={"max_steps": 60},
         duration_s=2.0,
         sampling="2",
+        prefixing="guided",
         out=str(out),
     )
     summary = run(config)
@@ -181,6 +182,8 @@ def test_what_can_be_known_at_once_is_refused_at_once(
 def test_what_the_worker_cannot_open_is_told_in_words(arm_checkpoint: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="sampling '3' is not one of"):
         open_checkpoint(arm_checkpoint, sampling="3")
+    with pytest.raises(ValueError, match="trained without prefixes; use prefixing=guided"):
+        open_checkpoint(arm_checkpoint, prefixing="trained")
     with pytest.raises(ValueError, match="nowhere"):
         open_checkpoint(str(tmp_path / "nowhere"))
 

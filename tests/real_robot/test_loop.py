@@ -20,8 +20,9 @@ from telic.real_robot.loop import (
 )
 from telic.real_robot.robot import Reading
 from telic.real_robot.safety import SafetyConfig
+from telic.real_robot.summary import Jerk
 from telic.real_robot.timeline import Motion, TimelineRules
-from telic.spec import ActionChunk, ArraySpec
+from telic.spec import ActionChunk, ActRequest, ArraySpec
 from telic.tests.real_robot.replay import Replay, largest_change
 
 MS = 1_000_000
@@ -109,6 +110,42 @@ def test_whatever_the_timing_the_arm_moves_smoothly_and_the_books_balance(
     ticks_away = 1 + max(summary["lag_ms"]["max"] / 1e3 * control_hz, 1.0)
     per_tick = 3.5 * (0.4 + 1 / (seam_steps + 1)) * 20.0 / control_hz
     assert largest_change(replay.arm.told) <= per_tick * ticks_away + 1e-5
+
+
+def going_on(run: Replay) -> list[ActRequest]:
+    """Return the requests that had a chunk to go on from; each episode's first has none."""
+    return [request for request in run.policy.asked if request.prefix is not None]
+
+
+def test_requests_tell_the_steps_that_chunks_lately_came_too_late_for() -> None:
+    """130 ms are three steps of 50 ms: the observation's own and two; 30 ms are its own."""
+    steady = Replay(latency_ns=lambda: 130 * MS)
+    summary = steady.play()
+    assert [request.inference_delay for request in steady.policy.asked[:2]] == [0, 0]
+    delays = [request.inference_delay for request in going_on(steady)]
+    assert delays == [0] + [3] * (len(delays) - 1) and len(delays) > 10, "none had come at first"
+    assert summary["steps"]["late"] == 3 * summary["chunks"]["merged"]
+
+    faster = Replay(duration_s=6.0)
+    faster.latency_ns = lambda: (130 if faster.clock.t_ns < 4 * NS else 30) * MS
+    faster.play()
+    delays = [request.inference_delay for request in going_on(faster)]
+    assert delays[1:11] == [3] * 10 and delays[-10:] == [1] * 10, "not the longest of all times"
+
+
+def test_jerk_is_counted_at_seams_and_inside_and_not_across_a_hold() -> None:
+    jerk = Jerk()
+    assert jerk.medians() == {"at_seams": None, "inside": None}
+    line = np.array([3.0, 4.0], np.float32)
+    for place, chunk in ((0, 1), (1, 1), (2, 1), (3, 1), (6, 2), (11, 2), (16, 2)):
+        jerk.add(place * line, chunk)  # 2, 3, 6 and 3, 6, 11 bend by two steps of length 5
+    medians = jerk.medians()
+    assert medians["inside"] == pytest.approx(0, abs=1e-5)
+    assert medians["at_seams"] == pytest.approx(10, rel=0.01)
+    jerk.add(None, -1)
+    for place in (0, 5):
+        jerk.add(place * line, 3)
+    assert jerk.medians() == medians
 
 
 def test_the_same_run_replays_to_the_same_commands() -> None:

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from telic.real_robot.loop import Phase
 from telic.real_robot.policy_worker import check_pace
 from telic.real_robot.requests import (
     Requests,
@@ -13,7 +14,7 @@ from telic.real_robot.requests import (
     wait_for_observation_ns,
 )
 from telic.real_robot.simulated_arm import arm_interface
-from telic.real_robot.wires import Wires
+from telic.real_robot.wires import Wires, encode_text
 from telic.spec import ActionChunk, ActRequest, Goal
 from telic.tests.real_robot.reaching import Reaching
 
@@ -35,6 +36,17 @@ def chunk(request: ActRequest) -> ActionChunk:
     """Return a chunk of eight actions that tell their number."""
     actions = np.repeat(np.arange(8, dtype=np.float32)[:, None], 6, 1)
     return ActionChunk(actions=actions, t_obs_ns=request.observation.t_obs_ns, dt_ns=DT)
+
+
+def ask(wires: Wires, config: WorkerConfig) -> Requests:
+    """Return the requests of a policy whose chunks have eight actions."""
+    return Requests(Reaching(), Goal(text="go"), wires.observations, wires.status, config)
+
+
+def tell(wires: Wires, t_ns: int, phase: Phase, delay: int) -> None:
+    """Write what the loop says at a tick."""
+    text = encode_text("")
+    wires.status.write({"t_ns": t_ns, "phase": phase, "changes": 0, "delay": delay, "text": text})
 
 
 @given(
@@ -70,9 +82,7 @@ def test_a_window_is_the_nearest_readings_of_one_episode(
 
 def test_the_policy_is_asked_once_its_share_of_the_chunk_is_carried_out() -> None:
     wires = Wires.create(arm_interface(), 8, 64)
-    requests = Requests(
-        Reaching(), Goal(text="go"), wires.observations, WorkerConfig(execute_horizon=2, seed=7)
-    )
+    requests = ask(wires, WorkerConfig(execute_horizon=2, seed=7))
     assert requests.next() is None
     write(wires, 0)
     first = requests.next()
@@ -85,14 +95,55 @@ def test_the_policy_is_asked_once_its_share_of_the_chunk_is_carried_out() -> Non
     second = requests.next()
     assert second is not None and second.step == 2
     assert seen(second) == [50.0, 95.0]
-    assert first.previous is None and second.previous is not None
-    assert second.previous[:, 0].tolist() == [2, 3, 4, 5, 6, 7]
+    assert first.prefix is None and second.prefix is not None
+    assert second.prefix[:, 0].tolist() == [2, 3, 4, 5, 6, 7]
     requests.answered(second, chunk(second), 2 * DT)
     write(wires, 2 * DT, episode=1)  # a new episode does not wait
     third = requests.next()
     assert third is not None and (third.episode, third.seed, third.step) == (1, 8, 0)
-    assert third.previous is None, "of another episode"
+    assert third.prefix is None, "of another episode"
     assert seen(third) == [100.0, 100.0]
+    wires.close()
+
+
+def test_a_request_says_what_is_left_and_how_much_of_it_the_loop_will_carry_out() -> None:
+    wires = Wires.create(arm_interface(), 8, 64)
+    requests = ask(wires, WorkerConfig())
+    write(wires, 0)
+    first = requests.next()
+    assert first is not None and (first.prefix, first.inference_delay) == (None, 0)
+    requests.answered(first, chunk(first), DT)
+    tell(wires, 2 * DT, Phase.ACTIVE, delay=3)
+    write(wires, 2 * DT)
+    second = requests.next()
+    assert second is not None and second.prefix is not None
+    assert (len(second.prefix), second.inference_delay) == (6, 3)
+    write(wires, 6 * DT)
+    third = requests.next()
+    assert third is not None and third.prefix is not None
+    assert (len(third.prefix), third.inference_delay) == (2, 2), "no more is left"
+    write(wires, 8 * DT)
+    fourth = requests.next()
+    assert fourth is not None and (fourth.prefix, fourth.inference_delay) == (None, 0)
+    wires.close()
+
+
+@pytest.mark.parametrize("phase", [Phase.HOLD, Phase.IDLE])
+def test_a_chunk_that_the_loop_does_not_follow_leaves_nothing(phase: Phase) -> None:
+    wires = Wires.create(arm_interface(), 8, 64)
+    requests = ask(wires, WorkerConfig())
+    write(wires, 0)
+    first = requests.next()
+    assert first is not None
+    requests.answered(first, chunk(first), DT)
+    tell(wires, DT - 1, phase, delay=1)  # it has not had the chunk yet
+    write(wires, 2 * DT)
+    second = requests.next()
+    assert second is not None and second.prefix is not None and len(second.prefix) == 6
+    tell(wires, DT + 1, phase, delay=1)
+    write(wires, 3 * DT)
+    third = requests.next()
+    assert third is not None and (third.prefix, third.inference_delay) == (None, 0)
     wires.close()
 
 

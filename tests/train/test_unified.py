@@ -222,7 +222,7 @@ def test_anchors_of_several_robots_share_the_slots(stores: dict[str, Path], tmp_
         request = ActRequest(
             observation=Observation(state=np.zeros((1, size), np.float32)),
             goal=Goal(text=registry.entry("reach-v3").instructions[0]),
-            previous=rest.astype(np.float32),
+            prefix=rest.astype(np.float32),
         )
         (chunk,) = policy.act_batch([request])
         robot.action.validate(chunk.actions[0], name)
