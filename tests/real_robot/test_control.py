@@ -76,7 +76,8 @@ def test_a_policy_runs_a_metaworld_scene(scene_checkpoint: str, tmp_path: Path) 
     robot = summary["robot"]
     assert robot["task"] == "metaworld/drawer-open-v3"
     assert robot["episodes"] >= 2  # the first ran out of its 60 steps
-    assert robot["successes"] + robot["timeouts"] == robot["episodes"] - 1
+    running = robot["episodes"] - robot["successes"] - robot["timeouts"]
+    assert running in (0, 1)  # none where time is up between the end of one and the next
     assert summary["resets"] == robot["episodes"] - 1
     assert json.loads(out.read_text()) == summary
 
