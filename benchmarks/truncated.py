@@ -19,14 +19,14 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import date
 from pathlib import Path
 from typing import Any
+
+from variants import show
 
 from telic import collect, evaluate, train
 from telic.configs.launch import compose
 from telic.envs.statistics import wilson_interval
-from telic.policy.machine import machine
 
 STARTS: dict[str, list[str]] = {  # of the policy with anchors
     "best anchor": [],
@@ -150,17 +150,6 @@ def entropy(count: int, total: int) -> str:
 
 def _bits(share: float) -> float:
     return -sum(p * math.log2(p) for p in (share, 1 - share) if p > 0)
-
-
-def show(rows: list[dict[str, str]]) -> None:
-    """Print a Markdown table; a row lacks what does not apply to it."""
-    columns = list(dict.fromkeys(column for row in rows for column in row))
-    facts = ", ".join(f"{key} {value}" for key, value in machine().items())
-    print(f"\n{facts}, {date.today()}\n")
-    print("| " + " | ".join(columns) + " |")
-    print("|" + "---|" * len(columns))
-    for row in rows:
-        print("| " + " | ".join(row.get(column, "") for column in columns) + " |")
 
 
 def _run(command: str, *overrides: str) -> None:
