@@ -7,7 +7,7 @@ both around `denoise(x, sigma) -> x0` and so free of sampler, formulation and ki
 trained   The network is shown the fixed actions without noise, at a noise level of their own
           (Black et al. 2025, "Training-Time Action Conditioning for Efficient Real-Time Chunking").
           Training does the same to the first 0..max_delay actions of a chunk, drawn for each
-          sample alike, and asks for the others alone. What it costs is nothing.
+          sample alike, and asks for the others alone. Costs next to nothing.
 guided    For networks trained without: the estimate is pulled towards the prefix (Black, Galliker
           and Levine 2025, "Real-Time Execution of Action Chunking Flow Policies", algorithm 1,
           after PiGDM, Song et al. 2023), with the pull taken back through the network:
