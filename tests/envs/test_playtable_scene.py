@@ -15,6 +15,8 @@ from telic.envs.playtable.starts import apart
 from telic.envs.playtable.world import World
 from telic.spec import Array
 
+_CLEAR = 6  # a seed under which all blocks lie on the shelf, out of the arm's way
+
 HOLD = np.array([0, 0, 0, 0, 0, 0, 1.0])
 # CALVIN's, scene: button x, switch x, drawer x, slide handle x at 0
 FIXTURES = {
@@ -207,7 +209,7 @@ def test_the_static_camera_sees_what_calvins_sees(scene: str, shared: Path) -> N
     row, column = divmod("ABCD".index(scene), 2)
     real = sheet[600 * row : 600 * row + 600, 600 * column : 600 * column + 600][1::3, 1::3]
     world = World(scene)
-    world.reset()
+    world.reset(seed=_CLEAR)
     ours = world.picture("static", (200, 200)).astype(int)
     lower = np.arange(200)[:, None] > 120
     beside_the_base = np.arange(200)[None] > 60
@@ -223,7 +225,7 @@ def test_the_static_camera_sees_what_calvins_sees(scene: str, shared: Path) -> N
 
 def test_the_gripper_camera_is_where_calvins_is() -> None:
     world = World("D")
-    world.reset()
+    world.reset(seed=_CLEAR)
     view = world._data.camera("gripper")
     axes = view.xmat.reshape(3, 3)
     np.testing.assert_allclose(view.xpos, [0.0114, -0.3346, 0.7081], atol=1e-4)

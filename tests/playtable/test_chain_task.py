@@ -127,7 +127,7 @@ def test_what_is_left_of_a_chunk_is_not_for_the_next_task(chains: str) -> None:
     number = next(number for number in CAN if doable(number) == 5)
     _, asked = roll(chains, [number], execute_horizon=3)
     assert len(asked) == 5  # one action of each chunk is left
-    assert all(request.previous is None for request in asked)
+    assert all(request.prefix is None for request in asked)
 
 
 def test_a_broken_table_is_a_crash_with_its_reason(chains: str) -> None:
