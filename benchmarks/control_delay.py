@@ -8,7 +8,8 @@
 The control daemon's own loop, requests, timeline and scenes; the chunk comes after the latency
 given, or after that many control steps. An episode is a success if the task is solved within 200
 steps, 2.5 s, holding included. Prefixing (policy/prefix.py) needs chunks longer than the delay and
-`execute_horizon` together, and for `trained` a policy.prefix.max_delay of the delay.
+`execute_horizon` together, and `trained` a policy.prefix.max_delay of a step more than the delay:
+when the policy is asked its observation is up to a step old.
 
 Seam jerk: the median norm of the second difference of the commands where they pass from one chunk
 to the next, over that inside of chunks; 1 is a seam that cannot be told.
@@ -49,7 +50,7 @@ class Outcome:
     held_s: float = 0.0
     active_s: float = 0.0
     late_steps: int = 0
-    used_steps: int = 0
+    chunks: int = 0
     jerks: list[float] = field(default_factory=list)  # of each task, seams over inside
 
     @property
@@ -87,7 +88,7 @@ def run(
         outcome.held_s += summary["hold_s"].get("no fresh chunk", 0.0)
         outcome.active_s += summary["phase_s"]["ACTIVE"]
         outcome.late_steps += summary["steps"]["late"]
-        outcome.used_steps += summary["steps"]["used"]
+        outcome.chunks += summary["chunks"]["merged"]
         if summary["jerk"]["at_seams"] and summary["jerk"]["inside"]:
             outcome.jerks.append(summary["jerk"]["at_seams"] / summary["jerk"]["inside"])
     return outcome
@@ -105,7 +106,9 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=10)
     parser.add_argument("--sampling", default="2")
     parser.add_argument("--latency-ms", type=float, nargs="+", default=[0, 10, 20, 30, 40, 50])
-    parser.add_argument("--delay-steps", type=int, nargs="+", help="in place of --latency-ms")
+    parser.add_argument(
+        "--delay-steps", type=int, nargs="+", help="control steps, in place of --latency-ms"
+    )
     parser.add_argument("--seam-steps", type=int, nargs="+", default=[0])
     parser.add_argument("--prefixing", nargs="+", default=[None])
     parser.add_argument("--execute-horizon", type=int, default=1)
@@ -115,14 +118,13 @@ def main() -> None:
     assert isinstance(policy, Policy)
     latencies_ms = arguments.latency_ms
     if arguments.delay_steps is not None:
-        # half a step less: as many steps are late as the latency has begun
         step_ms = 1e3 / policy.interface.rate_hz
-        latencies_ms = [max(0.0, (steps - 0.5) * step_ms) for steps in arguments.delay_steps]
+        latencies_ms = [steps * step_ms for steps in arguments.delay_steps]
     tasks = expand(arguments.tasks)
     console = Console(soft_wrap=True)
     table = Table(title=f"{len(tasks)} tasks, {arguments.sampling} denoising steps")
     columns = ("latency ms", "seam steps", "prefixing", "success", "95 %", "held")
-    for column in (*columns, "late / used steps", "seam jerk"):
+    for column in (*columns, "late steps a chunk", "seam jerk"):
         table.add_column(column, justify="right")
     settings = itertools.product(latencies_ms, arguments.seam_steps, arguments.prefixing)
     for latency_ms, seam_steps, prefixing in settings:
@@ -145,7 +147,7 @@ def main() -> None:
             f"{outcome.successes} / {outcome.episodes}",
             f"{low:.2f} - {high:.2f}",
             f"{held:.0%}",
-            f"{outcome.late_steps / max(1, outcome.used_steps):.1f}",
+            f"{outcome.late_steps / max(1, outcome.chunks):.1f}",
             outcome.jerk,
         )
         console.print("  ".join(row), style="dim")
