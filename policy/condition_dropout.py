@@ -31,6 +31,9 @@ class ConditionDropoutConfig:
                 raise ValueError(f"policy.condition_dropout.{name}={share} must lie in [0, 1)")
 
 
+NOTHING_HIDDEN = ConditionDropoutConfig()  # what inference goes by
+
+
 def hide(
     values: Shaped[Tensor, "b ..."],
     instead: Tensor | float,

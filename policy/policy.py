@@ -20,7 +20,12 @@ from torch import Tensor, nn
 from telic.datasets.unified import Embodiment, Space
 from telic.policy.alignment import AlignmentConfig
 from telic.policy.anchors import AnchorSet
-from telic.policy.condition_dropout import ConditionDropoutConfig, hide, hide_frames
+from telic.policy.condition_dropout import (
+    NOTHING_HIDDEN,
+    ConditionDropoutConfig,
+    hide,
+    hide_frames,
+)
 from telic.policy.denoiser import Context, DenoiserConfig, Fixed, Sizes
 from telic.policy.drawing import ANCHORED, ChunkInputs, Drawing, within
 from telic.policy.foresight import ForesightConfig
@@ -343,11 +348,12 @@ class Policy(nn.Module):
     ) -> Context:
         goal = self.goal_encoder.mix(goals, generator)
         images = state = goal[:, :0]
-        dropout = self.config.condition_dropout if self.training else ConditionDropoutConfig()
+        dropout = self.config.condition_dropout if self.training else NOTHING_HIDDEN
         if self.image_encoder is not None:
             frames = {camera: batch[f"image/{camera}"] for camera in self.image_encoder.cameras}
-            colours = {camera: tower.mean for camera, tower in self._towers().items()}
-            frames = hide_frames(frames, colours, dropout.images, generator)
+            if dropout.images:
+                colours = {camera: tower.mean for camera, tower in self._towers().items()}
+                frames = hide_frames(frames, colours, dropout.images, generator)
             conditioned = self.image_encoder.conditioned
             sentences = self.goal_encoder.sentences(batch) if conditioned else None
             images = self.image_encoder(frames, generator, sentences)
