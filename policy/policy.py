@@ -41,7 +41,7 @@ from telic.policy.prefix import Prefix, PrefixConfig, Prefixer, Prefixing, draw_
 from telic.policy.quantize import require_gradients
 from telic.policy.requests import Needs, gumbel, stack_requests, uniform_lots, unit_noise
 from telic.policy.sampling import SamplingConfig
-from telic.policy.state_encoder import StateEncoder
+from telic.policy.state_encoder import StateEncoder, StateView, angle_entries
 from telic.policy.truncated import StartConfig, Truncated, TruncatedConfig
 from telic.policy.vision_tower import VisionTower
 from telic.spec import (
@@ -69,6 +69,7 @@ class PolicyConfig:
     state: NormalizerConfig = field(
         default_factory=lambda: NormalizerConfig(scaling=Scaling.mean_std, clamp=5.0)
     )
+    angles: list[str] = field(default_factory=list)  # entries of the state, patterns: ["*_yaw"]
     action: NormalizerConfig = field(default_factory=NormalizerConfig)
     condition_dropout: ConditionDropoutConfig = field(default_factory=ConditionDropoutConfig)
     space: Space = Space.own  # unified: one policy for several robots, in RDT's 128 slots
@@ -172,17 +173,24 @@ class Policy(nn.Module):
         self._plan: Plan | None = None
         self.start, self.prefixer = config.anchors.start, Prefixer(config.prefix)
         self.formulation = formulation.build()
-        self.state_normalizer = config.state.build("state", interface.state, stats.get("state"))
+        normalizer = config.state.build("state", interface.state, stats.get("state"))
+        self.state_view = StateView(normalizer, angle_entries(config.angles, interface.state.names))
         self.action_normalizer = config.action.build(
             "action", interface.action, stats.get("action")
         )
         self.action_dim = len(self.action_normalizer.center)
-        mean = stats["state"].mean if "state" in stats else self.state_normalizer.center.numpy()
+        mean = stats["state"].mean if "state" in stats else normalizer.center.numpy()
         self.register_buffer(
             "_mean_state", torch.from_numpy(np.array(mean, np.float32)), persistent=False
         )
-        state_dim, width = len(self.state_normalizer.center), self.denoiser_config.width
-        encodes_state = config.use_state and not self.denoiser_config.embeds_state
+        state_dim, width = self.state_view.size, self.denoiser_config.width
+        embeds_state = self.denoiser_config.embeds_state
+        if config.angles and embeds_state:
+            raise ValueError(
+                f"policy.angles is for kinds that see a state as one token; {denoiser.kind} gives "
+                "each entry a slot of its own"
+            )
+        encodes_state = config.use_state and not embeds_state
         self.state_encoder = StateEncoder(state_dim, width) if encodes_state else None
         sentence_dim = (config.goal.language.dim or 0) if config.goal.text else 0
         self.image_encoder = (
@@ -383,7 +391,7 @@ class Policy(nn.Module):
 
     def _normalized_state(self, batch: Mapping[str, Any], name: str) -> Tensor:
         """Return a field of states as the network sees it, 0 in slots not in use."""
-        state = self.state_normalizer.normalize(batch[name])
+        state = self.state_view(batch[name])
         slots = batch.get("state_slots")
         if slots is None:
             return state

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import pi
 from typing import Final
 
@@ -17,6 +17,7 @@ from telic.spec import Array
 
 NEUTRAL_YAW: Final = 1.5  # the fingers close along x; yaws are counted within half a turn of it
 OPEN, CLOSED = 1.0, -1.0
+SCATTER_RAD_PER_M: Final = 8.0
 
 Plan = Iterator["Waypoint"]
 
@@ -27,7 +28,8 @@ class Waypoint:
 
     position [3] in m, euler [3] in rad, world frame; gripper OPEN or CLOSED on the way and there;
     stay: steps to wait there; within: how near the tool must have come, m; patience: steps after
-    which it is near enough; speed: of the fastest that an action allows.
+    which it is near enough; speed: of the fastest that an action allows; scatter: how precisely it
+    need not be met, std in m of x and y; the yaw is then as free.
     """
 
     position: Array
@@ -37,6 +39,7 @@ class Waypoint:
     within: float = 0.012
     patience: int = 12
     speed: float = 1.0
+    scatter: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,6 +51,7 @@ class Manner:
     offset: float  # -1..1: where on a handle, from which side
     tilt: Array  # rad, of roll and pitch of a tool that points down
     noise: float  # std of an action's entries while under way
+    care: float  # 1: waypoints are met exactly; 0: with all of their scatter
 
     @classmethod
     def draw(cls, rng: np.random.Generator) -> Manner:
@@ -58,6 +62,7 @@ class Manner:
             offset=rng.uniform(-1.0, 1.0),
             tilt=rng.uniform(-0.06, 0.06, 2),
             noise=rng.uniform(0.0, 0.1),
+            care=rng.uniform(0.0, 1.0),
         )
 
 
@@ -66,15 +71,31 @@ class Follower:
 
     def __init__(self, world: World, plan: Plan, manner: Manner, rng: np.random.Generator) -> None:
         self._world, self._plan, self._manner, self._rng = world, plan, manner, rng
-        self._waypoint = next(plan)
+        self._waypoint = self._next()
         self._waited = 0
 
     def act(self, obs: DictObs) -> Array:
         """Return the next relative action, f32 [7], each within [-1, 1]; `obs` is not needed."""
         while self._is_there():
-            self._waypoint = next(self._plan)
+            self._waypoint = self._next()
             self._waited = 0
         return self._towards()
+
+    def _next(self) -> Waypoint:
+        """Return the plan's next waypoint, missed by its scatter.
+
+        The way from there to the one after it is what shows a policy how to come back from beside.
+        """
+        waypoint = next(self._plan)
+        spread = waypoint.scatter * (1.0 - self._manner.care)
+        if not spread:
+            return waypoint
+        aside = self._rng.normal(0.0, spread, 3)
+        return replace(
+            waypoint,
+            position=waypoint.position + [aside[0], aside[1], 0.0],
+            euler=waypoint.euler + [0.0, 0.0, SCATTER_RAD_PER_M * aside[2]],
+        )
 
     def _missing(self) -> tuple[Array, Array]:
         """Return what the target lacks to the waypoint, position [3] and angles [3]."""

@@ -24,6 +24,8 @@ from telic.envs.playtable.rotations import euler, wrapped
 from telic.envs.playtable.world import World
 from telic.spec import Array
 
+_SCATTER_ABOVE_M: Final = 0.03
+_SCATTER_NEAR_M: Final = 0.012  # over a block, which the open fingers must still fit
 _HIGH_REACH_M: Final = 0.72  # of a tool that points down from the height of transit
 FRONT_Y: Final = -0.10  # m; before the cabinet, clear of its handles
 CLOSE_STEPS: Final = 9
@@ -96,7 +98,7 @@ class Hand:
         """Yield the way to a point at the height of transit, up first."""
         yield from self.rise()
         position = within_reach(np.array([x, y, self.manner.transit_z]))
-        yield self.at(position, yaw, gripper, within=0.03, lean=lean)
+        yield self.at(position, yaw, gripper, within=0.03, lean=lean, scatter=_SCATTER_ABOVE_M)
 
 
 def within_reach(position: Array) -> Array:
@@ -138,6 +140,7 @@ def grasp(hand: Hand, colour: str, yaw: float, height: float, lean: float = 0.0)
     x, y, _ = hand.place(colour)
     yield from hand.above(x, y, yaw, OPEN, lean)
     x, y, _ = hand.place(colour)
-    yield hand.at([x, y, height + 0.06], yaw, OPEN, lean=lean, speed=0.9)
+    near = [x, y, height + 0.06]
+    yield hand.at(near, yaw, OPEN, lean=lean, speed=0.9, scatter=_SCATTER_NEAR_M)
     yield hand.at([x, y, height], yaw, OPEN, lean=lean, within=0.006, speed=0.7)
     yield hand.at([x, y, height], yaw, CLOSED, lean=lean, stay=CLOSE_STEPS)
