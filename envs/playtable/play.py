@@ -18,7 +18,7 @@ from telic.envs.playtable.facts import BASE, DRAWER, FLOOR, PLANK, Facts, block
 from telic.envs.playtable.instructions import instructions
 from telic.envs.playtable.plans import expert
 from telic.envs.playtable.rules import BLOCKS, TASK_RULES, State, applicable
-from telic.envs.playtable.starts import calvin_scene_obs, seems_possible
+from telic.envs.playtable.starts import YAW, calvin_scene_obs, seems_possible
 from telic.envs.playtable.tasks import TASKS, held_block, success
 from telic.envs.playtable.world import World
 from telic.envs.task import DictObs, Expert, StateChoice, TaskEnv, box, observation_space
@@ -26,6 +26,7 @@ from telic.spec import Array
 
 NUM_TASKS: Final = 8
 LIMIT: Final = 160  # steps after which a task is given up
+BLOCK_WEIGHT: Final = 30  # of a task with blocks; 1 of one with door, drawer or lights
 _DRAWER_OPEN_M: Final = 0.12  # what its task asks for
 _HALF: Final = 0.5
 _DESK_M: Final = 0.44  # above it, a block that touches nothing will land on the desk
@@ -78,7 +79,7 @@ class PlayTask(TaskEnv):
     def _scene(self) -> Array:
         """Return a scene_obs [24]: CALVIN's draw of blocks, doors and lights at either end."""
         plan, rng = self.world.layout, self.np_random
-        scene = calvin_scene_obs(plan, rng)
+        scene = calvin_scene_obs(plan, rng, shelf_yaw=YAW)
         left, opened, lit, led = (bool(rng.integers(2)) for _ in range(4))
         scene[0] = plan.slide_range * left
         scene[1] = table.DRAWER_RANGE * opened
@@ -93,10 +94,16 @@ class PlayTask(TaskEnv):
         possible = [task for task in TASK_RULES if state is not None and applicable(task, state)]
         self._lost = not possible
         scene = self.world.scene_obs()
-        for task in self.np_random.permutation(possible):
-            self.current_task = str(task)
+        for task in self._in_drawn_order(possible):
+            self.current_task = task
             if seems_possible(self.current_task, scene, self.world.layout, self.np_random):
                 break
+
+    def _in_drawn_order(self, possible: list[str]) -> list[str]:
+        """Return the tasks in an order drawn so that those with blocks come first more often."""
+        weights = [BLOCK_WEIGHT if "block" in task or "place" in task else 1 for task in possible]
+        keys = self.np_random.exponential(size=len(possible)) / weights
+        return [possible[i] for i in np.argsort(keys)]
 
     def step(self, action: Array) -> tuple[DictObs, float, bool, bool, dict[str, Any]]:
         """Take an action, within its bounds; a task found done, or given up, makes way."""

@@ -34,15 +34,17 @@ def neutral_robot_obs() -> Array:
     return np.array([*_NEUTRAL_TCP, width, *panda.NEUTRAL, 1.0])
 
 
-def calvin_scene_obs(plan: Layout, rng: np.random.Generator) -> Array:
+def calvin_scene_obs(plan: Layout, rng: np.random.Generator, shelf_yaw: Range = (-pi, pi)) -> Array:
     """Return a scene_obs [24] as CALVIN's reset draws it: parts at zero, each block anywhere.
 
     Each block picks desk, left or right half of the shelf, a point there and a yaw; all are drawn
-    again until none touches another.
+    again until none touches another. shelf_yaw: of blocks on the shelf, where CALVIN takes any.
     """
     scene = np.zeros(24)
     while True:
-        poses = [_put(plan, (TABLE, LEFT, RIGHT)[rng.integers(3)], rng) for _ in plan.order]
+        places = [(TABLE, LEFT, RIGHT)[rng.integers(3)] for _ in plan.order]
+        yaws = [(-pi, pi) if place == TABLE else shelf_yaw for place in places]
+        poses = [_put(plan, place, rng, yaw) for place, yaw in zip(places, yaws, strict=True)]
         if apart(poses, [plan.length(colour) for colour in plan.order]):
             scene[6:] = np.concatenate(poses)
             return scene
