@@ -1,13 +1,15 @@
 """Truncated diffusion against plain sampling at the same number of steps: success and diversity.
 
     python benchmarks/truncated.py --task detour --out runs/truncated
-    python benchmarks/truncated.py --task mt10 --out runs/truncated_mt10
+    python benchmarks/truncated.py --task mt10 --out runs/truncated_mt10 --starts "best anchor" \
+        --numbers fp32 bf16 int8 w8a8
 
 Collects, trains a plain policy and one with anchors on the same windows for as many steps, and
 evaluates both on the same starts: plain; with the best anchor; with an anchor drawn as often as its
-score says; with the best result of four anchors. What is there already is kept, so a table
-interrupted goes on. Diversity is the entropy, in bits, of which solution the successful episodes
-took, for tasks with two. Prints Markdown.
+score says; with the best result of four anchors; each with the networks' matrices held in every
+format of --numbers. All are compared to plain sampling in float32 with as many steps. What is there
+already is kept, so a table interrupted goes on. Diversity is the entropy, in bits, of which
+solution the successful episodes took, for tasks with two. Prints Markdown.
 """
 
 from __future__ import annotations
@@ -72,9 +74,16 @@ SETUPS = {
     ),
     "mt10": Setup(
         collect=("experiment=metaworld_mt10",),
-        train=("experiment=metaworld_mt10",),
+        train=(
+            "experiment=metaworld_mt10",
+            "rollouts.tasks=[]",
+            "steps=3000",
+            "batch_size=128",
+            "policy.denoiser.width=256",  # narrower matrices are held in float32 alone
+            "policy.denoiser.num_layers=2",
+        ),
         anchors=("policy.anchors.count=64",),
-        evaluate=("tasks=[mt10]",),
+        evaluate=("tasks=[mt10]", "episodes_per_task=20"),
     ),
 }
 
@@ -86,6 +95,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--demos", type=Path, help="store of demonstrations; default: OUT's")
     parser.add_argument("--steps", nargs="+", default=["1", "2", "4", "10"], help="of denoising")
+    parser.add_argument("--starts", nargs="+", choices=list(STARTS), default=list(STARTS))
+    parser.add_argument("--numbers", nargs="+", default=["fp32"], help="formats of the matrices")
     parser.add_argument("--train", nargs="*", default=[], help="more overrides of train-policy")
     parser.add_argument("--evaluate", nargs="*", default=[], help="... of evaluate-policy")
     options = parser.parse_args()
@@ -98,18 +109,24 @@ def main() -> None:
         _run("train", *setup.train, *more, *options.train, *data)
     rows = []
     for steps in options.steps:
-        shared = [f"sampling={steps}", *setup.evaluate, *options.evaluate]
         plain = out / PLAIN / f"eval_{steps}"
-        rows.append(result_row(steps, PLAIN, out / PLAIN, plain, shared))
-        for start, more in STARTS.items():
-            folder = out / "truncated" / f"eval_{steps}_{start.replace(' ', '_')}"
-            compare = [*shared, *more, f"compare={plain}"]
-            rows.append(result_row(steps, start, out / "truncated", folder, compare))
+        for numbers in options.numbers:
+            shared = [f"sampling={steps}", *setup.evaluate, *options.evaluate, f"numbers={numbers}"]
+            suffix = "" if numbers == "fp32" else f"_{numbers}"
+            folder = plain.with_name(plain.name + suffix)
+            to_plain = [f"compare={plain}"]
+            more = to_plain if folder != plain else []
+            rows.append(result_row(steps, PLAIN, numbers, out / PLAIN, folder, [*shared, *more]))
+            for start in options.starts:
+                name = f"eval_{steps}_{start.replace(' ', '_')}{suffix}"
+                asked = [*shared, *STARTS[start], *to_plain]
+                trained = out / "truncated"
+                rows.append(result_row(steps, start, numbers, trained, trained / name, asked))
     show(rows)
 
 
 def result_row(
-    steps: str, name: str, trained: Path, out: Path, overrides: list[str]
+    steps: str, name: str, numbers: str, trained: Path, out: Path, overrides: list[str]
 ) -> dict[str, str]:
     """Evaluate one way of sampling; return its row of the table."""
     _run("evaluate", f"checkpoint={trained / 'checkpoints' / 'last'}", f"out={out}", *overrides)
@@ -118,6 +135,7 @@ def result_row(
     row = {
         "steps": steps,
         "start": name,
+        "numbers": numbers,
         "success": f"{results['overall']['success']:.3f} [{low:.3f}, {high:.3f}]",
     }
     if results["comparison"]:
