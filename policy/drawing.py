@@ -60,9 +60,9 @@ class Drawing:
         guided = inputs.prefix is not None and inputs.prefix.pull is not None
         if inputs.noise.is_cuda and not guided:  # a backward pass is not recorded
             how = repr((self.sampling, self.truncated is None or self.start))
-            sampled = self.plan.graphs.draw(how, self._draw, inputs)
+            sampled = self.plan.graphs.draw(how, self.draw, inputs)
         else:
-            sampled = self._draw(inputs)
+            sampled = self.draw(inputs)
         if not bool(torch.isfinite(sampled).all()):
             begun = self._begin(inputs)
             raise ValueError(
@@ -72,7 +72,11 @@ class Drawing:
             )
         return sampled
 
-    def _draw(self, inputs: ChunkInputs) -> Tensor:
+    def draw(self, inputs: ChunkInputs) -> Float[Tensor, "b h a"]:
+        """Return the same, finite or not.
+
+        It stays on the device and asks it for no number, so that a CUDA graph can hold it.
+        """
         begun = self._begin(inputs)
         sampled = self.sampling.sample(begun.denoise, begun.noise[0], begun.noise[1:], begun.start)
         if begun.prefix is not None:

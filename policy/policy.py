@@ -41,7 +41,13 @@ from telic.policy.prefix import Prefix, PrefixConfig, Prefixer, Prefixing, draw_
 from telic.policy.quantize import require_gradients
 from telic.policy.requests import Needs, gumbel, stack_requests, uniform_lots, unit_noise
 from telic.policy.sampling import SamplingConfig
-from telic.policy.state_encoder import StateEncoder, StateView, angle_entries
+from telic.policy.state_encoder import (
+    StateEncoder,
+    StateTokens,
+    StateView,
+    entries_named,
+    token_entries,
+)
 from telic.policy.truncated import StartConfig, Truncated, TruncatedConfig
 from telic.policy.vision_tower import VisionTower
 from telic.spec import (
@@ -70,6 +76,8 @@ class PolicyConfig:
         default_factory=lambda: NormalizerConfig(scaling=Scaling.mean_std, clamp=5.0)
     )
     angles: list[str] = field(default_factory=list)  # entries of the state, patterns: ["*_yaw"]
+    # entries of each token of a state, patterns: [["tcp_*"], ["tcp_*", "block1_*"]]; []: one token
+    state_tokens: list[list[str]] = field(default_factory=list)
     action: NormalizerConfig = field(default_factory=NormalizerConfig)
     condition_dropout: ConditionDropoutConfig = field(default_factory=ConditionDropoutConfig)
     space: Space = Space.own  # unified: one policy for several robots, in RDT's 128 slots
@@ -174,7 +182,9 @@ class Policy(nn.Module):
         self.start, self.prefixer = config.anchors.start, Prefixer(config.prefix)
         self.formulation = formulation.build()
         normalizer = config.state.build("state", interface.state, stats.get("state"))
-        self.state_view = StateView(normalizer, angle_entries(config.angles, interface.state.names))
+        names = interface.state.names
+        angles = entries_named(config.angles, names, "policy.angles")
+        self.state_view = StateView(normalizer, angles)
         self.action_normalizer = config.action.build(
             "action", interface.action, stats.get("action")
         )
@@ -185,13 +195,15 @@ class Policy(nn.Module):
         )
         state_dim, width = self.state_view.size, self.denoiser_config.width
         embeds_state = self.denoiser_config.embeds_state
-        if config.angles and embeds_state:
+        if (config.angles or config.state_tokens) and embeds_state:
             raise ValueError(
-                f"policy.angles is for kinds that see a state as one token; {denoiser.kind} gives "
-                "each entry a slot of its own"
+                f"policy.{'angles' if config.angles else 'state_tokens'} is for kinds that see "
+                f"a state as tokens; {denoiser.kind} gives each entry a slot of its own"
             )
         encodes_state = config.use_state and not embeds_state
-        self.state_encoder = StateEncoder(state_dim, width) if encodes_state else None
+        tokens = [self.state_view.columns(own) for own in token_entries(config.state_tokens, names)]
+        encoder = StateTokens(tokens, width) if tokens else StateEncoder(state_dim, width)
+        self.state_encoder = encoder if encodes_state else None
         sentence_dim = (config.goal.language.dim or 0) if config.goal.text else 0
         self.image_encoder = (
             ImageEncoder(config.images, cameras, width, config.obs_horizon, sentence_dim)
@@ -202,7 +214,7 @@ class Policy(nn.Module):
         sizes = Sizes(
             num_goals=self.goal_encoder.num_tokens,
             num_images=self.image_encoder.num_tokens if self.image_encoder else 0,
-            num_states=config.obs_horizon if config.use_state else 0,
+            num_states=config.obs_horizon * (len(tokens) or 1) if config.use_state else 0,
             action_horizon=config.action_horizon,
             action_dim=self.action_dim,
             obs_horizon=config.obs_horizon,
