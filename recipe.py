@@ -34,10 +34,7 @@ STDOUT = Console(soft_wrap=True)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Command:
-    """A command of ours. decided: the settings that a recipe's folders and stages leave no choice.
-
-    Which are given last, and to nobody else to give.
-    """
+    """A command of ours. decided: what run-recipe alone gives it, last of all."""
 
     script: str
     schema: type[Any]

@@ -93,7 +93,8 @@ def test_an_unknown_recipe_is_one_line_with_near_misses(tmp_path: Path) -> None:
     assert done.stderr.startswith(
         "collect: experiment=metaworld_mt5 is not one of debug, metaworld"
     )
-    assert done.stderr.endswith("; did you mean metaworld_mt50, metaworld_mt10?\n")
+    assert "; did you mean metaworld_mt50, " in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
 
 
 def test_our_own_bugs_keep_their_traceback(tmp_path: Path) -> None:
