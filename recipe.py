@@ -236,7 +236,7 @@ def table(summary: dict[str, Any]) -> Table:
             shown.add_row(f"{index + 1} in a row", *(f"{rate:.3f}" for rate in rates))
         lengths = [summary["average_length"][name] for name in names]
         shown.add_row(
-            "average length (bootstrap 95 %)",
+            "average length [95 %]",
             *(_with_interval(length["mean"], length["interval"]) for length in lengths),
         )
     else:

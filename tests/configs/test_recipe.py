@@ -213,10 +213,10 @@ def test_the_summary_of_chains() -> None:
     assert summary["average_length"]["10"]["mean"] == pytest.approx(7 / 3)
     rows = shown(summary)
     met = {task for chain in evaluation_chains(3) for task in chain.tasks}
-    assert list(rows)[-7:-1] == [*IN_A_ROW, "average length (bootstrap 95 %)"]
+    assert list(rows)[-7:-1] == [*IN_A_ROW, "average length [95 %]"]
     assert set(list(rows)[:-7]) == met
     assert rows["1 in a row"] == ["0.667", "0.333"]
-    assert [cell[:5] for cell in rows["average length (bootstrap 95 %)"]] == ["2.333", "0.333"]
+    assert [cell[:5] for cell in rows["average length [95 %]"]] == ["2.333", "0.333"]
     first, never = evaluation_chains(3)[0].tasks[:2]
     assert rows[first][1] == "0.00"
     assert rows[never][1] == "-"
