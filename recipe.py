@@ -1,7 +1,10 @@
 """`run-recipe`: collect, train, evaluate, control, one command after the other, and a summary.
 
-Every stage is one of the project's own commands, printed as it is run, so that any of them can be
-run again by hand. A recipe interrupted goes on where it stopped when it is run again.
+    run-recipe experiment=playtable_state train.policy=mode collect.play.episodes_per_task=300
+
+A recipe, configs/recipe/experiment/NAME.yaml, says what each command is given. Every stage is one
+of the project's own commands, printed as it is run, so that any of them can be run again by hand.
+A recipe interrupted goes on where it stopped when it is run again.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,77 +22,186 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from telic.configs.launch import CONFIGS, launch
+from telic.collect import CollectConfig
+from telic.configs.launch import USER_ERRORS, compose, launch, one_line, register_preparation
+from telic.control import ControlConfig
+from telic.evaluate import EvaluateConfig
 from telic.spec import near_misses
+from telic.train import TrainConfig
 
 STDOUT = Console(soft_wrap=True)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Command:
+    """A command of ours. decided: what run-recipe alone gives it, last of all."""
+
+    script: str
+    schema: type[Any]
+    decided: tuple[str, ...]
+
+
+COMMANDS = {
+    "collect": Command(
+        script="collect-demos", schema=CollectConfig, decided=("out", "resume", "overwrite")
+    ),
+    "train": Command(
+        script="train-policy",
+        schema=TrainConfig,
+        decided=("out", "data.stores", "resume", "overwrite"),
+    ),
+    "evaluate": Command(
+        script="evaluate-policy", schema=EvaluateConfig, decided=("checkpoint", "sampling", "out")
+    ),
+    "control": Command(script="control-daemon", schema=ControlConfig, decided=()),
+}
+_TAKE_MORE = ("collect", "train", "evaluate")
+
+
 @dataclass(kw_only=True, slots=True)
 class RecipeConfig:
-    """Which recipe, into which folder, and how it is evaluated."""
+    """What each command is given besides where things lie, which is all below `out`.
 
-    experiment: str = "metaworld_mt10"  # of collect-demos, train-policy and evaluate-policy
-    out: str | None = None  # None: runs/<experiment>
+    `experiment=NAME` sets all of it. On a command line `train.KEY=VALUE` and `evaluate.KEY=VALUE`
+    are given to those commands after what the recipe gives them, `collect.STORE.KEY=VALUE` to the
+    collection of one store and `collect.KEY=VALUE` to that of each.
+    """
+
+    out: str = ""
+    collect: dict[str, list[str]] = field(default_factory=dict)  # store -> what makes it
+    train: list[str] = field(default_factory=list)
+    evaluate: list[str] = field(default_factory=list)
     samplings: list[str] = field(default_factory=lambda: ["10", "2"])  # denoising steps
-    control_task: str | None = "drawer-open-v3"  # None: no control run
+    control_task: str | None = None  # None: no control run
     control_sampling: str = "2"
     control_s: float = 10.0
+    more: dict[str, list[str]] = field(default_factory=dict)  # what a command line adds, by stage
 
     def __post_init__(self) -> None:
-        known = sorted(path.stem for path in (CONFIGS / "train" / "experiment").glob("*.yaml"))
-        if self.experiment not in known:
+        if not (self.out and self.collect and self.samplings):
             raise ValueError(
-                f"experiment={self.experiment} is not one of {', '.join(known)}"
-                f"{near_misses(self.experiment, known)}"
+                "out, collect and samplings must not be empty; choose a recipe by experiment=NAME"
             )
+        for stage, arguments in self.more.items():
+            command, _, store = stage.partition(".")
+            if store and store not in self.collect:
+                raise ValueError(
+                    f"{stage}: the recipe collects {', '.join(self.collect)}"
+                    f"{near_misses(store, self.collect)}"
+                )
+            for argument in arguments:
+                key = argument.partition("=")[0].lstrip("+")
+                if stage == "collect" and key in self.collect:
+                    raise ValueError(f"collect.{key} is a store; give it collect.{key}.KEY=VALUE")
+                if key in COMMANDS[command].decided:
+                    raise ValueError(
+                        f"{stage}.{argument}: run-recipe says where things lie and goes on with "
+                        "what is there; give it out=DIR, or samplings=[...]"
+                    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stage:
+    """One command and what it is given."""
+
+    name: str
+    command: str
+    arguments: list[str]
+
+    def require_composes(self) -> None:
+        """Raise ValueError for arguments that the command would refuse, before hours have gone."""
+        schema = COMMANDS[self.command].schema
+        try:
+            compose(schema, self.command, self.arguments)
+        except USER_ERRORS as error:
+            raise ValueError(f"{self.name}: {one_line(error, schema)}") from error
+
+    def run(self) -> float:
+        """Run it to its end; return its seconds. A failure ends this process alike."""
+        command = [sys.executable, "-m", f"telic.{self.command}", *self.arguments]
+        shown = shlex.join([COMMANDS[self.command].script, *self.arguments])
+        STDOUT.rule(f"[bold]{self.command}", align="left")
+        STDOUT.print(f"$ {shown}", highlight=False, markup=False)
+        began = time.monotonic()
+        with subprocess.Popen(command) as process:
+            while True:
+                try:
+                    code = process.wait()
+                    break
+                except KeyboardInterrupt:  # the stage got the signal too and is leaving cleanly
+                    continue
+        if code:
+            sys.exit(code if code > 0 else 128 - code)
+        return round(time.monotonic() - began, 1)
 
 
 def run(config: RecipeConfig) -> dict[str, Any]:
     """Run the stages that are not done yet; return and write `out`/summary.json."""
-    out = Path(config.out or f"runs/{config.experiment}")
+    out = Path(config.out)
+    planned = list(stages(config))
+    for stage in planned:
+        stage.require_composes()
     out.mkdir(parents=True, exist_ok=True)
-    experiment = f"experiment={config.experiment}"
-    checkpoint = out / "checkpoints" / "best"
-    seconds = {
-        "collect": _stage("collect", experiment, f"out={out / 'demos.zarr'}", "resume=true"),
-        "train": _stage(
-            "train",
-            experiment,
-            f"out={out}",
-            f"data.stores=[{out / 'demos.zarr'}]",
-            "resume=true",
-        ),
-    }
-    evaluated = {name: out / f"eval_{name}" for name in config.samplings}
-    for name, folder in evaluated.items():
-        seconds[f"evaluate_{name}"] = _stage(
-            "evaluate", experiment, f"checkpoint={checkpoint}", f"sampling={name}", f"out={folder}"
-        )
-    control_json = out / "control.json"
-    if config.control_task is not None:
-        seconds["control"] = _stage(
-            "control",
-            f"checkpoint={checkpoint}",
-            f"task={config.control_task}",
-            f"sampling={config.control_sampling}",
-            f"duration_s={config.control_s}",
-            f"out={control_json}",
-        )
+    seconds = {stage.name: stage.run() for stage in planned}
     results: dict[str, dict[str, Any]] = {
         name: json.loads((folder / "results.json").read_text())
-        for name, folder in evaluated.items()
+        for name, folder in _evaluated(config).items()
     }
-    control = json.loads(control_json.read_text()) if config.control_task is not None else None
+    control = json.loads(_control_json(config).read_text()) if config.control_task else None
     summary = summarize(results, control) | {"seconds": seconds}
     (out / "summary.json").write_text(json.dumps(summary, indent=1))
-    _show(summary, out, evaluated)
+    STDOUT.rule(f"[bold]{out}", align="left")
+    STDOUT.print(table(summary))
+    for name, folder in _evaluated(config).items():
+        STDOUT.print(f"report, {name} steps: {folder / 'report.md'}, videos: {folder / 'videos'}")
+    STDOUT.print(f"summary: {out / 'summary.json'}")
     return summary
 
 
+def stages(config: RecipeConfig) -> Iterator[Stage]:
+    """Yield the recipe's stages in order; what run-recipe decides comes last in each."""
+    out, more = Path(config.out), config.more
+    stores = {name: out / f"{name}.zarr" for name in config.collect}
+    for name, path in stores.items():
+        added = [*more.get("collect", []), *more.get(f"collect.{name}", [])]
+        arguments = [*config.collect[name], *added, f"out={path}", "resume=true"]
+        yield Stage(name=f"collect_{name}", command="collect", arguments=arguments)
+    listed = ",".join(str(path) for path in stores.values())
+    decided = [f"out={out}", f"data.stores=[{listed}]", "resume=true"]
+    arguments = [*config.train, *more.get("train", []), *decided]
+    yield Stage(name="train", command="train", arguments=arguments)
+    checkpoint = f"checkpoint={out / 'checkpoints' / 'best'}"
+    for name, folder in _evaluated(config).items():
+        decided = [checkpoint, f"sampling={name}", f"out={folder}"]
+        arguments = [*config.evaluate, *more.get("evaluate", []), *decided]
+        yield Stage(name=f"evaluate_{name}", command="evaluate", arguments=arguments)
+    if config.control_task is not None:
+        arguments = [
+            checkpoint,
+            f"task={config.control_task}",
+            f"sampling={config.control_sampling}",
+            f"duration_s={config.control_s}",
+            f"out={_control_json(config)}",
+        ]
+        yield Stage(name="control", command="control", arguments=arguments)
+
+
+def _evaluated(config: RecipeConfig) -> dict[str, Path]:
+    """Return sampling -> the folder of its evaluation."""
+    return {name: Path(config.out) / f"eval_{name}" for name in config.samplings}
+
+
+def _control_json(config: RecipeConfig) -> Path:
+    return Path(config.out) / "control.json"
+
+
 def summarize(results: dict[str, dict[str, Any]], control: dict[str, Any] | None) -> dict[str, Any]:
-    """Return what one looks at first: success by denoising steps, latency, the control run."""
-    return {
+    """Return what one looks at first, by denoising steps: success, latency; the control run.
+
+    Of chains also their average length, and the shares that did 1 to 5 tasks in a row; `success`
+    is that of whole chains.
+    """
+    summary: dict[str, Any] = {
         "success": {name: result["overall"]["success"] for name, result in results.items()},
         "intervals": {name: result["overall"]["interval"] for name, result in results.items()},
         "episodes": {name: result["overall"]["episodes"] for name, result in results.items()},
@@ -100,54 +213,73 @@ def summarize(results: dict[str, dict[str, Any]], control: dict[str, Any] | None
         "chunk_latency_ms": {name: result["chunk_latency_ms"] for name, result in results.items()},
         "control": control,
     }
+    if all("average_length" in result for result in results.values()):
+        summary["average_length"] = {name: r["average_length"] for name, r in results.items()}
+        summary["in_a_row"] = {
+            name: [*(row["success"] for row in r["in_a_row"].values()), r["overall"]["success"]]
+            for name, r in results.items()
+        }
+    return summary
 
 
-def _stage(name: str, *arguments: str) -> float:
-    """Run one command to its end; return its seconds. A failure ends this process alike."""
-    command = [sys.executable, "-m", f"telic.{name}", *arguments]
-    STDOUT.rule(f"[bold]{name}", align="left")
-    STDOUT.print(f"$ {shlex.join([_SCRIPTS[name], *arguments])}", highlight=False, markup=False)
-    began = time.monotonic()
-    with subprocess.Popen(command) as process:
-        while True:
-            try:
-                code = process.wait()
-                break
-            except KeyboardInterrupt:  # the stage got the signal too and is leaving cleanly
-                continue
-    if code:
-        sys.exit(code if code > 0 else 128 - code)
-    return round(time.monotonic() - began, 1)
-
-
-_SCRIPTS = {
-    "collect": "collect-demos",
-    "train": "train-policy",
-    "evaluate": "evaluate-policy",
-    "control": "control-daemon",
-}
-
-
-def _show(summary: dict[str, Any], out: Path, evaluated: dict[str, Path]) -> None:
+def table(summary: dict[str, Any]) -> Table:
+    """Return the summary for people: a column for each number of denoising steps."""
     names = list(summary["success"])
-    table = Table("task", *(f"{name} denoising steps" for name in names))
+    shown = Table("task", *(f"{name} denoising steps" for name in names))
     for task in summary["per_task"][names[0]]:
-        table.add_row(task, *(f"{summary['per_task'][name][task]:.2f}" for name in names))
-    table.add_section()
-    means = []
-    for name in names:
-        low, high = summary["intervals"][name]
-        means.append(f"{summary['success'][name]:.3f} [{low:.3f}, {high:.3f}]")
-    table.add_row("all (Wilson 95 %)", *means)
-    table.add_row(
+        rates = [summary["per_task"][name][task] for name in names]  # None: it never came up
+        shown.add_row(task, *("-" if rate is None else f"{rate:.2f}" for rate in rates))
+    shown.add_section()
+    if "average_length" in summary:
+        for index in range(len(summary["in_a_row"][names[0]])):
+            rates = [summary["in_a_row"][name][index] for name in names]
+            shown.add_row(f"{index + 1} in a row", *(f"{rate:.3f}" for rate in rates))
+        lengths = [summary["average_length"][name] for name in names]
+        shown.add_row(
+            "average length [95 %]",
+            *(_with_interval(length["mean"], length["interval"]) for length in lengths),
+        )
+    else:
+        success, intervals = summary["success"], summary["intervals"]
+        means = [_with_interval(success[name], intervals[name]) for name in names]
+        shown.add_row("all (Wilson 95 %)", *means)
+    shown.add_row(
         "chunk latency, median ms",
         *(f"{summary['chunk_latency_ms'][name]['median']:.1f}" for name in names),
     )
-    STDOUT.rule(f"[bold]{out}", align="left")
-    STDOUT.print(table)
-    for name, folder in evaluated.items():
-        STDOUT.print(f"report, {name} steps: {folder / 'report.md'}, videos: {folder / 'videos'}")
-    STDOUT.print(f"summary: {out / 'summary.json'}")
+    return shown
+
+
+def _with_interval(mean: float, interval: Sequence[float]) -> str:
+    low, high = interval
+    return f"{mean:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def gather(overrides: Sequence[str]) -> list[str]:
+    """Return `overrides` with those for a stage (`train.KEY=VALUE`) in one setting, `more`."""
+    kept: list[str] = []
+    more: dict[str, list[str]] = {}
+    for override in overrides:
+        stage, dot, argument = override.partition(".")
+        if not dot or stage not in _TAKE_MORE:
+            kept.append(override)
+            continue
+        store, dot, inner = argument.partition(".")
+        if stage == "collect" and dot and "=" not in store:
+            stage, argument = f"collect.{store}", inner
+        more.setdefault(stage, []).append(argument)
+    if not more:
+        return kept
+    added = [f"{stage}:[{','.join(map(_quoted, texts))}]" for stage, texts in more.items()]
+    return [*kept, f"more={{{','.join(added)}}}"]
+
+
+def _quoted(text: str) -> str:
+    escaped = text.replace("'", "\\'")
+    return f"'{escaped}'"
+
+
+register_preparation("recipe", gather)
 
 
 def main() -> None:

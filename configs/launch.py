@@ -21,7 +21,7 @@ from typing import Any, TypeVar, cast, get_type_hints
 import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException
+from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -40,7 +40,8 @@ def launch(schema: type[Config], body: Callable[[Config], object], name: str) ->
     (ValueError, a bad config key or value, a missing file); 130 after Ctrl-C, 143 after SIGTERM.
     HYDRA_FULL_ERROR=1 shows the traceback instead of the line.
     """
-    full_error = os.environ.get("HYDRA_FULL_ERROR", "0") == "1"
+    given = os.environ.get("HYDRA_FULL_ERROR", "0")
+    full_error = given == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"
     _register(schema, name)
 
@@ -65,7 +66,12 @@ def launch(schema: type[Config], body: Callable[[Config], object], name: str) ->
 
     def compose_and_run(cfg: DictConfig) -> None:
         with one_line_errors():  # inside the job too: Hydra adds lines of its own to what escapes
-            body(_to_object(cfg, schema))
+            config = _to_object(cfg, schema)
+            os.environ["HYDRA_FULL_ERROR"] = given  # for the commands that `body` starts
+            try:
+                body(config)
+            finally:
+                os.environ["HYDRA_FULL_ERROR"] = "1"
 
     with one_line_errors():
         sys.argv[1:] = _prepared(name, sys.argv[1:])
@@ -119,8 +125,12 @@ def _register(schema: type[object], name: str) -> None:
 
 
 def one_line(error: Exception, schema: type[Any]) -> str:
-    """Return what `error` tells the user as one line; an unknown key gets its near misses."""
+    """Return what `error` tells the user as one line; an unknown name gets its near misses."""
     text = str(error)
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
+        group, _, name = error.missing_cfg_file.rpartition("/")
+        known = ", ".join(error.options)
+        return f"{group}={name} is not one of {known}{near_misses(name, error.options)}"
     if isinstance(error, HydraException) and error.__cause__ is not None:
         text = f"{text} {error.__cause__}"
     unknown = re.search(r"Key '([^']+)' (?:is not in struct|not in '[^']+')", text)

@@ -25,7 +25,7 @@ class Inner:
 
 
 @dataclass(kw_only=True, slots=True)
-class RecipeConfig:
+class ControlConfig:
     out: str = "runs"
     colour: Colour = Colour.red
     inner: Inner = field(default_factory=Inner)
@@ -45,7 +45,7 @@ def run(config):
     print(config)
 
 
-launch(RecipeConfig, run, "recipe")
+launch(ControlConfig, run, "control")
 """
 
 
@@ -86,6 +86,17 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path: Path, argument: str, sa
     assert says in done.stderr
 
 
+def test_an_unknown_recipe_is_one_line_with_near_misses(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "telic.collect", "experiment=metaworld_mt5"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith(
+        "collect: experiment=metaworld_mt5 is not one of debug, metaworld"
+    )
+    assert "; did you mean metaworld_mt50, " in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
 def test_our_own_bugs_keep_their_traceback(tmp_path: Path) -> None:
     done = launched(tmp_path, "out=bug")
     assert done.returncode == 1
@@ -94,4 +105,4 @@ def test_our_own_bugs_keep_their_traceback(tmp_path: Path) -> None:
 
 def test_a_stop_signal_is_the_exit_code(tmp_path: Path) -> None:
     done = launched(tmp_path, "out=stop")
-    assert (done.returncode, done.stderr) == (143, "recipe: stopped by SIGTERM\n")
+    assert (done.returncode, done.stderr) == (143, "control: stopped by SIGTERM\n")
