@@ -46,6 +46,7 @@ from telic.policy.run_log import RunLog, WandbConfig
 from telic.policy.seeding import seed_shard
 from telic.policy.starting_point import StartingPoint, copy_language, starting_config
 from telic.policy.stop_signals import StopSignals
+from telic.policy.tensors import load_exactly
 from telic.policy.validation import held_out_errors, non_finite
 from telic.policy.vision_tower import FROM_CHECKPOINT
 from telic.spec import Array
@@ -165,7 +166,7 @@ def run(config: TrainConfig) -> dict[str, float]:
     accelerator = _accelerator(config)
     out = Path(config.out)
     last = out / "checkpoints" / "last"
-    resuming = _prepare_folder(config, out, last, accelerator)
+    resuming = _resumes(config, out, last)
     train_windows, held_out_windows = _windows(config)
 
     set_seed(config.seed)
@@ -186,10 +187,12 @@ def run(config: TrainConfig) -> dict[str, float]:
     progress = Progress()
     if resuming:
         state = load_train_state(last)
-        policy.load_state_dict(state.weights)
+        load_exactly(policy, state.weights, f"resume=true: {last}")
         ema.load_state_dict(state.ema)
         optimizer.load_state_dict(state.optimizer)
         progress = Progress(**state.progress)
+    else:  # only now, when nothing is at fault with the input
+        _empty(out, accelerator)
     model, optimizer = accelerator.prepare(policy, optimizer)
     batches = _batches(config, train_windows, accelerator, progress.step)
 
@@ -299,10 +302,11 @@ def _accelerator(config: TrainConfig) -> Accelerator:
     return accelerator
 
 
-def _prepare_folder(config: TrainConfig, out: Path, last: Path, accelerator: Accelerator) -> bool:
+def _resumes(config: TrainConfig, out: Path, last: Path) -> bool:
     """Return whether to go on from `last`; refuse to write over another run unasked."""
-    resuming = config.resume and last.is_dir()
-    if not resuming and (out / "checkpoints").exists():
+    if config.resume and last.is_dir():
+        return True
+    if (out / "checkpoints").exists():
         if not config.overwrite:
             raise ValueError(
                 f"out={out} holds a run already; resume=true goes on with it, "
@@ -314,10 +318,15 @@ def _prepare_folder(config: TrainConfig, out: Path, last: Path, accelerator: Acc
                 f"init_from={config.init_from} lies in out={out}, which overwrite=true would "
                 "empty; choose another out"
             )
-        if accelerator.is_main_process:
-            shutil.rmtree(out / "checkpoints")
+    return False
+
+
+def _empty(out: Path, accelerator: Accelerator) -> None:
+    """Remove the checkpoints of a run that is written over."""
     accelerator.wait_for_everyone()
-    return resuming
+    if accelerator.is_main_process and (out / "checkpoints").exists():
+        shutil.rmtree(out / "checkpoints")
+    accelerator.wait_for_everyone()
 
 
 def _windows(config: TrainConfig) -> tuple[Windows, Windows | None]:
@@ -400,7 +409,13 @@ def _use_anchors(
         truncated.columns.numpy(),
         seed,
     )
-    policy.use_anchors(anchors)
+    try:
+        policy.use_anchors(anchors)
+    except ValueError as error:
+        if given is None:
+            raise
+        file = policy.config.anchors.file
+        raise ValueError(f"policy.anchors.file={file}: {error}") from error
     return anchors
 
 

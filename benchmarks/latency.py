@@ -261,6 +261,14 @@ def measure(arguments: argparse.Namespace, device: torch.device, console: Consol
     return table
 
 
+def _numbers(name: str) -> Numbers:
+    """Return `number_format`, whose message argparse shows."""
+    try:
+        return number_format(name)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
 def main() -> None:
     """Print one table per device: the CPU, and CUDA where there is one."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -269,7 +277,7 @@ def main() -> None:
     parser.add_argument(
         "--numbers",
         nargs="*",
-        type=number_format,
+        type=_numbers,
         default=[Numbers.packed, Numbers.fp16, Numbers.bf16, Numbers.w8a8],
         help="formats besides fp32; those without kernels on a device are left out",
     )

@@ -27,6 +27,7 @@ from variants import show
 from telic import collect, evaluate, train
 from telic.configs.launch import compose
 from telic.envs.statistics import wilson_interval
+from telic.policy.sampling import PRESETS
 
 STARTS: dict[str, list[str]] = {  # of the policy with anchors
     "best anchor": [],
@@ -80,15 +81,25 @@ SETUPS = {
 
 
 def main() -> None:
-    """Collect, train and evaluate what is missing, then print the table."""
+    """Print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--task", choices=list(SETUPS), default="detour")
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--demos", type=Path, help="store of demonstrations; default: OUT's")
-    parser.add_argument("--steps", nargs="+", default=["1", "2", "4", "10"], help="of denoising")
+    parser.add_argument(
+        "--steps", nargs="+", choices=list(PRESETS), default=["1", "2", "4", "10"], help="denoising"
+    )
     parser.add_argument("--train", nargs="*", default=[], help="more overrides of train-policy")
     parser.add_argument("--evaluate", nargs="*", default=[], help="... of evaluate-policy")
     options = parser.parse_args()
+    try:
+        show(rows_of(options))
+    except ValueError as error:
+        parser.error(str(error))
+
+
+def rows_of(options: argparse.Namespace) -> list[dict[str, str]]:
+    """Return the rows of the table; collects, trains and evaluates what is missing."""
     setup, out = SETUPS[options.task], options.out
     demos = options.demos or out / "demos.zarr"
     if options.demos is None:
@@ -105,7 +116,7 @@ def main() -> None:
             folder = out / "truncated" / f"eval_{steps}_{start.replace(' ', '_')}"
             compare = [*shared, *more, f"compare={plain}"]
             rows.append(result_row(steps, start, out / "truncated", folder, compare))
-    show(rows)
+    return rows
 
 
 def result_row(

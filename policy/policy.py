@@ -38,7 +38,6 @@ from telic.policy.normalizer import NormalizerConfig, Scaling
 from telic.policy.objective import Encoded, ObjectiveConfig, Surroundings
 from telic.policy.plan import Plan
 from telic.policy.prefix import Prefix, PrefixConfig, Prefixer, Prefixing, draw_fixed, show_fixed
-from telic.policy.quantize import require_gradients
 from telic.policy.requests import Needs, gumbel, stack_requests, uniform_lots, unit_noise
 from telic.policy.sampling import SamplingConfig
 from telic.policy.state_encoder import StateEncoder, StateView, angle_entries
@@ -501,7 +500,7 @@ class Policy(nn.Module):
         if "prefix" in batch:
             delays = torch.tensor([request.inference_delay for request in requests])
             lengths = batch["prefix_known"].sum(1)
-            fixed, pull = self.prefixer.choose(delays, lengths, self.action_horizon)
+            fixed, pull = self.prefixer.choose(delays, lengths, self.action_horizon, self.denoiser)
             batch |= {"prefix_fixed": fixed, "prefix_pull": pull}
         # what is guided is differentiated by its noisy actions, which inference mode forbids
         with torch.inference_mode(batch.get("prefix_pull") is None), torch.no_grad():
@@ -639,13 +638,12 @@ class Policy(nn.Module):
             return self.action_normalizer.unnormalize(draw(inputs))
 
     def _prefix(self, batch: Mapping[str, Any]) -> Prefix | None:
-        """Return what the chunks go on from, None where none does; ValueError if none can."""
+        """Return what the chunks go on from, None where none does."""
         fixed, pull = batch.get("prefix_fixed"), batch.get("prefix_pull")
         if fixed is None and pull is None:
             return None
         slots = batch.get("action_slots")
         if pull is not None:
-            require_gradients(self.denoiser)
             pull = within(slots, pull.unsqueeze(2))
         actions = within(slots, self.action_normalizer.normalize(batch["prefix"]))
         return Prefix(actions=actions, fixed=fixed, pull=pull)

@@ -95,3 +95,17 @@ def test_our_own_bugs_keep_their_traceback(tmp_path: Path) -> None:
 def test_a_stop_signal_is_the_exit_code(tmp_path: Path) -> None:
     done = launched(tmp_path, "out=stop")
     assert (done.returncode, done.stderr) == (143, "recipe: stopped by SIGTERM\n")
+
+
+def test_warnings_for_people_are_one_line_without_a_place(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
+    monkeypatch.setattr(warnings, "showwarning", warnings._showwarning_orig)  # pytest has its own
+    warnings_in_one_line()
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning(UserWarning("a delay\n  of 3"), UserWarning, "prefix.py", 7)
+        warnings.showwarning(RuntimeWarning("overflow"), RuntimeWarning, "sum.py", 8)
+    said = capsys.readouterr().err
+    assert said.startswith("warning: a delay of 3\n") and "sum.py:8: RuntimeWarning: overflow" in said

@@ -142,6 +142,24 @@ def test_a_device_without_kernels_is_told() -> None:
         packed(linear, Numbers.int8)
 
 
+def test_a_torch_without_fbgemm_has_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
+    engines = type(torch.backends.quantized)
+    monkeypatch.setattr(engines, "supported_engines", ["none", "qnnpack"])
+    assert not {Numbers.fp16, Numbers.w8a8} & set(available(torch.device("cpu")))
+    with pytest.raises(ValueError, match=r"numbers=w8a8: torch .* no kernel for it on cpu; .*int8"):
+        packed(nn.Linear(256, 256), Numbers.w8a8)
+
+
+def test_small_denoisers_are_told_that_nothing_would_change(
+    build: Callable[[PolicyConfig], Policy],
+) -> None:
+    denoiser = build(PolicyConfig()).denoiser
+    before = list(denoiser.modules())
+    with pytest.raises(ValueError, match=r"numbers=packed: no matrix of the denoiser is 256 or m"):
+        quantize(denoiser, Numbers.packed)
+    assert list(denoiser.modules()) == before
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("numbers", [Numbers.bf16, Numbers.w8a8])
 def test_products_on_a_gpu(numbers: Numbers) -> None:
