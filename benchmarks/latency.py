@@ -34,7 +34,8 @@ from telic.policy.machine import machine
 from telic.policy.mdt import MdtConfig
 from telic.policy.mode import ModeConfig
 from telic.policy.plan import Plan
-from telic.policy.policy import Policy, PolicyConfig
+from telic.policy.policy import Policy
+from telic.policy.policy_config import PolicyConfig
 from telic.policy.quantize import WIDE, Numbers, available, number_format, quantize
 from telic.policy.rdt import RdtConfig
 from telic.policy.sampling import PRESETS, SamplingConfig

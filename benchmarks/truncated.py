@@ -24,7 +24,7 @@ from typing import Any
 
 from variants import show
 
-from telic import collect, evaluate, train
+from telic import collect, evaluate, train, train_config
 from telic.configs.launch import compose
 from telic.envs.statistics import wilson_interval
 from telic.policy.sampling import PRESETS
@@ -37,7 +37,7 @@ STARTS: dict[str, list[str]] = {  # of the policy with anchors
 PLAIN = "plain"
 COMMANDS: dict[str, tuple[type[Any], Callable[[Any], Any]]] = {
     "collect": (collect.CollectConfig, collect.run),
-    "train": (train.TrainConfig, train.run),
+    "train": (train_config.TrainConfig, train.run),
     "evaluate": (evaluate.EvaluateConfig, evaluate.run),
 }
 

@@ -93,6 +93,23 @@ class TruncatedConfig(ObjectiveConfig):
         """Return whether there are anchors."""
         return self.count > 0
 
+    def require(self, start: StartConfig) -> None:
+        """Raise ValueError where there are no anchors to begin from so, or too few."""
+        if not self.on:
+            raise ValueError(
+                "the policy has no anchors to begin from; train it with policy.anchors.count=32"
+            )
+        if start.best > self.count:
+            raise ValueError(
+                f"{start.best} anchors are asked for, the policy has {self.count}; ask for at "
+                "most as many"
+            )
+        if not start.best and not self.full_range:
+            raise ValueError(
+                "the policy was trained up to sigma_trunc and needs an anchor to begin from; ask "
+                "for 1, or train it with policy.anchors.full_range=true"
+            )
+
     def build(self, around: Surroundings) -> Truncated:
         """Return the anchors, all 0 as yet, and their scores with random weights."""
         if around.width % self.num_heads:

@@ -10,7 +10,8 @@ import pytest
 
 from telic.policy.inference import Inference
 from telic.policy.mode import ModeConfig
-from telic.policy.policy import Policy, PolicyConfig
+from telic.policy.policy import Policy
+from telic.policy.policy_config import PolicyConfig
 from telic.policy.prefix import PrefixConfig, Prefixing
 from telic.policy.quantize import PackedLinear
 from telic.policy.sampling import preset

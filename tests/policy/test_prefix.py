@@ -19,7 +19,8 @@ from telic.policy.formulation import CLEAN_SIGMA, Formulation
 from telic.policy.formulations import FORMULATIONS
 from telic.policy.kinds import KINDS
 from telic.policy.plan import Plan
-from telic.policy.policy import Policy, PolicyConfig
+from telic.policy.policy import Policy
+from telic.policy.policy_config import PolicyConfig
 from telic.policy.prefix import (
     PrefixConfig,
     Prefixing,

@@ -20,7 +20,8 @@ from telic.policy.checkpoint import load_policy
 from telic.policy.policy import Policy
 from telic.policy.truncated import StartConfig
 from telic.real_robot.policy_worker import open_checkpoint
-from telic.train import TrainConfig, run
+from telic.train import run
+from telic.train_config import TrainConfig
 
 SMALL = [
     *(f"policy.denoiser.{key}" for key in ("width=32", "num_layers=1", "num_heads=2")),
