@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -77,10 +77,15 @@ class AnchorSet:
             ) from error
         if about.get("format") != FORMAT:
             raise ValueError(f"{path}: holds no anchors; build-anchors writes them")
+        wanted = {entry.name for entry in fields(cls)} - {"rms"}
+        if unlike := sorted(wanted ^ set(arrays)):
+            fault = "lacks" if unlike[0] in wanted else "also holds"
+            raise ValueError(f"{path}: damaged ({fault} {unlike[0]}); build the anchors again")
         try:
-            found = cls(**arrays, **json.loads(about["about"]))
+            rms = float(json.loads(about["about"])["rms"])
         except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{path}: damaged ({error}); build the anchors again") from error
+            raise ValueError(f"{path}: damaged (lacks rms); build the anchors again") from error
+        found = cls(**arrays, rms=rms)
         found._require_whole(path)
         return found
 

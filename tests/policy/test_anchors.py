@@ -165,10 +165,10 @@ def test_a_damaged_file_is_one_line(anchors: AnchorSet, tmp_path: Path) -> None:
     with safe_open(whole, "np") as file:
         about = file.metadata()
     cases: list[tuple[dict[str, Array], dict[str, str], str]] = [
-        ({k: v for k, v in arrays.items() if k != "counts"}, about, "'counts'"),
-        (arrays | {"more": np.zeros(1)}, about, "'more'"),
-        (arrays, {"format": about["format"]}, "'about'"),
-        (arrays, about | {"about": "{"}, "Expecting"),
+        ({k: v for k, v in arrays.items() if k != "counts"}, about, "lacks counts"),
+        (arrays | {"more": np.zeros(1)}, about, "also holds more"),
+        (arrays, {"format": about["format"]}, "lacks rms"),
+        (arrays, about | {"about": "{"}, "lacks rms"),
         (arrays | {"chunks": arrays["chunks"][0]}, about, r"chunks is \(4, 2\), expected \[K H A"),
         (arrays | {"scale": np.ones(3)}, about, r"scale is \(3,\), expected \(2,\)"),
         (arrays | {"chunks": arrays["chunks"] * np.nan}, about, "chunks is not finite"),
