@@ -35,12 +35,11 @@ from telic.envs.results import (
 from telic.envs.rollout import EpisodeJob, EpisodeResult, RolloutConfig, run_rollouts
 from telic.policy.checkpoint import git_commit, load_policy, plain, read_config
 from telic.policy.device import pick_device
+from telic.policy.inference import Inference
 from telic.policy.latency import chunk_latency_ms
 from telic.policy.machine import machine, versions
 from telic.policy.policy import Policy
-from telic.policy.quantize import number_format, quantize
 from telic.policy.robomimic_baseline import RobomimicPolicy
-from telic.policy.sampling import preset
 from telic.spec import ChunkPolicy
 
 EXPERT = "expert"
@@ -147,7 +146,15 @@ def run(config: EvaluateConfig) -> dict[str, Any]:
 
 def contestant(config: EvaluateConfig) -> Contestant:
     """Return who is evaluated; ValueError where checkpoint or sampling do not fit."""
+    inference = Inference(
+        sampling=config.sampling,
+        anchors=config.anchors,
+        temperature=config.temperature,
+        numbers=config.numbers,
+        prefixing=config.prefixing,
+    )
     if config.checkpoint == EXPERT:
+        inference.refuse("the scripted expert")
         return Contestant(title="scripted expert", identity={"checkpoint": EXPERT}, policy=None)
     folder = Path(config.checkpoint)
     policy = load_policy(folder, pick_device(config.device))
@@ -156,29 +163,17 @@ def contestant(config: EvaluateConfig) -> Contestant:
         "checkpoint": _digest(folder),
         "execute_horizon": min(config.execute_horizon, policy.action_horizon),
     }
+    title = policy.title if isinstance(policy, RobomimicPolicy) else title
+    inference.apply(policy, f"{config.checkpoint} ({title})")
     if isinstance(policy, Policy):
-        if config.sampling is not None:
-            policy.sampling = preset(config.sampling)
-        if config.anchors is not None or config.temperature is not None:
-            policy.start_from(policy.start.changed(config.anchors, config.temperature))
         title = f"{title}, {policy.sampling.steps} steps"
         identity["sampling"] = plain(policy.sampling)
         if policy.truncated is not None:
             identity["start"] = plain(policy.start)
         if config.prefixing is not None:
-            policy.prefixer.use(config.prefixing)
             identity["prefixing"] = config.prefixing
         if config.numbers is not None:
-            quantize(policy.denoiser, number_format(config.numbers))
             title, identity["numbers"] = f"{title}, {config.numbers}", config.numbers
-    else:
-        title = policy.title if isinstance(policy, RobomimicPolicy) else title
-        for name in ("sampling", "anchors", "temperature", "prefixing", "numbers"):
-            if (value := getattr(config, name)) is not None:
-                raise ValueError(
-                    f"{name}={value}: {config.checkpoint} ({title}) does not denoise; "
-                    f"leave {name} out"
-                )
     return Contestant(title=title, identity=identity, policy=policy)
 
 

@@ -7,6 +7,7 @@ All times are `time.monotonic_ns` or, in a store, nanoseconds since the episode 
 from __future__ import annotations
 
 import difflib
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
@@ -21,6 +22,24 @@ def near_misses(name: str, known: Iterable[str], limit: int = 3) -> str:
     """Return "; did you mean a, b?" for the known names closest to `name`, or "" if none is."""
     close = difflib.get_close_matches(name, list(known), n=limit, cutoff=0.5)
     return f"; did you mean {', '.join(close)}?" if close else ""
+
+
+def warnings_in_one_line() -> None:
+    """Have UserWarnings, which are for people, shown without the place in the code from now on."""
+    usual = warnings.formatwarning
+
+    def plain(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        line: str | None = None,
+    ) -> str:
+        if category is not UserWarning:
+            return usual(message, category, filename, lineno, line)
+        return f"warning: {' '.join(str(message).split())}\n"
+
+    warnings.formatwarning = plain
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -36,7 +36,7 @@ from telic.policy.robomimic_baseline import (
 )
 from telic.policy.run_log import RunLog, WandbConfig
 from telic.policy.stop_signals import StopSignals
-from telic.train import prime_embeddings
+from telic.train_data import prime_embeddings
 
 
 @dataclass(kw_only=True, slots=True)

@@ -99,7 +99,7 @@ def _watch(scene: SimulatedScene, episodes: int) -> tuple[str | None, str | None
 
 
 def main() -> None:
-    """Print one row for each setting."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("checkpoint")
     parser.add_argument("--tasks", nargs="+", default=["mt10"])
@@ -113,6 +113,14 @@ def main() -> None:
     parser.add_argument("--prefixing", nargs="+", default=[None])
     parser.add_argument("--execute-horizon", type=int, default=1)
     arguments = parser.parse_args()
+    try:
+        print_rows(arguments)
+    except ValueError as error:
+        parser.error(str(error))
+
+
+def print_rows(arguments: argparse.Namespace) -> None:
+    """Print one row for each setting, and then the table of all."""
     torch.set_num_threads(1)
     policy = open_checkpoint(arguments.checkpoint, sampling=arguments.sampling)
     assert isinstance(policy, Policy)
@@ -126,6 +134,9 @@ def main() -> None:
     columns = ("latency ms", "seam steps", "prefixing", "success", "95 %", "held")
     for column in (*columns, "late steps a chunk", "seam jerk"):
         table.add_column(column, justify="right")
+    for prefixing in arguments.prefixing:  # before anything is run
+        if prefixing is not None:
+            policy.prefixer.use(prefixing)
     settings = itertools.product(latencies_ms, arguments.seam_steps, arguments.prefixing)
     for latency_ms, seam_steps, prefixing in settings:
         if prefixing is not None:

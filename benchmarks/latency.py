@@ -34,7 +34,8 @@ from telic.policy.machine import machine
 from telic.policy.mdt import MdtConfig
 from telic.policy.mode import ModeConfig
 from telic.policy.plan import Plan
-from telic.policy.policy import Policy, PolicyConfig
+from telic.policy.policy import Policy
+from telic.policy.policy_config import PolicyConfig
 from telic.policy.quantize import WIDE, Numbers, available, number_format, quantize
 from telic.policy.rdt import RdtConfig
 from telic.policy.sampling import PRESETS, SamplingConfig
@@ -261,6 +262,14 @@ def measure(arguments: argparse.Namespace, device: torch.device, console: Consol
     return table
 
 
+def _numbers(name: str) -> Numbers:
+    """Return `number_format`, whose message argparse shows."""
+    try:
+        return number_format(name)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
 def main() -> None:
     """Print one table per device: the CPU, and CUDA where there is one."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -269,7 +278,7 @@ def main() -> None:
     parser.add_argument(
         "--numbers",
         nargs="*",
-        type=number_format,
+        type=_numbers,
         default=[Numbers.packed, Numbers.fp16, Numbers.bf16, Numbers.w8a8],
         help="formats besides fp32; those without kernels on a device are left out",
     )

@@ -26,9 +26,10 @@ from typing import Any
 
 from variants import show
 
-from telic import collect, evaluate, train
+from telic import collect, evaluate, train, train_config
 from telic.configs.launch import compose
 from telic.envs.statistics import wilson_interval
+from telic.policy.sampling import PRESETS
 
 STARTS: dict[str, list[str]] = {  # of the policy with anchors
     "best anchor": [],
@@ -38,7 +39,7 @@ STARTS: dict[str, list[str]] = {  # of the policy with anchors
 PLAIN = "plain"
 COMMANDS: dict[str, tuple[type[Any], Callable[[Any], Any]]] = {
     "collect": (collect.CollectConfig, collect.run),
-    "train": (train.TrainConfig, train.run),
+    "train": (train_config.TrainConfig, train.run),
     "evaluate": (evaluate.EvaluateConfig, evaluate.run),
 }
 
@@ -89,17 +90,27 @@ SETUPS = {
 
 
 def main() -> None:
-    """Collect, train and evaluate what is missing, then print the table."""
+    """Print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--task", choices=list(SETUPS), default="detour")
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--demos", type=Path, help="store of demonstrations; default: OUT's")
-    parser.add_argument("--steps", nargs="+", default=["1", "2", "4", "10"], help="of denoising")
+    parser.add_argument(
+        "--steps", nargs="+", choices=list(PRESETS), default=["1", "2", "4", "10"], help="denoising"
+    )
     parser.add_argument("--starts", nargs="+", choices=list(STARTS), default=list(STARTS))
     parser.add_argument("--numbers", nargs="+", default=["fp32"], help="formats of the matrices")
     parser.add_argument("--train", nargs="*", default=[], help="more overrides of train-policy")
     parser.add_argument("--evaluate", nargs="*", default=[], help="... of evaluate-policy")
     options = parser.parse_args()
+    try:
+        show(rows_of(options))
+    except ValueError as error:
+        parser.error(str(error))
+
+
+def rows_of(options: argparse.Namespace) -> list[dict[str, str]]:
+    """Return the rows of the table; collects, trains and evaluates what is missing."""
     setup, out = SETUPS[options.task], options.out
     demos = options.demos or out / "demos.zarr"
     if options.demos is None:
@@ -122,7 +133,7 @@ def main() -> None:
                 asked = [*shared, *STARTS[start], *to_plain]
                 trained = out / "truncated"
                 rows.append(result_row(steps, start, numbers, trained, trained / name, asked))
-    show(rows)
+    return rows
 
 
 def result_row(

@@ -23,7 +23,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from telic import train
+from telic import train, train_config
 from telic.configs.launch import compose
 from telic.policy.checkpoint import load_policy
 from telic.policy.machine import machine
@@ -117,7 +117,7 @@ def rate_row(name: str, overrides: list[str]) -> dict[str, str]:
         with tempfile.TemporaryDirectory() as out:
             extra = [f"out={out}/run", f"steps={steps}", "validate_every=0", "rollouts.tasks=[]"]
             extra += ["data.held_out=0", "wandb.mode=disabled"]
-            config = compose(train.TrainConfig, "train", [*overrides, *extra])
+            config = compose(train_config.TrainConfig, "train", [*overrides, *extra])
             began = time.perf_counter()
             train.run(config)
             took.append(time.perf_counter() - began)

@@ -25,7 +25,7 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from telic.spec import near_misses
+from telic.spec import near_misses, warnings_in_one_line
 
 Config = TypeVar("Config")
 USER_ERRORS = (ValueError, OSError, HydraException, OmegaConfBaseException)
@@ -43,6 +43,7 @@ def launch(schema: type[Config], body: Callable[[Config], object], name: str) ->
     given = os.environ.get("HYDRA_FULL_ERROR", "0")
     full_error = given == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    warnings_in_one_line()
     _register(schema, name)
 
     @contextmanager

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -71,10 +71,42 @@ class AnchorSet:
                 about = file.metadata() or {}
                 arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (OSError, SafetensorError) as error:
-            raise ValueError(f"{path}: is no safetensors file ({error})") from error
+            raise ValueError(
+                f"{path}: is no safetensors file, or a damaged one ({error}); build-anchors "
+                "writes one"
+            ) from error
         if about.get("format") != FORMAT:
             raise ValueError(f"{path}: holds no anchors; build-anchors writes them")
-        return cls(**arrays, **json.loads(about["about"]))
+        wanted = {entry.name for entry in fields(cls)} - {"rms"}
+        if unlike := sorted(wanted ^ set(arrays)):
+            fault = "lacks" if unlike[0] in wanted else "also holds"
+            raise ValueError(f"{path}: damaged ({fault} {unlike[0]}); build the anchors again")
+        try:
+            rms = float(json.loads(about["about"])["rms"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path}: damaged (lacks rms); build the anchors again") from error
+        found = cls(**arrays, rms=rms)
+        found._require_whole(path)
+        return found
+
+    def _require_whole(self, path: Path) -> None:
+        """Raise ValueError unless the arrays belong together and are finite."""
+        if self.chunks.ndim != 3:
+            raise ValueError(
+                f"{path}: damaged (chunks is {self.chunks.shape}, expected [K H A]); build the "
+                "anchors again"
+            )
+        count, _, size = self.chunks.shape
+        sizes = {"counts": count, "residual": size, "columns": size, "center": size, "scale": size}
+        for name, wanted in sizes.items():
+            if (shape := getattr(self, name).shape) != (wanted,):
+                raise ValueError(
+                    f"{path}: damaged ({name} is {shape}, expected {(wanted,)}); build the "
+                    "anchors again"
+                )
+        for name in ("chunks", "center", "scale", "rms"):
+            if not np.isfinite(getattr(self, name)).all():
+                raise ValueError(f"{path}: damaged ({name} is not finite); build the anchors again")
 
     def require(self, horizon: int, columns: Array, normalizer: Normalizer) -> None:
         """Raise ValueError unless these are anchors for such chunks."""
@@ -139,7 +171,7 @@ def build_anchors(
     if count > different:
         raise ValueError(
             f"{count} anchors are asked for, and only {different} different chunks of {shape[0]} "
-            "actions are there; ask for fewer, or record more"
+            "actions are there; ask for fewer or for shorter ones, or record more"
         )
     centres, nearest = cluster(found.reshape(len(found), -1), count, seed)
     squared = (found - centres.reshape(-1, *shape)[nearest]) ** 2

@@ -35,7 +35,8 @@ from telic.policy.atomic import existing_directory, replacing_directory
 from telic.policy.device import pick_device
 from telic.policy.formulations import FORMULATIONS
 from telic.policy.kinds import KINDS, require_kind
-from telic.policy.policy import Policy, PolicyConfig
+from telic.policy.policy import Policy
+from telic.policy.policy_config import PolicyConfig
 from telic.policy.routings import ROUTINGS
 from telic.policy.tensors import load_exactly
 from telic.policy.train_state import load_tree, save_tree

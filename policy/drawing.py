@@ -7,13 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from telic.policy.denoiser import Context, Denoiser
+from telic.policy.formulation import Formulation
+from telic.policy.normalizer import Normalizer
 from telic.policy.plan import Plan
+from telic.policy.policy_config import PolicyConfig
 from telic.policy.prefix import Prefix
 from telic.policy.samplers import Denoise
 from telic.policy.sampling import SamplingConfig, first_non_finite
@@ -122,3 +126,75 @@ class _Begun:
 def within(slots: Bool[Tensor, "b a"] | None, actions: Tensor) -> Tensor:
     """Return actions [... B H A] with 0 outside of slots; None: as they are."""
     return actions if slots is None else actions * slots.unsqueeze(1)
+
+
+class Drawer:
+    """Draws the chunks of a batch. It keeps the plan of the last schedule."""
+
+    def __init__(
+        self,
+        config: PolicyConfig,
+        denoiser: Denoiser,
+        formulation: Formulation,
+        normalizer: Normalizer,
+        truncated: Truncated | None,
+    ) -> None:
+        self._config, self._truncated, self._normalizer = config, truncated, normalizer
+        self._denoiser, self._formulation = denoiser, formulation
+        self._plan: Plan | None = None
+
+    def plan(self, sampling: SamplingConfig) -> Plan:
+        """Return the plan of a sampling for the weights as they are now; the denoiser is at rest.
+
+        The last one is returned again until the schedule or a weight is another.
+        """
+        if self._plan is None or not self._plan.fits(self._denoiser, sampling):
+            self._plan = Plan(self._denoiser, self._formulation, sampling)
+        return self._plan
+
+    def num_lots(self, start: StartConfig) -> int:
+        """Return how many numbers are drawn to choose a chunk's anchor: K, or 0."""
+        drawn = start.best > 0 and start.temperature > 0
+        return self._config.anchors.count if drawn else 0
+
+    def draw(
+        self,
+        batch: Mapping[str, Any],
+        context: Context,
+        sampling: SamplingConfig,
+        start: StartConfig,
+        noise: Float[Tensor, "n b h a"],
+        luck: Float[Tensor, "b k"] | None,
+    ) -> Float[Tensor, "b h a"]:
+        """Return actions in physical units. noise, luck: as in `ChunkInputs`."""
+        truncated = self._truncated if start.best else None
+        if truncated is not None:
+            sampling = sampling.truncated(truncated.sigma_trunc)
+        drawing = Drawing(
+            denoiser=self._denoiser,
+            plan=self.plan(sampling),
+            sampling=sampling,
+            padding=self._config.train_padding,
+            truncated=truncated,
+            start=start,
+            beta=self._config.prefix.beta,
+        )
+        inputs = ChunkInputs(
+            context=context,
+            noise=noise,
+            luck=luck,
+            prefix=self._prefix(batch),
+            anchored={name: batch[name] for name in ANCHORED if name in batch},
+        )
+        return self._normalizer.unnormalize(drawing(inputs))
+
+    def _prefix(self, batch: Mapping[str, Any]) -> Prefix | None:
+        """Return what the chunks go on from, None where none does."""
+        fixed, pull = batch.get("prefix_fixed"), batch.get("prefix_pull")
+        if fixed is None and pull is None:
+            return None
+        slots = batch.get("action_slots")
+        if pull is not None:
+            pull = within(slots, pull.unsqueeze(2))
+        actions = within(slots, self._normalizer.normalize(batch["prefix"]))
+        return Prefix(actions=actions, fixed=fixed, pull=pull)

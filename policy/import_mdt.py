@@ -45,7 +45,7 @@ from telic.policy.mdt_parts import (
 )
 from telic.policy.normalizer import NormalizerConfig, Scaling
 from telic.policy.openai_clip import text_tower
-from telic.policy.policy import PolicyConfig
+from telic.policy.policy_config import PolicyConfig
 from telic.policy.published_mdt import network_of, translate_mdt
 from telic.policy.published_objectives import POSITIONS
 from telic.policy.published_robots import calvin

@@ -33,7 +33,7 @@ from telic.policy.language_encoder import CLIP_NAME, LanguageConfig
 from telic.policy.mode import ModeConfig
 from telic.policy.normalizer import NormalizerConfig, Scaling
 from telic.policy.openai_clip import text_tower
-from telic.policy.policy import PolicyConfig
+from telic.policy.policy_config import PolicyConfig
 from telic.policy.published_mode import NUM_CAMERAS, mode_config, translate_mode
 from telic.policy.published_robots import calvin
 from telic.policy.published_sampling import edm_sampling

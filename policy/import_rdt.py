@@ -27,7 +27,7 @@ from telic.policy.imported import (
     shapes_of,
 )
 from telic.policy.language_encoder import LanguageConfig
-from telic.policy.policy import PolicyConfig
+from telic.policy.policy_config import PolicyConfig
 from telic.policy.presets import POLICIES
 from telic.policy.published import build
 from telic.policy.published_rdt import PublishedRdt, formulation_of

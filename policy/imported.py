@@ -23,7 +23,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 from yaml import YAMLError
 
-from telic.policy.policy import Policy, PolicyConfig
+from telic.policy.policy import Policy
+from telic.policy.policy_config import PolicyConfig
 from telic.policy.tensors import load_exactly
 from telic.spec import FieldStats, Interface, near_misses
 

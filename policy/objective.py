@@ -43,6 +43,24 @@ class Surroundings:
     picture_dim: int = 0
 
 
+@dataclass(kw_only=True, slots=True)
+class LossTerms:
+    """total: what to minimise; parts: its terms by name, not weighted; both scalar tensors.
+
+    per_sample: the diffusion loss of each sample [B]; sigma: the noise level of each [B].
+    """
+
+    total: Tensor
+    parts: dict[str, Tensor]
+    per_sample: Tensor
+    sigma: Tensor
+
+    @property
+    def diffusion(self) -> Tensor:
+        """Return the diffusion loss."""
+        return self.parts["diffusion"]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Encoded:
     """What the policy encoded of a batch.

@@ -36,9 +36,10 @@ from enum import Enum
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from telic.policy.formulation import CLEAN_SIGMA
+from telic.policy.quantize import has_gradients
 from telic.policy.samplers import Denoise
 from telic.spec import near_misses
 
@@ -101,32 +102,44 @@ class Prefixer:
 
     def use(self, name: str) -> None:
         """Go on from prefixes in the way of this name; ValueError if it was not trained so."""
-        names = [way.value for way in Prefixing]
-        if name not in names:
-            raise ValueError(
-                f"prefixing={name!r} is not one of {', '.join(names)}{near_misses(name, names)}"
-            )
-        if name == Prefixing.trained.value and not self.config.max_delay:
+        way = prefixing_way(name)
+        if way is Prefixing.trained and not self.config.max_delay:
             raise ValueError(
                 "prefixing=trained: the policy was trained without prefixes; use prefixing=guided, "
                 "or train it with policy.prefix.max_delay=4"
             )
-        self.way = Prefixing(name)
+        self.way = way
+
+    def require(self, denoiser: nn.Module) -> None:
+        """Raise ValueError if chunks are to be guided and the denoiser has no gradient."""
+        if self.way is Prefixing.guided and not has_gradients(denoiser):
+            raise ValueError(
+                "prefixing=guided differentiates the denoiser, and these numbers have no gradient; "
+                "use numbers=fp32 or bf16, or a policy trained with policy.prefix.max_delay"
+            )
 
     def choose(
-        self, delays: Int[Tensor, " b"], lengths: Int[Tensor, " b"], horizon: int
+        self,
+        delays: Int[Tensor, " b"],
+        lengths: Int[Tensor, " b"],
+        horizon: int,
+        denoiser: nn.Module,
     ) -> tuple[Bool[Tensor, "b h"] | None, Float[Tensor, "b h"] | None]:
         """Return the actions to fix and W, each None where no chunk has any.
 
-        A delay beyond what was trained is guided; said once.
+        A delay beyond what was trained is guided, or, where the denoiser's numbers have no
+        gradient, fixed as far as was trained; said once. ValueError as `require`.
         """
+        self.require(denoiser)
         fixed = pull = None
         by_gradient = torch.full_like(lengths, self.way is Prefixing.guided, dtype=torch.bool)
         if self.way is Prefixing.trained:
             by_gradient = delays > self.config.max_delay
             if bool(by_gradient.any()):
-                self._say(int(delays.max()))
-            known = torch.where(by_gradient, 0, delays)
+                guides = has_gradients(denoiser)
+                self._say(int(delays.max()), guides)
+                by_gradient = by_gradient & guides
+            known = torch.where(by_gradient, 0, delays.clamp_max(self.config.max_delay))
             if bool(known.any()):
                 fixed = torch.arange(horizon) < known.unsqueeze(1)
         reach = torch.where(by_gradient, lengths, 0)
@@ -134,15 +147,29 @@ class Prefixer:
             pull = overlap_weights(torch.where(by_gradient, delays, 0), reach, horizon)
         return fixed, pull
 
-    def _say(self, delay: int) -> None:
+    def _say(self, delay: int, guides: bool) -> None:
         if not self._said:
+            instead = (
+                "such chunks are guided, which costs a backward pass a step"
+                if guides
+                else "its numbers have no gradient to guide by, so only as many actions are fixed"
+            )
             warnings.warn(
                 f"an inference delay of {delay} steps is beyond the policy.prefix.max_delay="
-                f"{self.config.max_delay} that the policy was trained for; such chunks are guided, "
-                "which costs a backward pass a step",
+                f"{self.config.max_delay} that the policy was trained for; {instead}",
                 stacklevel=2,
             )
         self._said = True
+
+
+def prefixing_way(name: str) -> Prefixing:
+    """Return the way called `name`; ValueError offers near ones."""
+    names = [way.value for way in Prefixing]
+    if name not in names:
+        raise ValueError(
+            f"prefixing={name!r} is not one of {', '.join(names)}{near_misses(name, names)}"
+        )
+    return Prefixing(name)
 
 
 def draw_fixed(

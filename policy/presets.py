@@ -11,7 +11,7 @@ from telic.policy.mdt import MdtConfig
 from telic.policy.mmdit import MmditConfig
 from telic.policy.mode import ModeConfig
 from telic.policy.normalizer import NormalizerConfig, Scaling
-from telic.policy.policy import PolicyConfig
+from telic.policy.policy_config import PolicyConfig
 from telic.policy.rdt import RdtConfig
 from telic.policy.sampling import Sampler, SamplingConfig, Schedule
 from telic.policy.vision_tower import EFFICIENTNET

@@ -53,18 +53,26 @@ def number_format(name: str) -> Numbers:
 def quantize(denoiser: Denoiser, numbers: Numbers) -> None:
     """Replace the large matrices of a denoiser that will only infer from now on, where it is.
 
-    ValueError where its device has no kernel for these numbers.
+    ValueError where its device has no kernel for these numbers, or the denoiser no large matrix.
     """
     if numbers is Numbers.fp32:
         return
-    pack = packer(numbers, next(denoiser.parameters()).device)
+    pack, replaced = packer(numbers, next(denoiser.parameters()).device), 0
     for stack in denoiser.stacks():
         for parent in list(stack.modules()):
             for name, child in list(parent.named_children()):
                 if isinstance(child, nn.Linear) and _large(child.weight):
                     setattr(parent, name, PackedLinear(child, pack))
-                if isinstance(child, Experts) and _large(child.weight_out[0]):
+                elif isinstance(child, Experts) and _large(child.weight_out[0]):
                     setattr(parent, name, PackedExperts(child, pack))
+                else:
+                    continue
+                replaced += 1
+    if not replaced:
+        raise ValueError(
+            f"numbers={numbers.value}: no matrix of the denoiser is {WIDE} or more on both sides, "
+            "so nothing would be held otherwise; leave numbers out"
+        )
 
 
 def available(device: torch.device) -> list[Numbers]:
@@ -72,19 +80,15 @@ def available(device: torch.device) -> list[Numbers]:
     return [Numbers.fp32, *_KERNELS.get(device.type, dict)()]
 
 
-def require_gradients(denoiser: Denoiser) -> None:
-    """Raise ValueError if what `quantize` put into it cannot be differentiated."""
+def has_gradients(denoiser: nn.Module) -> bool:
+    """Return whether what `quantize` put into it, if it did, can be differentiated."""
     products: list[Product] = []
     for module in denoiser.modules():
         if isinstance(module, PackedLinear):
             products.append(module.product)
         if isinstance(module, PackedExperts):
             products += module.products_in
-    if any(not isinstance(product, Bf16Matrix) for product in products):
-        raise ValueError(
-            "a guided prefix differentiates the denoiser, and these numbers have no gradient; use "
-            "numbers=fp32 or bf16, or a policy trained with policy.prefix.max_delay"
-        )
+    return all(isinstance(product, Bf16Matrix) for product in products)
 
 
 class PackedLinear(nn.Module):

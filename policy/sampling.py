@@ -115,7 +115,8 @@ class SamplingConfig:
         if not lowest < sigma_trunc <= first * (1 + 1e-6):  # NaN too
             raise ValueError(
                 f"sigma_trunc={sigma_trunc:.4g} lies outside of the schedule, which goes from "
-                f"{first:.4g} to {lowest:.4g}; set policy.anchors.sigma_trunc between"
+                f"{first:.4g} to {lowest:.4g}; choose another sampling, or train with "
+                "policy.anchors.sigma_trunc between"
             )
         if self.sigmas is not None:
             return replace(self, sigmas=[sigma * (sigma_trunc / first) for sigma in self.sigmas])

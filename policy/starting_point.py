@@ -23,7 +23,8 @@ from telic.policy.checkpoint import (
     read_parts,
 )
 from telic.policy.normalizer import Normalizer, NormalizerConfig, Scaling
-from telic.policy.policy import Policy, PolicyConfig
+from telic.policy.policy import Policy
+from telic.policy.policy_config import PolicyConfig
 from telic.policy.tensors import load_exactly
 from telic.spec import FieldStats, Interface
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from telic.policy.normalizer import Normalizer
-from telic.spec import near_misses
+from telic.spec import Array, near_misses
 
 
 class StateView(nn.Module):
@@ -21,10 +22,12 @@ class StateView(nn.Module):
     """
 
     angles: Tensor  # int [size - P], where they are
+    mean: Tensor  # physical units, [P]
 
-    def __init__(self, normalizer: Normalizer, angles: Sequence[int] = ()) -> None:
+    def __init__(self, normalizer: Normalizer, mean: Array, angles: Sequence[int] = ()) -> None:
         super().__init__()
         self.normalizer = normalizer
+        self.register_buffer("mean", torch.from_numpy(np.array(mean, np.float32)), persistent=False)
         self.size = len(normalizer.center) + len(angles)
         self.register_buffer(
             "angles", torch.tensor(list(angles), dtype=torch.long), persistent=False

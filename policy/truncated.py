@@ -39,9 +39,14 @@ class StartConfig:
 
     def __post_init__(self) -> None:
         if self.best < 0:
-            raise ValueError(f"anchors to begin from: {self.best} must be 0 or more")
+            raise ValueError(
+                f"anchors={self.best} to begin from must be 0 or more; 0 begins at noise alone"
+            )
         if not 0 <= self.temperature < math.inf:
-            raise ValueError(f"temperature={self.temperature} must be 0 or positive")
+            raise ValueError(
+                f"temperature={self.temperature} must be 0 or positive; 0 begins from the best "
+                "anchor, 1 from each as often as its score says"
+            )
         if self.hysteresis is not None and not math.isfinite(self.hysteresis):
             raise ValueError(f"hysteresis={self.hysteresis} must be finite, or null for none")
 
@@ -76,7 +81,10 @@ class TruncatedConfig(ObjectiveConfig):
         if self.count < 0:
             raise ValueError(f"policy.anchors.count={self.count} must be 0 or more")
         if self.sigma_trunc is not None and not 0 < self.sigma_trunc < math.inf:
-            raise ValueError(f"policy.anchors.sigma_trunc={self.sigma_trunc} must be positive")
+            raise ValueError(
+                f"policy.anchors.sigma_trunc={self.sigma_trunc} must be positive; null takes "
+                "sigma_scale times the distance of chunks from their anchors"
+            )
         if not 0 < self.sigma_scale < math.inf:
             raise ValueError(f"policy.anchors.sigma_scale={self.sigma_scale} must be positive")
 
@@ -84,6 +92,23 @@ class TruncatedConfig(ObjectiveConfig):
     def on(self) -> bool:
         """Return whether there are anchors."""
         return self.count > 0
+
+    def require(self, start: StartConfig) -> None:
+        """Raise ValueError where there are no anchors to begin from so, or too few."""
+        if not self.on:
+            raise ValueError(
+                "the policy has no anchors to begin from; train it with policy.anchors.count=32"
+            )
+        if start.best > self.count:
+            raise ValueError(
+                f"{start.best} anchors are asked for, the policy has {self.count}; ask for at "
+                "most as many"
+            )
+        if not start.best and not self.full_range:
+            raise ValueError(
+                "the policy was trained up to sigma_trunc and needs an anchor to begin from; ask "
+                "for 1, or train it with policy.anchors.full_range=true"
+            )
 
     def build(self, around: Surroundings) -> Truncated:
         """Return the anchors, all 0 as yet, and their scores with random weights."""

@@ -10,7 +10,8 @@ import torch
 from accelerate import Accelerator
 
 from telic.policy.formulation import mean_entry
-from telic.policy.policy import LossTerms, Policy
+from telic.policy.objective import LossTerms
+from telic.policy.policy import Policy
 from telic.policy.seeding import seed_shard
 
 

@@ -12,6 +12,7 @@ from multiprocessing.connection import wait
 from typing import Any
 
 from telic.real_robot.channel import Channel, ChannelClosedError
+from telic.spec import warnings_in_one_line
 
 _SPAWN = multiprocessing.get_context("spawn")  # fork would copy locks of threads that are not there
 _POLL_S = 0.05
@@ -107,6 +108,7 @@ class Child:
 def _child_main(target: Callable[..., None], channel: Channel, *args: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    warnings_in_one_line()
     target(channel, *args)
 
 

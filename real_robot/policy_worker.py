@@ -42,38 +42,24 @@ def open_checkpoint(
 ) -> ChunkPolicy:
     """Return the policy in checkpoint directory `path`, with the named sampling if one is given.
 
-    act_as: for which of the robots that it was trained for. anchors, temperature: of
-    `StartConfig`; None: the checkpoint's. numbers: in which format its large matrices compute.
-    prefixing: how chunks go on from the one before (`Prefixing`); None: as it was trained.
-    ValueError for a bad checkpoint, device, sampling, robot or format, or a policy that does not
-    sample, has no such anchors or was not trained on prefixes.
+    act_as: for which of the robots that it was trained for. The others are of `Inference`.
+    ValueError for a bad checkpoint, device or robot, or a choice that the policy does not allow.
     """
     import torch  # here, so that no other process of a run loads it
 
     from telic.policy.checkpoint import load_policy
-    from telic.policy.policy import Policy
-    from telic.policy.quantize import number_format, quantize
-    from telic.policy.sampling import preset
+    from telic.policy.inference import Inference
 
     torch.set_num_threads(threads)
-    chosen = None if sampling is None else preset(sampling)
+    inference = Inference(
+        sampling=sampling,
+        anchors=anchors,
+        temperature=temperature,
+        numbers=numbers,
+        prefixing=prefixing,
+    )
     policy = load_policy(path, device)
-    if chosen is not None:
-        if not isinstance(policy, Policy):
-            raise ValueError(f"sampling={sampling}: the policy in {path} does not denoise")
-        policy.sampling = chosen
-    if anchors is not None or temperature is not None:
-        if not isinstance(policy, Policy):
-            raise ValueError(f"anchors={anchors}: the policy in {path} does not denoise")
-        policy.start_from(policy.start.changed(anchors, temperature))
-    if numbers is not None:
-        if not isinstance(policy, Policy):
-            raise ValueError(f"numbers={numbers}: the policy in {path} does not denoise")
-        quantize(policy.denoiser, number_format(numbers))
-    if prefixing is not None:
-        if not isinstance(policy, Policy):
-            raise ValueError(f"prefixing={prefixing}: the policy in {path} does not denoise")
-        policy.prefixer.use(prefixing)
+    inference.apply(policy, f"the policy in {path}")
     if act_as is not None:
         if not isinstance(policy, ManyRobots):
             raise ValueError(f"act_as={act_as}: the policy in {path} has one robot of its own")

@@ -2,9 +2,12 @@
 
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
+
+from telic.spec import warnings_in_one_line
 
 PROGRAM = """
 import signal
@@ -106,3 +109,13 @@ def test_our_own_bugs_keep_their_traceback(tmp_path: Path) -> None:
 def test_a_stop_signal_is_the_exit_code(tmp_path: Path) -> None:
     done = launched(tmp_path, "out=stop")
     assert (done.returncode, done.stderr) == (143, "control: stopped by SIGTERM\n")
+
+
+def test_warnings_for_people_are_one_line_without_a_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    usual = warnings.formatwarning
+    monkeypatch.setattr(warnings, "formatwarning", usual)
+    warnings_in_one_line()
+    ours = warnings.formatwarning(UserWarning("a delay\n  of 3"), UserWarning, "prefix.py", 7)
+    assert ours == "warning: a delay of 3\n"
+    other = (RuntimeWarning("overflow"), RuntimeWarning, "sum.py", 8)
+    assert warnings.formatwarning(*other) == usual(*other)

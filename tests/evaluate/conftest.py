@@ -10,7 +10,7 @@ from telic.envs.registry import entry
 from telic.envs.task import StateChoice
 from telic.policy.checkpoint import save_checkpoint
 from telic.policy.mode import ModeConfig
-from telic.policy.policy import PolicyConfig
+from telic.policy.policy_config import PolicyConfig
 from telic.spec import ArraySpec, FieldStats, Interface
 
 TASKS = ["reach-v3", "drawer-close-v3"]

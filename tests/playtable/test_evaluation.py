@@ -24,7 +24,7 @@ from telic.envs.statistics import wilson_interval
 from telic.evaluate import EvaluateConfig, run
 from telic.policy.checkpoint import save_checkpoint
 from telic.policy.mode import ModeConfig
-from telic.policy.policy import PolicyConfig
+from telic.policy.policy_config import PolicyConfig
 from telic.spec import FieldStats
 
 CHAINS = ["protocol=lh_mtlc", "env='symbolic_table:symbolic'", "num_workers=0"]

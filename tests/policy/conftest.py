@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from telic.policy.mode import ModeConfig
-from telic.policy.policy import Policy, PolicyConfig
+from telic.policy.policy import Policy
+from telic.policy.policy_config import PolicyConfig
 from telic.spec import ActRequest, ArraySpec, FieldStats, Goal, Interface, Observation
 
 P, A, SIDE = 5, 3, 32

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 
 from telic.envs import registry
 from telic.policy.anchors import AnchorSet, build_anchors, cluster, relative_columns
@@ -155,3 +156,28 @@ def test_what_is_no_file_of_anchors_is_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(ValueError, match=f"{name}: {message}"):
             AnchorSet.load(tmp_path / name)
+
+
+def test_a_damaged_file_is_one_line(anchors: AnchorSet, tmp_path: Path) -> None:
+    whole = tmp_path / "whole.safetensors"
+    anchors.save(whole)
+    arrays = load_file(whole)
+    with safe_open(whole, "np") as file:
+        about = file.metadata()
+    cases: list[tuple[dict[str, Array], dict[str, str], str]] = [
+        ({k: v for k, v in arrays.items() if k != "counts"}, about, "lacks counts"),
+        (arrays | {"more": np.zeros(1)}, about, "also holds more"),
+        (arrays, {"format": about["format"]}, "lacks rms"),
+        (arrays, about | {"about": "{"}, "lacks rms"),
+        (arrays | {"chunks": arrays["chunks"][0]}, about, r"chunks is \(4, 2\), expected \[K H A"),
+        (arrays | {"scale": np.ones(3)}, about, r"scale is \(3,\), expected \(2,\)"),
+        (arrays | {"chunks": arrays["chunks"] * np.nan}, about, "chunks is not finite"),
+    ]
+    for changed, told, message in cases:
+        save_file({k: np.ascontiguousarray(v) for k, v in changed.items()}, tmp_path / "bad", told)
+        with pytest.raises(ValueError, match=f"bad: damaged .*{message}") as caught:
+            AnchorSet.load(tmp_path / "bad")
+        assert "\n" not in str(caught.value) and "build the anchors again" in str(caught.value)
+    (tmp_path / "cut").write_bytes(whole.read_bytes()[:300])
+    with pytest.raises(ValueError, match="cut: is no safetensors file, or a damaged one"):
+        AnchorSet.load(tmp_path / "cut")

@@ -22,7 +22,8 @@ from telic.policy.atomic import existing_directory, replacing_directory
 from telic.policy.checkpoint import load_policy, load_train_state, read_config, save_checkpoint
 from telic.policy.ema import EmaConfig
 from telic.policy.goal_encoder import GoalConfig
-from telic.policy.policy import Policy, PolicyConfig
+from telic.policy.policy import Policy
+from telic.policy.policy_config import PolicyConfig
 from telic.policy.sampling import SamplingConfig
 from telic.policy.train_state import load_tree, save_tree
 

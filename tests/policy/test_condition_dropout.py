@@ -12,7 +12,8 @@ import torch
 from telic.policy.condition_dropout import ConditionDropoutConfig, hide, hide_frames
 from telic.policy.denoiser import Context
 from telic.policy.image_encoder import ImageConfig
-from telic.policy.policy import Policy, PolicyConfig
+from telic.policy.policy import Policy
+from telic.policy.policy_config import PolicyConfig
 from telic.policy.presets import POLICIES
 from telic.policy.rdt import RdtConfig
 from telic.spec import FieldStats

@@ -16,7 +16,8 @@ import torch.fx.experimental._config as meta_config
 from telic.policy.drawing import ChunkInputs, Drawing
 from telic.policy.kinds import KINDS
 from telic.policy.plan import Plan
-from telic.policy.policy import Policy, PolicyConfig
+from telic.policy.policy import Policy
+from telic.policy.policy_config import PolicyConfig
 from telic.policy.prefix import Prefix, PrefixConfig
 from telic.policy.routings import ROUTINGS
 from telic.policy.sampling import Sampler, SamplingConfig

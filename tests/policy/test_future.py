@@ -13,7 +13,8 @@ from telic.policy.future import Future, FutureConfig, FutureTarget
 from telic.policy.image_encoder import ImageConfig
 from telic.policy.objective import Encoded
 from telic.policy.patches import from_patches
-from telic.policy.policy import Policy, PolicyConfig
+from telic.policy.policy import Policy
+from telic.policy.policy_config import PolicyConfig
 from telic.policy.samplers import euler
 
 Build = Callable[[PolicyConfig], Policy]

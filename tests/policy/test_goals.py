@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from telic.policy.goal_encoder import GoalConfig, GoalEncoder
 from telic.policy.image_encoder import ImageConfig
 from telic.policy.language_encoder import LanguageConfig, LanguageEncoder
-from telic.policy.policy import Policy, PolicyConfig
+from telic.policy.policy import Policy
+from telic.policy.policy_config import PolicyConfig
 from telic.spec import Goal
 
 OPEN = ["open the drawer", "pull the drawer open", "slide out the drawer", "open up the drawer"]

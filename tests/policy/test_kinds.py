@@ -27,7 +27,8 @@ from telic.policy.mdt import MdtConfig
 from telic.policy.mmdit import MmditConfig
 from telic.policy.mode import ModeConfig
 from telic.policy.objective import ObjectiveConfig
-from telic.policy.policy import Policy, PolicyConfig
+from telic.policy.policy import Policy
+from telic.policy.policy_config import PolicyConfig
 from telic.policy.presets import POLICIES
 from telic.policy.rdt import RdtConfig
 from telic.policy.routings import ROUTINGS

@@ -14,7 +14,8 @@ from torch import Tensor
 from telic.policy.checkpoint import load_policy, save_checkpoint
 from telic.policy.denoiser import Context, Sizes
 from telic.policy.mdt import Mdt, MdtConfig, MdtPositions
-from telic.policy.policy import Policy, PolicyConfig
+from telic.policy.policy import Policy
+from telic.policy.policy_config import PolicyConfig
 from telic.policy.presets import POLICIES
 
 SIZES = Sizes(num_goals=1, num_images=2, num_states=1, action_horizon=6, action_dim=3)

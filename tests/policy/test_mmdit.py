@@ -9,7 +9,8 @@ from torch import Tensor
 from telic.policy.denoiser import Context, Sizes
 from telic.policy.flow import FlowConfig
 from telic.policy.mmdit import Mmdit, MmditConfig
-from telic.policy.policy import Policy, PolicyConfig
+from telic.policy.policy import Policy
+from telic.policy.policy_config import PolicyConfig
 from telic.policy.presets import POLICIES
 
 SIZES = Sizes(num_goals=2, num_images=3, num_states=1, action_horizon=6, action_dim=3)

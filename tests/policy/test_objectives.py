@@ -29,7 +29,8 @@ from telic.policy.goal_encoder import GoalConfig, GoalTokens
 from telic.policy.image_encoder import ImageConfig
 from telic.policy.objective import Encoded, ObjectiveConfig
 from telic.policy.patches import from_patches, sine_positions, to_patches
-from telic.policy.policy import Policy, PolicyConfig
+from telic.policy.policy import Policy
+from telic.policy.policy_config import PolicyConfig
 
 Build = Callable[[PolicyConfig], Policy]
 OBJECTIVES: dict[str, ObjectiveConfig] = {

@@ -25,7 +25,8 @@ from telic.policy.mode import LONG_PREFIX, ModeConfig
 from telic.policy.noise_routing import NoiseRoutingConfig
 from telic.policy.optimizer import OptimizerConfig
 from telic.policy.plan import Plan
-from telic.policy.policy import Policy, PolicyConfig
+from telic.policy.policy import Policy
+from telic.policy.policy_config import PolicyConfig
 from telic.policy.rdt import RdtConfig
 from telic.policy.routings import ROUTINGS
 from telic.policy.sampling import PRESETS, Sampler, SamplingConfig, Schedule

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from telic.policy.mode import ModeConfig
-from telic.policy.policy import Policy, PolicyConfig
+from telic.policy.policy import Policy
+from telic.policy.policy_config import PolicyConfig
 from telic.policy.requests import unit_noise
 from telic.policy.sampling import Sampler, SamplingConfig, preset
 from telic.spec import Goal, Interface

@@ -19,7 +19,8 @@ from telic.policy.formulation import CLEAN_SIGMA, Formulation
 from telic.policy.formulations import FORMULATIONS
 from telic.policy.kinds import KINDS
 from telic.policy.plan import Plan
-from telic.policy.policy import Policy, PolicyConfig
+from telic.policy.policy import Policy
+from telic.policy.policy_config import PolicyConfig
 from telic.policy.prefix import (
     PrefixConfig,
     Prefixing,
@@ -421,6 +422,28 @@ def test_a_delay_beyond_training_is_guided_and_said_once(build: Build, make_requ
     assert not np.allclose(near, actions(policy, requests)[1], atol=1e-4)
 
 
+def test_where_nothing_can_guide_as_much_is_fixed_as_was_trained(
+    build: Build, make_requests: Any
+) -> None:
+    """A robot's policy must not stop in the middle of a run because a chunk came late."""
+    config = policy_config(max_delay=2)
+    config.denoiser = KINDS["mode"](width=256, num_layers=1, feed_forward=256)
+    policy = build(config).eval()
+    quantize(policy.denoiser, Numbers.int8)
+    late, fits = with_prefixes(policy, make_requests, [4, 2])
+    with pytest.warns(UserWarning, match="no gradient to guide by, so only as many actions are"):
+        chunks = policy.act_batch([late, fits])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        policy.act_batch([late])
+    for request, chunk in zip((late, fits), chunks, strict=True):
+        delay = request.inference_delay
+        assert np.array_equal(chunk.actions[:delay], request.prefix[:delay])
+    late.inference_delay = 2
+    (shorter,) = policy.act_batch([late])
+    assert np.array_equal(shorter.actions[4:], chunks[0].actions[4:])
+
+
 def test_anchors_begin_where_they_do_and_keep_what_is_fixed(
     build: Build, make_requests: Any
 ) -> None:
@@ -456,9 +479,17 @@ def test_what_cannot_be_is_refused_in_one_line(build: Build, make_requests: Any)
     quantize(wide.denoiser, Numbers.int8)
     wide.prefixer.use("guided")
 
-    def ask(length: int | None, delay: int, size: int = A, policy: Policy = policy) -> Any:
+    def ask(
+        length: int | None,
+        delay: int,
+        size: int = A,
+        policy: Policy = policy,
+        spoil: Callable[[np.ndarray], None] = lambda prefix: None,
+    ) -> Any:
         (request,) = make_requests(policy.config, [0])
-        request.prefix = None if length is None else some_prefix(length)[:, :size]
+        request.prefix = None if length is None else some_prefix(length)[:, :size].copy()
+        if request.prefix is not None:
+            spoil(request.prefix)
         request.inference_delay = delay
         return lambda: policy.act_batch([request])
 
@@ -469,6 +500,10 @@ def test_what_cannot_be_is_refused_in_one_line(build: Build, make_requests: Any)
         (ask(3, -1), r"inference_delay=-1 must lie in 0..3"),
         (ask(3, 0, size=2), r"prefix: shape is \(3, 2\), expected \(None, 3\)"),
         (ask(3, 1, policy=wide), "these numbers have no gradient; use numbers=fp32 or bf16"),
+        (
+            ask(3, 0, spoil=lambda prefix: prefix.__setitem__((1, 2), np.inf)),
+            r"request 0 .*: prefix.* not finite",
+        ),
         (lambda: policy.prefixer.use("trained"), "trained without prefixes; use prefixing=guided"),
         (lambda: policy.prefixer.use("guide"), "prefixing='guide' is not one of .*mean guided"),
         (lambda: policy_config(max_delay=-1), "policy.prefix.max_delay=-1 must be 0 or more"),

@@ -15,7 +15,8 @@ from telic.policy.mdt import MdtConfig
 from telic.policy.mmdit import MmditConfig
 from telic.policy.mode import ModeConfig
 from telic.policy.noise_routing import NoiseRoutingConfig
-from telic.policy.policy import Policy, PolicyConfig
+from telic.policy.policy import Policy
+from telic.policy.policy_config import PolicyConfig
 from telic.policy.quantize import (
     Numbers,
     PackedExperts,
@@ -140,6 +141,24 @@ def test_a_device_without_kernels_is_told() -> None:
         linear = nn.Linear(256, 256)
     with pytest.raises(ValueError, match=r"numbers=int8: torch .* has no kernel for it on meta; "):
         packed(linear, Numbers.int8)
+
+
+def test_a_torch_without_fbgemm_has_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
+    engines = type(torch.backends.quantized)
+    monkeypatch.setattr(engines, "supported_engines", ["none", "qnnpack"])
+    assert not {Numbers.fp16, Numbers.w8a8} & set(available(torch.device("cpu")))
+    with pytest.raises(ValueError, match=r"numbers=w8a8: torch .* no kernel for it on cpu; .*int8"):
+        packed(nn.Linear(256, 256), Numbers.w8a8)
+
+
+def test_small_denoisers_are_told_that_nothing_would_change(
+    build: Callable[[PolicyConfig], Policy],
+) -> None:
+    denoiser = build(PolicyConfig()).denoiser
+    before = list(denoiser.modules())
+    with pytest.raises(ValueError, match=r"numbers=packed: no matrix of the denoiser is 256 or m"):
+        quantize(denoiser, Numbers.packed)
+    assert list(denoiser.modules()) == before
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

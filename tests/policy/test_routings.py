@@ -19,7 +19,8 @@ from telic.policy.ddpm import Betas, timestep_sigmas
 from telic.policy.dtr_routing import DtrRoutingConfig, channel_masks, timesteps
 from telic.policy.mode import ModeConfig
 from telic.policy.noise_routing import NoiseRoutingConfig
-from telic.policy.policy import Policy, PolicyConfig
+from telic.policy.policy import Policy
+from telic.policy.policy_config import PolicyConfig
 from telic.policy.routing import NoiseLevels, RoutingConfig, add_losses, enter, leave
 from telic.policy.routings import ROUTINGS
 from telic.policy.switch_routing import SwitchRouting, SwitchRoutingConfig, jensen_shannon

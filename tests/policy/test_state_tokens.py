@@ -17,7 +17,8 @@ from telic.policy.mdt import MdtConfig
 from telic.policy.mmdit import MmditConfig
 from telic.policy.mode import ModeConfig
 from telic.policy.normalizer import NormalizerConfig, Scaling
-from telic.policy.policy import Policy, PolicyConfig
+from telic.policy.policy import Policy
+from telic.policy.policy_config import PolicyConfig
 from telic.policy.rdt import RdtConfig
 from telic.policy.state_encoder import StateTokens, StateView, token_entries
 from telic.spec import ArraySpec, FieldStats, Interface
@@ -67,7 +68,7 @@ def test_what_is_wrong_with_tokens_is_said() -> None:
 
 def test_a_token_reads_its_own_entries_and_their_sines_alone(table: Interface) -> None:
     normalizer = NormalizerConfig(scaling=Scaling.identity).build("state", table.state, None)
-    view = StateView(normalizer, [1, 3])
+    view = StateView(normalizer, ONES, [1, 3])
     own = [view.columns(entries) for entries in token_entries(TOKENS, NAMES)]
     assert own == [[0, 1, 5, 6], [0, 1, 2, 3, 6, 7], [0, 4]]
     encoder = StateTokens(own, 16)

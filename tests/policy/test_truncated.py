@@ -21,7 +21,8 @@ from telic.policy.kinds import KINDS
 from telic.policy.mdt import MdtConfig
 from telic.policy.mmdit import MmditConfig
 from telic.policy.mode import ModeConfig
-from telic.policy.policy import Policy, PolicyConfig
+from telic.policy.policy import Policy
+from telic.policy.policy_config import PolicyConfig
 from telic.policy.rdt import RdtConfig
 from telic.policy.sampling import PRESETS, Sampler, SamplingConfig, Schedule, preset
 from telic.policy.schedules import Spacing

@@ -15,7 +15,7 @@ from telic.policy.foresight import ForesightConfig
 from telic.policy.goal_encoder import GoalConfig, GoalEncoder, GoalProjection, word_mask
 from telic.policy.language_encoder import LanguageConfig, WordEncoder
 from telic.policy.mdt import MdtConfig
-from telic.policy.policy import PolicyConfig
+from telic.policy.policy_config import PolicyConfig
 from telic.policy.rdt import RdtConfig
 from telic.spec import ActRequest, Goal, Interface, Observation
 

@@ -18,7 +18,7 @@ from telic.control import ControlConfig, run
 from telic.envs.registry import make
 from telic.policy.checkpoint import save_checkpoint
 from telic.policy.mode import ModeConfig
-from telic.policy.policy import PolicyConfig
+from telic.policy.policy_config import PolicyConfig
 from telic.real_robot.policy_worker import open_checkpoint
 from telic.real_robot.simulated_arm import arm_interface
 from telic.spec import FieldStats, Interface

@@ -20,7 +20,8 @@ from telic.policy.checkpoint import load_policy
 from telic.policy.policy import Policy
 from telic.policy.truncated import StartConfig
 from telic.real_robot.policy_worker import open_checkpoint
-from telic.train import TrainConfig, run
+from telic.train import run
+from telic.train_config import TrainConfig
 
 SMALL = [
     *(f"policy.denoiser.{key}" for key in ("width=32", "num_layers=1", "num_heads=2")),
@@ -160,5 +161,13 @@ def test_what_cannot_be_is_one_line(demos: Path, trained: Path, tmp_path: Path) 
         with pytest.raises(ValueError, match=message) as caught:
             train(demos, tmp_path / "refused", "steps=1", *overrides)
         assert "\n" not in str(caught.value)
+        overrides = [*overrides, "overwrite=true"]
+        with pytest.raises(ValueError, match=message):
+            train(demos, plain, "steps=1", *overrides)
+        assert (plain / "checkpoints" / "last" / "model.safetensors").is_file(), "nothing is lost"
+    with pytest.raises(ValueError, match=f"resume=true: {trained}.*chunks is .6, 8, 2., expected"):
+        train(demos, trained, "steps=5", "resume=true", "policy.anchors.count=3")
+    with pytest.raises(ValueError, match=f"policy.anchors.file={short}: the anchors are chunks"):
+        train(demos, tmp_path / "refused", "steps=1", f"policy.anchors.file={short}")
     with pytest.raises(ValueError, match="stores is empty; give one"):
         BuildAnchorsConfig()

@@ -12,7 +12,8 @@ from telic.datasets.store import EpisodeStore, Segment
 from telic.policy.checkpoint import load_policy
 from telic.policy.policy import Policy
 from telic.spec import ActRequest, ArraySpec, Goal, Observation
-from telic.train import TrainConfig, run
+from telic.train import run
+from telic.train_config import TrainConfig
 
 SMALL = [
     *(f"policy.denoiser.{key}" for key in ("width=32", "num_layers=1", "num_heads=2")),

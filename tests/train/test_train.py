@@ -19,7 +19,8 @@ from telic.datasets.store import EpisodeStore, Segment
 from telic.policy.checkpoint import load_policy
 from telic.policy.routings import ROUTINGS
 from telic.spec import ActRequest, ArraySpec, Goal, Observation
-from telic.train import TrainConfig, run
+from telic.train import run
+from telic.train_config import TrainConfig
 
 SMALL = [
     "policy.denoiser.width=32",

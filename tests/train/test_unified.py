@@ -19,12 +19,14 @@ from telic.envs import registry
 from telic.envs.rollout import EpisodeJob, RolloutConfig, run_rollouts
 from telic.policy.checkpoint import load_policy, save_checkpoint
 from telic.policy.condition_dropout import ConditionDropoutConfig
-from telic.policy.policy import Policy, PolicyConfig
+from telic.policy.policy import Policy
+from telic.policy.policy_config import PolicyConfig
 from telic.policy.presets import POLICIES
 from telic.policy.truncated import TruncatedConfig
 from telic.real_robot.policy_worker import open_checkpoint
 from telic.spec import ActRequest, ArraySpec, Goal, Observation
-from telic.train import TrainConfig, run
+from telic.train import run
+from telic.train_config import TrainConfig
 
 pytestmark = pytest.mark.filterwarnings("ignore:Constant")
 SMALL = [

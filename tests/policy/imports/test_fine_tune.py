@@ -17,7 +17,8 @@ from telic.policy.import_checkpoint import main
 from telic.policy.policy import Policy
 from telic.policy.published_robots import calvin
 from telic.spec import Goal, Observation
-from telic.train import TrainConfig, run
+from telic.train import run
+from telic.train_config import TrainConfig
 
 SENTENCES = ("open the drawer", "close the drawer")
 
