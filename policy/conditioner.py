@@ -19,13 +19,8 @@ from telic.policy.image_encoder import ImageEncoder
 from telic.policy.objective import Encoded
 from telic.policy.policy_config import PolicyConfig
 from telic.policy.requests import Needs
-from telic.policy.state_encoder import (
-    StateEncoder,
-    StateTokens,
-    StateView,
-    entries_named,
-    token_entries,
-)
+from telic.policy.state_encoder import StateEncoder, StateTokens
+from telic.policy.state_view import StateView, entries_named, entry_pairs, token_entries
 from telic.policy.vision_tower import VisionTower
 from telic.spec import FieldStats, Interface
 
@@ -49,7 +44,8 @@ class Conditioner:
         mean = stats["state"].mean if "state" in stats else normalizer.center.numpy()
         names = interface.state.names
         angles = entries_named(config.angles, names, "policy.angles")
-        self.state_view = StateView(normalizer, mean, angles)
+        pairs = entry_pairs(config.differences, names)
+        self.state_view = StateView(normalizer, mean, angles, pairs)
         tokens = [self.state_view.columns(own) for own in token_entries(config.state_tokens, names)]
         self.num_states = config.obs_horizon * (len(tokens) or 1) if config.use_state else 0
         self.state_encoder: StateEncoder | StateTokens | None = None

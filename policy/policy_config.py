@@ -41,6 +41,8 @@ class PolicyConfig:
         default_factory=lambda: NormalizerConfig(scaling=Scaling.mean_std, clamp=5.0)
     )
     angles: list[str] = field(default_factory=list)  # entries of the state, patterns: ["*_yaw"]
+    # where entries are from another: [["block?_x", "tcp_x"]]
+    differences: list[list[str]] = field(default_factory=list)
     # entries of each token of a state, patterns: [["tcp_*"], ["tcp_*", "block1_*"]]; []: one token
     state_tokens: list[list[str]] = field(default_factory=list)
     action: NormalizerConfig = field(default_factory=NormalizerConfig)
@@ -102,11 +104,12 @@ class PolicyConfig:
             goal=self.goal.resolved(),
         )
         config._require_word_reader(denoiser)
-        if (self.angles or self.state_tokens) and denoiser.embeds_state:
-            raise ValueError(
-                f"policy.{'angles' if self.angles else 'state_tokens'} is for kinds that see "
-                f"a state as tokens; {denoiser.kind} gives each entry a slot of its own"
-            )
+        for name in ("angles", "differences", "state_tokens"):
+            if getattr(self, name) and denoiser.embeds_state:
+                raise ValueError(
+                    f"policy.{name} is for kinds that see a state as tokens; {denoiser.kind} gives "
+                    "each entry a slot of its own"
+                )
         return config
 
     def _require_word_reader(self, denoiser: DenoiserConfig) -> None:

@@ -20,7 +20,8 @@ from telic.policy.normalizer import NormalizerConfig, Scaling
 from telic.policy.policy import Policy
 from telic.policy.policy_config import PolicyConfig
 from telic.policy.rdt import RdtConfig
-from telic.policy.state_encoder import StateTokens, StateView, token_entries
+from telic.policy.state_encoder import StateTokens
+from telic.policy.state_view import StateView, token_entries
 from telic.spec import ArraySpec, FieldStats, Interface
 
 NAMES = ("tcp_x", "tcp_yaw", "block1_x", "block1_yaw", "block2_x", "led")

@@ -19,7 +19,7 @@ from telic.policy.normalizer import Normalizer
 from telic.policy.policy import Policy
 from telic.policy.policy_config import PolicyConfig
 from telic.policy.rdt import RdtConfig
-from telic.policy.state_encoder import StateView, entries_named
+from telic.policy.state_view import StateView, entries_named, entry_pairs
 from telic.spec import ActRequest, ArraySpec, FieldStats, Goal, Interface, Observation
 
 NAMES = ("hand_x", "block_yaw", "hand_y", "wrist_yaw", "light")
@@ -120,3 +120,41 @@ def test_a_hidden_state_is_the_mean_state_as_seen(stats: dict[str, FieldStats]) 
     mean = torch.from_numpy(stats["state"].mean).float().expand(3, 1, 5)
     want = hidden.eval().encode({**batch, "state": mean}).state
     assert torch.allclose(got, want, atol=1e-6)
+
+
+def test_differences_are_told_at_three_scales_and_of_angles_as_circles() -> None:
+    pairs = entry_pairs([["hand_?", "light"], ["block_yaw", "wrist_yaw"]], NAMES)
+    assert pairs == [(0, 4), (2, 4), (1, 3)]
+    normalizer = Normalizer(np.zeros(5), np.array([0.5, 1.0, 2.0, 1.0, 1.0]))
+    state = torch.randn(4, 2, 5)
+    seen = StateView(normalizer, np.zeros(5), ANGLES, pairs)(state)
+    assert torch.equal(seen[..., :7], StateView(normalizer, np.zeros(5), ANGLES)(state))
+    apart = state[..., [0, 2]] - state[..., [4]]
+    for entry, scale, first in ((0, 0.5, 7), (1, 2.0, 10)):
+        for k, share in enumerate((1 / 16, 1 / 4, 1)):
+            expected = (apart[..., entry] / (scale * share)).tanh()
+            assert torch.allclose(seen[..., first + k], expected, atol=1e-6)
+    turn = state[..., 1] - state[..., 3]
+    circles = [turn.cos(), turn.sin(), (2 * turn).cos(), (2 * turn).sin()]
+    assert torch.allclose(seen[..., 13:], torch.stack(circles, -1), atol=1e-6)
+
+
+def test_all_that_is_about_an_entry_goes_where_it_goes() -> None:
+    pairs = entry_pairs([["hand_?", "light"], ["block_yaw", "wrist_yaw"]], NAMES)
+    seen = StateView(Normalizer(np.zeros(5), np.ones(5)), np.zeros(5), ANGLES, pairs)
+    assert seen.size == 5 + 2 + 6 + 4
+    assert seen.columns([2]) == [2, 10, 11, 12]
+    assert seen.columns([1, 4]) == [1, 4, 5, 13, 14, 15, 16]
+    everything = [seen.columns([i]) for i in range(5)]
+    assert sorted(column for own in everything for column in own) == list(range(seen.size))
+
+
+def test_what_is_wrong_with_differences_is_said() -> None:
+    with pytest.raises(ValueError, match=r"policy.differences has \['hand_x'\], expected the entr"):
+        entry_pairs([["hand_x"]], NAMES)
+    with pytest.raises(
+        ValueError, match=r"policy.differences: 'hand_\?' names 2 entries, expected"
+    ):
+        entry_pairs([["light", "hand_?"]], NAMES)
+    with pytest.raises(ValueError, match=r"policy.differences: no entry .* named 'hand_z'"):
+        entry_pairs([["light", "hand_z"]], NAMES)
