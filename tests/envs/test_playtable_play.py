@@ -17,7 +17,7 @@ from telic.envs.playtable.protocol import initial_states
 from telic.envs.playtable.rules import applicable
 from telic.envs.playtable.world import World
 
-SEED = 4  # an episode that begins with lifting, stacking and unstacking a block
+SEED = 2  # an episode that begins with pushing, turning, lifting and stacking a block
 
 
 def test_the_table_is_read_as_the_chains_write_it() -> None:
@@ -51,8 +51,8 @@ def test_tasks_follow_one_another_on_the_same_table(
     assert len(done) == 4
     for (_, _, end), (_, began, _) in pairwise(done):
         assert began >= end
-    lifted = [task for task, _, _ in done if task.startswith("lift_")]
-    assert lifted and "stack_block" in [task for task, _, _ in done]
+    tasks = [task for task, _, _ in done]
+    assert tasks[2].startswith("lift_") and tasks[3] == "stack_block"
 
 
 def test_the_same_seed_plays_the_same() -> None:
@@ -120,3 +120,12 @@ def test_bad_input_is_one_line(tmp_path: Path, changes: dict[str, object], says:
     with pytest.raises(ValueError, match=says) as caught:
         run(config(tmp_path / "x.zarr", **changes))
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_what_is_done_with_blocks_comes_first_more_often() -> None:
+    env, drawn = PlayTask(), []
+    for seed in range(40):
+        env.reset(seed=seed)
+        drawn.append(env.current_task)
+    about_blocks = sum("block" in task for task in drawn)
+    assert 20 < about_blocks < 40  # parts and lights, 8 of the 34, are always possible: not never
