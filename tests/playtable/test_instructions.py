@@ -17,7 +17,7 @@ def test_every_task_has_sentences_of_its_own_to_train_on_and_to_be_asked_with() 
         text for part in (training, held_out) for all_ in part.values() for text in all_
     )
     assert max(counts.values()) == 1
-    assert len(counts) == 34 * (8 + 3)
+    assert len(counts) == 34 * (16 + 3)
     for task in TASK_RULES:
         assert instructions(task) == training[task]
         for text in (*training[task], *held_out[task]):
