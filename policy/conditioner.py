@@ -50,8 +50,9 @@ class Conditioner:
         self.num_states = config.obs_horizon * (len(tokens) or 1) if config.use_state else 0
         self.state_encoder: StateEncoder | StateTokens | None = None
         if config.use_state and not config.denoiser.embeds_state:
-            one = StateEncoder(self.state_view.size, width)
-            self.state_encoder = StateTokens(tokens, width) if tokens else one
+            self.state_encoder = (
+                StateTokens(tokens, width) if tokens else StateEncoder(self.state_view.size, width)
+            )
         self.sentence_dim = (config.goal.language.dim or 0) if config.goal.text else 0
         self.image_encoder = (
             ImageEncoder(config.images, self.cameras, width, config.obs_horizon, self.sentence_dim)

@@ -32,6 +32,7 @@ class StateView(nn.Module):
     angles: Tensor  # int [number of angles], where they are
     mean: Tensor  # physical units, [P]
     places: Tensor  # int [2, differences of places], of which entry which is taken off
+    near: Tensor  # f32 [differences of places, scales], where each saturates
     turns: Tensor  # int [2, differences of angles]
 
     def __init__(
@@ -51,6 +52,7 @@ class StateView(nn.Module):
             "places": torch.tensor(places, dtype=torch.long).view(-1, 2).T,
             "turns": torch.tensor(turns, dtype=torch.long).view(-1, 2).T,
         }
+        buffers["near"] = normalizer.scale[buffers["places"][0]].unsqueeze(-1) * torch.tensor(NEAR)
         for name, value in buffers.items():
             self.register_buffer(name, value, persistent=False)
         # which entry each number behind the P is about
@@ -66,14 +68,13 @@ class StateView(nn.Module):
             return seen
         angle = state[..., self.angles]
         apart = (state[..., self.places[0]] - state[..., self.places[1]]).unsqueeze(-1)
-        near = self.normalizer.scale[self.places[0]].unsqueeze(-1) * state.new_tensor(NEAR)
         turn = (state[..., self.turns[0]] - state[..., self.turns[1]]).unsqueeze(-1)
         turned = torch.cat([turn.cos(), turn.sin(), (2 * turn).cos(), (2 * turn).sin()], -1)
         return torch.cat(
             [
                 seen.index_copy(-1, self.angles, angle.cos()),
                 angle.sin(),
-                (apart / near).tanh().flatten(-2),
+                (apart / self.near).tanh().flatten(-2),
                 turned.flatten(-2),
             ],
             -1,

@@ -17,7 +17,7 @@ from telic.spec import Array
 
 NEUTRAL_YAW: Final = 1.5  # the fingers close along x; yaws are counted within half a turn of it
 OPEN, CLOSED = 1.0, -1.0
-SCATTER_RAD_PER_M: Final = 8.0
+_SCATTER_RAD_PER_M: Final = 8.0  # of the yaw, for each metre of scatter
 
 Plan = Iterator["Waypoint"]
 
@@ -94,7 +94,7 @@ class Follower:
         return replace(
             waypoint,
             position=waypoint.position + [aside[0], aside[1], 0.0],
-            euler=waypoint.euler + [0.0, 0.0, SCATTER_RAD_PER_M * aside[2]],
+            euler=waypoint.euler + [0.0, 0.0, _SCATTER_RAD_PER_M * aside[2]],
         )
 
     def _missing(self) -> tuple[Array, Array]:
