@@ -180,21 +180,20 @@ def contestant(config: EvaluateConfig) -> Contestant:
 def _run_episodes(config: EvaluateConfig, who: Contestant, evaluation: Evaluation) -> None:
     """Add every episode to `evaluation`, those of an earlier run first, in the protocol's order."""
     identity = {**evaluation.protocol.to_json(), **who.identity}
-    protocol, episodes = evaluation.protocol, evaluation.episodes
+    protocol = evaluation.protocol
     order = {(job.task, job.seed): n for n, job in enumerate(protocol.jobs())}
     try:
         with EpisodeLog(Path(config.out) / "episodes.jsonl", identity, config.resume) as log:
-            episodes += log.finished
-            done = {(episode.task, episode.seed) for episode in episodes}
+            evaluation.episodes = log.finished
+            done = {(episode.task, episode.seed) for episode in log.finished}
             jobs = [j for j in protocol.jobs() if (j.task, j.seed) not in done]
             if done:
                 STDERR.print(f"{len(done)} of {len(order)} {protocol.what} were run before")
             for result in with_progress(who.results(jobs, protocol.max_steps, config), evaluation):
                 log.append(result)
-                episodes.append(result)
     finally:
-        episodes.sort(key=lambda episode: order[episode.task, episode.seed])
-        waits = [ms for episode in episodes for ms in episode.policy_latency_ms]
+        evaluation.episodes.sort(key=lambda episode: order[episode.task, episode.seed])
+        waits = [ms for episode in evaluation.episodes for ms in episode.policy_latency_ms]
         evaluation.batch_latency_ms = Latency.of(waits)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -14,8 +15,8 @@ from telic.envs.rollout import EpisodeResult
 class EpisodeLog:
     """`episodes.jsonl`: line 1 says of which evaluation, each further line is an episode's result.
 
-    Use it as a context; `finished` holds what an earlier run of the same evaluation left. A line
-    cut off by a kill is dropped, a crashed episode is run again.
+    Use it as a context; `finished` holds what an earlier run of the same evaluation left, and what
+    was appended. A line cut off by a kill is dropped, a crashed episode is run again.
     """
 
     def __init__(self, path: Path, evaluation: dict[str, Any], resume: bool = True) -> None:
@@ -52,9 +53,17 @@ class EpisodeLog:
         self._file.close()
 
     def append(self, result: EpisodeResult) -> None:
-        """Write one result so that it outlives this process."""
-        _write(self._file, asdict(result))
-        self._file.flush()
+        """Write one result so that it outlives this process.
+
+        A Ctrl-C meanwhile comes through afterwards: it is in the file and in `finished`.
+        """
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            _write(self._file, asdict(result))
+            self._file.flush()
+            self.finished.append(result)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
 def _write(file: TextIO, record: dict[str, Any]) -> None:

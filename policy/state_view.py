@@ -52,7 +52,8 @@ class StateView(nn.Module):
             "places": torch.tensor(places, dtype=torch.long).view(-1, 2).T,
             "turns": torch.tensor(turns, dtype=torch.long).view(-1, 2).T,
         }
-        buffers["near"] = normalizer.scale[buffers["places"][0]].unsqueeze(-1) * torch.tensor(NEAR)
+        near = torch.from_numpy(np.array(NEAR, np.float32))
+        buffers["near"] = normalizer.scale[buffers["places"][0]].unsqueeze(-1) * near
         for name, value in buffers.items():
             self.register_buffer(name, value, persistent=False)
         # which entry each number behind the P is about
