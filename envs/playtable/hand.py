@@ -25,7 +25,7 @@ from telic.envs.playtable.world import World
 from telic.spec import Array
 
 _SCATTER_ABOVE_M: Final = 0.03
-_SCATTER_NEAR_M: Final = 0.012  # over a block, which the open fingers must still fit
+SCATTER_NEAR_M: Final = 0.016  # before a block, which the open fingers must still fit
 _HIGH_REACH_M: Final = 0.72  # of a tool that points down from the height of transit
 FRONT_Y: Final = -0.10  # m; before the cabinet, clear of its handles
 CLOSE_STEPS: Final = 9
@@ -141,6 +141,6 @@ def grasp(hand: Hand, colour: str, yaw: float, height: float, lean: float = 0.0)
     yield from hand.above(x, y, yaw, OPEN, lean)
     x, y, _ = hand.place(colour)
     near = [x, y, height + 0.06]
-    yield hand.at(near, yaw, OPEN, lean=lean, speed=0.9, scatter=_SCATTER_NEAR_M)
+    yield hand.at(near, yaw, OPEN, lean=lean, speed=0.9, scatter=SCATTER_NEAR_M)
     yield hand.at([x, y, height], yaw, OPEN, lean=lean, within=0.006, speed=0.7)
     yield hand.at([x, y, height], yaw, CLOSED, lean=lean, stay=CLOSE_STEPS)

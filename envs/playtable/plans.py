@@ -14,7 +14,15 @@ import numpy as np
 
 from telic.envs.playtable import layout as table
 from telic.envs.playtable.experts import CLOSED, NEUTRAL_YAW, OPEN, Follower, Manner, Plan
-from telic.envs.playtable.hand import CLOSE_STEPS, FRONT_Y, Hand, grasp, grasp_yaw, nearest
+from telic.envs.playtable.hand import (
+    CLOSE_STEPS,
+    FRONT_Y,
+    SCATTER_NEAR_M,
+    Hand,
+    grasp,
+    grasp_yaw,
+    nearest,
+)
 from telic.envs.playtable.layout import COLOURS, OUT, UP
 from telic.envs.playtable.tasks import check_task
 from telic.envs.playtable.world import World
@@ -69,7 +77,7 @@ def lift_from_shelf(colour: str) -> Attempt:
         there = middle - nearer * inwards + [0, 0, 0.006]
         before = there - 0.08 * inwards + [0, 0, 0.065]
         yield from hand.above(before[0], FRONT_Y, yaw, OPEN, lean)
-        yield hand.at(before, yaw, OPEN, lean=lean, speed=0.9)
+        yield hand.at(before, yaw, OPEN, lean=lean, speed=0.9, scatter=SCATTER_NEAR_M)
         yield hand.at(there, yaw, OPEN, lean=lean, within=0.007, speed=0.6)
         yield hand.at(there, yaw, CLOSED, lean=lean, stay=CLOSE_STEPS)
         yield hand.at(there + [0, 0, 0.05], yaw, CLOSED, lean=lean, speed=0.7)
@@ -104,6 +112,8 @@ def push(colour: str, direction: int) -> Attempt:
         yaw = _ALONG_X + hand.manner.offset * 0.2
         behind = x - direction * (half + 0.03)
         yield from hand.above(behind, y, yaw, CLOSED)
+        near = [behind - direction * 0.02, y, z + 0.05]
+        yield hand.at(near, yaw, CLOSED, speed=0.9, scatter=SCATTER_NEAR_M)
         yield hand.at([behind, y, z + 0.006], yaw, CLOSED, speed=0.9)
         far = x + direction * hand.rng.uniform(0.125, 0.135)
         stride = hand.rng.uniform(0.007, 0.01)  # faster, and the block slides on far beyond
@@ -206,7 +216,7 @@ def place_in_slider(hand: Hand) -> Plan:
     y = 0.045 if high - low < 0.2 else hand.rng.uniform(0.045, 0.07)  # deeper, the hand must fit
     z = 0.478 + (hand.world.tcp()[2] - _held_z(hand))
     yield from hand.rise()
-    yield hand.at([x, FRONT_Y, 0.57], _ALONG_X, CLOSED, lean=_LEAN)
+    yield hand.at([x, FRONT_Y, 0.57], _ALONG_X, CLOSED, lean=_LEAN, scatter=SCATTER_NEAR_M)
     yield hand.at([x, 0.02, z + 0.03], _ALONG_X, CLOSED, lean=_LEAN, speed=0.8)
     yield hand.at([x, y, z], _ALONG_X, CLOSED, lean=_LEAN, speed=0.7)
     yield hand.at([x, y, z - 0.012], _ALONG_X, CLOSED, lean=_LEAN)
@@ -247,7 +257,7 @@ def stack(hand: Hand) -> Plan:
     yaw = nearest(tool_yaw + turn, pi)
     yield from hand.rise()
     over = goal + hand.world.tcp()[:3] - hand.place(held)
-    yield hand.at([over[0], over[1], 0.60], yaw, CLOSED)
+    yield hand.at([over[0], over[1], 0.60], yaw, CLOSED, scatter=SCATTER_NEAR_M)
     over = goal + hand.world.tcp()[:3] - hand.place(held)
     yield hand.at(over + [0, 0, 0.03], yaw, CLOSED, within=0.006, patience=15)
     for height in (0.012, 0.003):

@@ -24,6 +24,7 @@ _TOOL_LOW: Final = np.array([-0.18, -0.34, 0.52, pi - 0.1, -0.1, 1.1])
 _TOOL_HIGH: Final = np.array([0.28, -0.14, 0.64, pi + 0.1, 0.1, 1.9])
 _SWEEP_M: Final = 0.13  # how far a block is pushed
 _REACH_M: Final = 0.75  # of a tool that points down onto the desk, from the arm's base
+_HAND_M: Final = 0.075  # of the hand to each side of the fingers
 _MAX_DRAWS: Final = 1000
 _TRIES: Final = 6
 
@@ -218,7 +219,7 @@ def _within_reach(scene: Array, poses: Mapping[str, Array], plan: Layout, colour
     """Return whether the hand can follow the fingers to a block on the shelf, beside the door."""
     low, high = plan.opening(scene[0])
     x, y, yaw = poses[colour][[0, 1, 5]]
-    return abs(x - (low + high) / 2) < 0.05 and y < 0.1 and abs(yaw - pi / 2) < 0.5
+    return low + _HAND_M < x < high - _HAND_M and y < 0.11 and abs(yaw - pi / 2) < 0.65
 
 
 def _fingers_fit(poses: Mapping[str, Array], plan: Layout, colour: str) -> bool:
