@@ -51,7 +51,7 @@ class Mode(Enum):
 class CollectConfig:
     """Which demonstrations, and where they go."""
 
-    tasks: list[str] = field(default_factory=lambda: ["mt10"])  # tags or task names
+    tasks: list[str] | None = None  # tags or task names; None: those of `env`, or mt10
     env: str | None = None  # a family instead, such as playtable: all its tasks, or its play
     mode: Mode = Mode.tasks  # of `env`
     scenes: list[str] = field(default_factory=list)  # of a family with several, taken in turn
@@ -78,6 +78,11 @@ class CollectConfig:
             raise ValueError(f"annotated={self.annotated} must lie in [0, 1]")
         if self.mode is Mode.play and self.env is None:
             raise ValueError("mode=play needs a family that plays; give env=playtable")
+        if self.tasks is not None and self.env is not None:
+            raise ValueError(
+                f"tasks={self.tasks} and env={self.env} contradict each other; single tasks of a "
+                f"family are tasks=[{self.env}/...]"
+            )
         for name in ("seed", "steps_after_success", "num_workers"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)} must be >= 0")
@@ -94,7 +99,7 @@ class CollectConfig:
     def task_ids(self) -> list[str]:
         """Return the ids of the tasks; ValueError with near misses for an unknown one."""
         if self.env is None:
-            return registry.expand(self.tasks)
+            return registry.expand(["mt10"] if self.tasks is None else self.tasks)
         return registry.expand([f"{self.env}/play" if self.mode is Mode.play else self.env])
 
     def plan(self) -> dict[str, Any]:
@@ -256,13 +261,17 @@ def _env_kwargs(config: CollectConfig, number: int) -> tuple[tuple[str, Any], ..
 
 
 def _common_interface(tasks: tuple[str, ...], config: CollectConfig, pool: Pool) -> Interface:
-    """Return the tasks' interface, as one task of each family has it; ValueError if they differ."""
+    """Return the tasks' interface, as one task of each family has it in each of the scenes.
+
+    ValueError if they differ, or there is no such scene.
+    """
     families = {registry.entry(task).task_id.split("/")[0]: task for task in reversed(tasks)}
     found = {
-        task: interface_of(_job(task, 0, config).choice, pool)
+        (task, number): interface_of(_job(task, number, config).choice, pool)
         for task in reversed(families.values())
+        for number in range(max(1, len(config.scenes)))
     }
-    first, *others = found.items()
+    first, *others = ((task, interface) for (task, _), interface in found.items())
     for task, interface in others:
         if interface != first[1]:
             raise ValueError(f"{first[0]} and {task} have different robots; collect them apart")

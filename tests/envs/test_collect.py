@@ -198,16 +198,25 @@ def test_what_is_there_is_not_lost(tmp_path: Path, toy: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("override", "message"),
+    ("overrides", "message"),
     [
-        ("episodes_per_task=0", "episodes_per_task=0 must be >= 1"),
-        ("image_size=[96]", r"image_size=\[96\] must be \[height, width\]"),
-        ("max_attempts=3", "max_attempts=3 must be >= episodes_per_task=25"),
+        (["episodes_per_task=0"], "episodes_per_task=0 must be >= 1"),
+        (["image_size=[96]"], r"image_size=\[96\] must be \[height, width\]"),
+        (["max_attempts=3"], "max_attempts=3 must be >= episodes_per_task=25"),
+        (["env=playtable", "tasks=[mt10]"], r"contradict each other; .* tasks=\[playtable/"),
     ],
 )
-def test_a_config_that_cannot_be_is_refused(override: str, message: str) -> None:
+def test_a_config_that_cannot_be_is_refused(overrides: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        compose(CollectConfig, "collect", [override])
+        compose(CollectConfig, "collect", overrides)
+
+
+def test_a_scene_that_is_not_there_leaves_no_store(tmp_path: Path) -> None:
+    out = tmp_path / "demos.zarr"
+    config = CollectConfig(env="playtable", scenes=["D", "F"], out=str(out), num_workers=0)
+    with pytest.raises(ValueError, match="PlayTable has no scene 'F'; it has A, B, C, D"):
+        run(config)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("recipe", ["metaworld_mt10", "metaworld_mt50", "metaworld_mt10_image"])
