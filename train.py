@@ -11,7 +11,7 @@ import math
 import shutil
 import signal
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -22,6 +22,7 @@ from accelerate.utils import set_seed
 
 from telic.build_anchors import chunk_batches, describe
 from telic.configs.launch import launch
+from telic.datasets.lock import WriterLock
 from telic.datasets.store import EpisodeStore
 from telic.datasets.unified import Space, robots_of, unified_interface, unified_stats
 from telic.datasets.windows import Windows
@@ -58,6 +59,11 @@ def run(config: TrainConfig) -> dict[str, float]:
     """
     if config.threads is not None:
         torch.set_num_threads(config.threads)
+    with ExitStack() as stack:
+        return _train(config, stack)
+
+
+def _train(config: TrainConfig, stack: ExitStack) -> dict[str, float]:
     accelerator = _accelerator(config)
     out = Path(config.out)
     last = out / "checkpoints" / "last"
@@ -80,6 +86,10 @@ def run(config: TrainConfig) -> dict[str, float]:
     averaged = cast(Policy, ema.module)
     optimizer = config.optimizer.build(policy)
     progress = Progress()
+    if accelerator.is_main_process:
+        out.mkdir(parents=True, exist_ok=True)
+        lock = WriterLock(out, "run")  # the name holds it
+        stack.callback(lock.release)
     if resuming:
         state = load_train_state(last)
         load_exactly(policy, state.weights, f"resume=true: {last}")
@@ -110,36 +120,36 @@ def run(config: TrainConfig) -> dict[str, float]:
 
     measured: dict[str, float] = {}
     main = accelerator.is_main_process
-    with (
-        StopSignals() as stop,
-        RunLog(out, config, config.wandb, config.steps, progress.step, enabled=main) as log,
-    ):
-        for line in [*said, _describe(config, policy, train_windows, accelerator)]:
-            log.say(line)
-        if anchors is not None and policy.truncated is not None:
-            log.say(f"{describe(anchors)}; sigma_trunc {policy.truncated.sigma_trunc:.4g}")
-        while progress.step < config.steps:
-            record = train_step(config, accelerator, model, optimizer, next(batches), progress.step)
-            ema.update_parameters(policy)
-            progress.step += 1
-            step, final = progress.step, progress.step == config.steps
-            if step % config.log_every == 0 or final:
-                log.write(step, record)
-                log.advance(step, f"loss {record['loss']:.4f}")
-            stopping = _any_process_stopped(accelerator, stop)
-            if final or (config.validate_every and step % config.validate_every == 0):
-                measured = _validate(config, accelerator, averaged, held_out_windows)
-                log.write(step, measured)
-                log.say(f"step {step}: " + ", ".join(f"{k} {v:.4f}" for k, v in measured.items()))
-                score = measured.get(config.best_by.value, 0.0)
-                if score <= progress.best:
-                    progress.best, progress.best_step = score, step
-                    checkpoint("best")
-            if final or stopping or step % config.checkpoint_every == 0:
-                checkpoint("last")
-            if stopping:
-                log.say(f"stopped at step {step}; {last} holds it: go on with resume=true")
-                raise KeyboardInterrupt(int(stop.received or signal.SIGINT))
+    stop = stack.enter_context(StopSignals())
+    log = stack.enter_context(
+        RunLog(out, config, config.wandb, config.steps, progress.step, enabled=main)
+    )
+    for line in [*said, _describe(config, policy, train_windows, accelerator)]:
+        log.say(line)
+    if anchors is not None and policy.truncated is not None:
+        log.say(f"{describe(anchors)}; sigma_trunc {policy.truncated.sigma_trunc:.4g}")
+    while progress.step < config.steps:
+        record = train_step(config, accelerator, model, optimizer, next(batches), progress.step)
+        ema.update_parameters(policy)
+        progress.step += 1
+        step, final = progress.step, progress.step == config.steps
+        if step % config.log_every == 0 or final:
+            log.write(step, record)
+            log.advance(step, f"loss {record['loss']:.4f}")
+        stopping = _any_process_stopped(accelerator, stop)
+        if final or (config.validate_every and step % config.validate_every == 0):
+            measured = _validate(config, accelerator, averaged, held_out_windows)
+            log.write(step, measured)
+            log.say(f"step {step}: " + ", ".join(f"{k} {v:.4f}" for k, v in measured.items()))
+            score = measured.get(config.best_by.value, 0.0)
+            if score <= progress.best:
+                progress.best, progress.best_step = score, step
+                checkpoint("best")
+        if final or stopping or step % config.checkpoint_every == 0:
+            checkpoint("last")
+        if stopping:
+            log.say(f"stopped at step {step}; {last} holds it: go on with resume=true")
+            raise KeyboardInterrupt(int(stop.received or signal.SIGINT))
     return {**measured, "step": progress.step, "best_step": progress.best_step}
 
 

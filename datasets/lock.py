@@ -1,4 +1,4 @@
-"""One writer at a time: a lock on the store's folder, which ends with the process."""
+"""One writer at a time: a lock on the folder of a store or a run, which ends with the process."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _held: weakref.WeakSet[WriterLock] = weakref.WeakSet()
 class WriterLock:
     """Holds the folder against other writers until released, collected, or the process ends."""
 
-    def __init__(self, folder: Path) -> None:
-        """Raise ValueError if another store object, here or in another process, writes there."""
+    def __init__(self, folder: Path, what: str = "store") -> None:
+        """Raise ValueError if another object or process holds the folder, which has `what`."""
         self._file = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             os.close(self._file)
-            why = "another writer has this store open; close it first or write elsewhere"
+            why = f"another writer has this {what} open; close it first or write elsewhere"
             if not isinstance(error, BlockingIOError):
                 why = f"cannot be locked ({error.strerror}); the file system must support flock"
             raise ValueError(f"{folder}: {why}") from error

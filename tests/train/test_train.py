@@ -15,6 +15,7 @@ import zarr
 from safetensors.numpy import load_file
 
 from telic.configs.launch import compose
+from telic.datasets.lock import WriterLock
 from telic.datasets.store import EpisodeStore, Segment
 from telic.policy.checkpoint import load_policy
 from telic.policy.routings import ROUTINGS
@@ -232,3 +233,16 @@ def test_a_second_run_does_not_write_over_the_first(demos: Path, tmp_path: Path)
     with pytest.raises(ValueError, match="resume=true"):
         run(config(demos, out, "steps=1"))
     run(config(demos, out, "steps=1", "overwrite=true"))
+
+
+def test_a_run_that_another_process_trains_is_left_alone(demos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    run(config(demos, out, "steps=1"))
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    other = WriterLock(out)
+    for further in ("resume=true", "overwrite=true"):
+        with pytest.raises(ValueError, match="another writer has this run open"):
+            run(config(demos, out, "steps=2", further))
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+    other.release()
+    assert run(config(demos, out, "steps=2", "resume=true"))["step"] == 2
