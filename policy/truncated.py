@@ -87,6 +87,10 @@ class TruncatedConfig(ObjectiveConfig):
             )
         if not 0 < self.sigma_scale < math.inf:
             raise ValueError(f"policy.anchors.sigma_scale={self.sigma_scale} must be positive")
+        if not (self.on or self.file) and self.start != StartConfig():
+            raise ValueError(
+                "policy.anchors.start is set, but there are no anchors; add policy.anchors.count=32"
+            )
 
     @property
     def on(self) -> bool:

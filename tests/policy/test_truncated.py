@@ -471,6 +471,10 @@ def test_what_cannot_be_is_refused_in_one_line(build: Build) -> None:
             "sigma_trunc=0.001 lies outside of the schedule, which goes from 2.029e.04 to 0.006",
         ),
         (lambda: preset("2").truncated(6.0), "which goes from 5 to 0;"),
+        (
+            lambda: TruncatedConfig(start=StartConfig(best=2)),
+            "policy.anchors.start is set, but there are no anchors; add policy.anchors.count=32",
+        ),
         (lambda: StartConfig(temperature=-1.0), "temperature=-1.0 must be 0 or positive"),
         (lambda: StartConfig(hysteresis=math.inf), "hysteresis=inf must be finite"),
         (
