@@ -24,7 +24,7 @@ from telic.envs.playtable.hand import (
     nearest,
 )
 from telic.envs.playtable.layout import COLOURS, OUT, UP
-from telic.envs.playtable.tasks import check_task
+from telic.envs.playtable.tasks import check_task, success
 from telic.envs.playtable.world import World
 
 Attempt = Callable[["Hand"], Plan]
@@ -73,7 +73,7 @@ def lift_from_shelf(colour: str) -> Attempt:
         lean = float(np.clip(_LEAN + 4 * (middle[1] - 0.085), _LEAN, 0.5)) + hand.rng.uniform(
             0, 0.1
         )
-        nearer = np.clip(middle[1] - 0.08, 0.0, hand.plan.length(colour) / 2 - 0.008)
+        nearer = np.clip(middle[1] - 0.088, 0.0, hand.plan.length(colour) / 2 - 0.008)
         there = middle - nearer * inwards + [0, 0, 0.006]
         before = there - 0.08 * inwards + [0, 0, 0.065]
         yield from hand.above(before[0], FRONT_Y, yaw, OPEN, lean)
@@ -331,11 +331,17 @@ def expert(task: str, world: World, rng: np.random.Generator) -> Follower:
     """Return the scripted expert of `task` from what is there now; ValueError for no task."""
     check_task(task)
     manner = Manner.draw(rng)
-    return Follower(world, _again(ATTEMPTS[task], Hand(world, manner, rng)), manner, rng)
+    return Follower(world, _until_done(task, Hand(world, manner, rng)), manner, rng)
 
 
-def _again(attempt: Attempt, hand: Hand) -> Plan:
-    """Yield one attempt after the other."""
+def _until_done(task: str, hand: Hand) -> Plan:
+    """Yield one attempt after the other until the task is done, then stay as it is.
+
+    Beginning anew would open the hand, and drop what was to be lifted.
+    """
+    start = hand.world.facts()
+    while not success(task, start, hand.world.facts()):
+        yield from ATTEMPTS[task](hand)
     while True:
-        yield from attempt(hand)
+        yield hand.here(hand.world.gripper, stay=1)
         yield hand.here(hand.world.gripper, stay=3)

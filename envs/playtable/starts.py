@@ -22,7 +22,8 @@ YAW: Final[Range] = (pi / 2 - pi / 4, pi / 2 + pi / 4)  # on the shelf: the long
 _NEUTRAL_TCP: Final = (0.02586889, -0.2313129, 0.5712808, 3.09045411, -0.02908596, 1.50013585)
 _TOOL_LOW: Final = np.array([-0.18, -0.34, 0.52, pi - 0.1, -0.1, 1.1])
 _TOOL_HIGH: Final = np.array([0.28, -0.14, 0.64, pi + 0.1, 0.1, 1.9])
-_SWEEP_M: Final = 0.13  # how far a block is pushed
+_SWEEP_M: Final = 0.1  # how far a block must be pushed
+_PUSH_REACH_M: Final = 0.8  # of a tool that pushes, from the arm's base
 _REACH_M: Final = 0.75  # of a tool that points down onto the desk, from the arm's base
 _HAND_M: Final = 0.075  # of the hand to each side of the fingers
 _MAX_DRAWS: Final = 1000
@@ -198,9 +199,9 @@ def _way_is_free(scene: Array, poses: Mapping[str, Array], plan: Layout, wish: W
     return wish.push is None or _sweep_is_free(poses, plan, *wish.push)
 
 
-def _reaches(pose: Array) -> bool:
+def _reaches(pose: Array, reach: float = _REACH_M) -> bool:
     """Return whether the arm gets over a block on the desk; shelf and drawer are nearer."""
-    return pose[1] > 0.0 or hypot(pose[0] - panda.BASE[0], pose[1] - panda.BASE[1]) < _REACH_M
+    return pose[1] > 0.0 or hypot(pose[0] - panda.BASE[0], pose[1] - panda.BASE[1]) < reach
 
 
 def _under_handle(pose: Array, plan: Layout, slide: float, yaw: float) -> bool:
@@ -242,14 +243,15 @@ def near_button(plan: Layout, colour: str, pose: Array) -> bool:
 def _sweep_is_free(poses: Mapping[str, Array], plan: Layout, colour: str, direction: int) -> bool:
     """Return whether a block can be pushed along x: nothing is in the way."""
     pose = poses[colour]
-    half = hypot(plan.length(colour), table.BLOCK_WIDTH) / 2
+    length, width, yaw = plan.length(colour), table.BLOCK_WIDTH, pose[5]
+    along, half = (length * abs(cos(yaw)) + width * abs(sin(yaw))) / 2, hypot(length, width) / 2
     # room for the gripper before it, and for the way
-    ahead, behind = half + _SWEEP_M, half + 0.05
+    ahead, behind = along + _SWEEP_M, along + 0.05
     low = pose[0] - (behind if direction > 0 else ahead)
     high = pose[0] + (ahead if direction > 0 else behind)
-    if low < -0.43 or high > 0.43 or not _reaches(np.array([high, pose[1], 0.0])):
+    if low < -0.43 or high > 0.43 or not _reaches(np.array([high, pose[1]]), _PUSH_REACH_M):
         return False
-    bezel = low < plan.button_x + 0.04 and high > plan.button_x - 0.04
+    bezel = low < plan.button_x + 0.035 and high > plan.button_x - 0.035
     if bezel and abs(pose[1] - table.BUTTON_Y) < half + 0.04:
         return False
     return not any(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 
 import numpy as np
@@ -40,8 +40,8 @@ class Wish:
 Draw = Callable[[np.random.Generator], Wish]
 
 
-def _steady(**wish: object) -> Draw:
-    return lambda rng: Wish(**wish)  # type: ignore[arg-type]
+def _steady(wish: Wish) -> Draw:
+    return lambda rng: wish
 
 
 def _lift_from_shelf(colour: str) -> Draw:
@@ -55,12 +55,12 @@ def _lift_from_shelf(colour: str) -> Draw:
     return draw
 
 
-def _holding(**wish: object) -> Draw:
-    """Return wishes with a random block in the hand."""
+def _holding(wish: Wish) -> Draw:
+    """Return the wish with a random block in the hand."""
 
     def draw(rng: np.random.Generator) -> Wish:
         held = COLOURS[rng.integers(3)]
-        return Wish(places={held: (HELD,)}, **wish)  # type: ignore[arg-type]
+        return replace(wish, places={held: (HELD,)})
 
     return draw
 
@@ -85,30 +85,30 @@ def _pushing_into_drawer(rng: np.random.Generator) -> Wish:
 def wishes() -> dict[str, Draw]:
     """Return task -> how to draw what it needs."""
     found: dict[str, Draw] = {
-        "move_slider_left": _steady(slide=(0.0, 0.25)),
-        "move_slider_right": _steady(slide=(0.75, 1.0)),
-        "open_drawer": _steady(drawer=(0.0, 0.25)),
-        "close_drawer": _steady(drawer=(0.75, 1.0)),
-        "place_in_slider": _holding(),
-        "place_in_drawer": _holding(drawer=(0.9, 1.0)),
+        "move_slider_left": _steady(Wish(slide=(0.0, 0.25))),
+        "move_slider_right": _steady(Wish(slide=(0.75, 1.0))),
+        "open_drawer": _steady(Wish(drawer=(0.0, 0.25))),
+        "close_drawer": _steady(Wish(drawer=(0.75, 1.0))),
+        "place_in_slider": _holding(Wish()),
+        "place_in_drawer": _holding(Wish(drawer=(0.9, 1.0))),
         "stack_block": _stacking,
         "unstack_block": _unstacking,
-        "turn_on_lightbulb": _steady(lightbulb=False),
-        "turn_off_lightbulb": _steady(lightbulb=True),
-        "turn_on_led": _steady(led=False),
-        "turn_off_led": _steady(led=True),
+        "turn_on_lightbulb": _steady(Wish(lightbulb=False)),
+        "turn_off_lightbulb": _steady(Wish(lightbulb=True)),
+        "turn_on_led": _steady(Wish(led=False)),
+        "turn_off_led": _steady(Wish(led=True)),
         "push_into_drawer": _pushing_into_drawer,
     }
     for colour in COLOURS:
         on_table = {colour: (TABLE,)}
         for side, direction in (("left", -1), ("right", 1)):
-            found[f"rotate_{colour}_block_{side}"] = _steady(places=on_table, grasped=colour)
+            found[f"rotate_{colour}_block_{side}"] = _steady(Wish(places=on_table, grasped=colour))
             found[f"push_{colour}_block_{side}"] = _steady(
-                places=on_table, push=(colour, direction)
+                Wish(places=on_table, push=(colour, direction))
             )
-        found[f"lift_{colour}_block_table"] = _steady(places=on_table, grasped=colour)
+        found[f"lift_{colour}_block_table"] = _steady(Wish(places=on_table, grasped=colour))
         found[f"lift_{colour}_block_slider"] = _lift_from_shelf(colour)
         found[f"lift_{colour}_block_drawer"] = _steady(
-            drawer=(0.9, 1.0), places={colour: (DRAWER,)}, grasped=colour
+            Wish(drawer=(0.9, 1.0), places={colour: (DRAWER,)}, grasped=colour)
         )
     return found
