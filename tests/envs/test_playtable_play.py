@@ -17,7 +17,7 @@ from telic.envs.playtable.protocol import initial_states
 from telic.envs.playtable.rules import applicable
 from telic.envs.playtable.world import World
 
-SEED = 2  # an episode that begins with pushing, turning, lifting and stacking a block
+SEED = 2
 
 
 def test_the_table_is_read_as_the_chains_write_it() -> None:
@@ -39,6 +39,9 @@ def played() -> tuple[list[tuple[str, int, int]], PlayTask]:
         if reward:
             done.append((before["task"], before["task_began"], step))
         assert info["goals_reached"] == len(done)
+        if info["task_began"] != before["task_began"]:  # what is on the table allows the next one
+            state = symbols(env.world.facts(), env.world.layout)
+            assert state is not None and applicable(info["task"], state)
         if info["success"] or truncated:
             break
     return done, env
@@ -51,8 +54,6 @@ def test_tasks_follow_one_another_on_the_same_table(
     assert len(done) == 4
     for (_, _, end), (_, began, _) in pairwise(done):
         assert began >= end
-    tasks = [task for task, _, _ in done]
-    assert tasks[2].startswith("lift_") and tasks[3] == "stack_block"
 
 
 def test_the_same_seed_plays_the_same() -> None:
