@@ -9,8 +9,10 @@ from telic.envs import registry
 from telic.envs.demos import expert_results
 from telic.envs.playtable.chain_start import SCENE_STARTS, start_obs
 from telic.envs.playtable.facts import BASE, PLANK
-from telic.envs.playtable.protocol import initial_states
+from telic.envs.playtable.layout import layout
+from telic.envs.playtable.protocol import evaluation_chains, initial_states
 from telic.envs.playtable.rules import COLOURS, TASK_RULES
+from telic.envs.playtable.starts import seems_possible
 from telic.envs.playtable.tasks import TASKS
 from telic.envs.playtable.world import World
 from telic.envs.rollout import EpisodeJob, RolloutConfig
@@ -37,6 +39,14 @@ def test_starts_stand_where_the_symbols_say(scene: str) -> None:
         for colour in COLOURS:
             on_table = getattr(state, f"{colour}_block") == "table"
             assert facts.blocks[colour].touches == {BASE if on_table else PLANK}
+
+
+@pytest.mark.parametrize("scene", SCENE_STARTS)
+def test_demonstrations_may_begin_where_chains_do(scene: str) -> None:
+    for chain in evaluation_chains(200):
+        _, scene_obs = start_obs(chain.initial_state, scene)
+        rng = np.random.default_rng(0)
+        assert seems_possible(chain.tasks[0], scene_obs, layout(scene), rng), chain
 
 
 def test_experts_do_tasks_in_a_row() -> None:
