@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import shutil
 import signal
-from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,25 +19,22 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 
-from telic.build_anchors import chunk_batches, describe
 from telic.configs.launch import launch
 from telic.datasets.lock import WriterLock
-from telic.datasets.store import EpisodeStore
-from telic.datasets.unified import Space, robots_of, unified_interface, unified_stats
 from telic.datasets.windows import Windows
-from telic.policy.anchors import AnchorSet, build_anchors
 from telic.policy.checkpoint import load_train_state, save_checkpoint
 from telic.policy.device import pick_device, supports_bf16
 from telic.policy.objective import LossTerms
 from telic.policy.policy import Policy
 from telic.policy.run_log import RunLog
 from telic.policy.seeding import seed_shard
-from telic.policy.starting_point import StartingPoint, copy_language
+from telic.policy.starting_point import copy_language
 from telic.policy.stop_signals import StopSignals
 from telic.policy.tensors import load_exactly
 from telic.policy.validation import held_out_errors, non_finite
 from telic.train_config import Precision, TrainConfig
-from telic.train_data import batches_from, held_out_batches, open_windows, prime_embeddings
+from telic.train_data import batches_from, held_out_batches, open_windows
+from telic.train_start import new_policy
 
 
 @dataclass(slots=True)
@@ -48,6 +44,44 @@ class Progress:
     step: int = 0
     best: float = math.inf
     best_step: int = 0
+
+
+class Training:
+    """A policy in training and all that a checkpoint of it holds."""
+
+    def __init__(self, config: TrainConfig, policy: Policy, accelerator: Accelerator) -> None:
+        self.config, self.accelerator = config, accelerator
+        self.policy = policy.to(accelerator.device)
+        self.ema = config.ema.build(policy)
+        self.averaged = cast(Policy, self.ema.module)
+        self.optimizer = config.optimizer.build(policy)
+        self.progress = Progress()
+
+    def resume(self, folder: Path) -> None:
+        """Go on from a checkpoint; ValueError where it is of another configuration."""
+        state = load_train_state(folder)
+        load_exactly(self.policy, state.weights, f"resume=true: {folder}")
+        self.ema.load_state_dict(state.ema)
+        self.optimizer.load_state_dict(state.optimizer)
+        self.progress = Progress(**state.progress)
+
+    def checkpoint(self, name: str) -> None:
+        """Write `out`/checkpoints/name, on one process of all."""
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            save_checkpoint(
+                Path(self.config.out) / "checkpoints" / name,
+                self.averaged,
+                train_state={
+                    "weights": self.policy.state_dict(),
+                    "ema": self.ema.state_dict(),
+                    "optimizer": self.optimizer.state_dict(),
+                    "progress": asdict(self.progress),
+                },
+                extra={"train": self.config},
+                write_language=copy_language(self.policy),
+            )
+        self.accelerator.wait_for_everyone()
 
 
 def run(config: TrainConfig) -> dict[str, float]:
@@ -60,64 +94,29 @@ def run(config: TrainConfig) -> dict[str, float]:
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     with ExitStack() as stack:
-        return _train(config, stack)
+        return _run(config, stack)
 
 
-def _train(config: TrainConfig, stack: ExitStack) -> dict[str, float]:
+def _run(config: TrainConfig, stack: ExitStack) -> dict[str, float]:
     accelerator = _accelerator(config)
     out = Path(config.out)
     last = out / "checkpoints" / "last"
     resuming = _resumes(config, out, last)
     train_windows, held_out_windows = open_windows(config)
-
     set_seed(config.seed)
-    stores = train_windows.stores
-    given = _given_anchors(config)
-    start = None if config.init_from is None else StartingPoint(config.init_from)
-    policy = _policy(config, stores[: len(config.data.stores)], start)
-    said = [] if start is None else start.load_into(policy)
-    prime_embeddings(policy, stores)
-    brought = given is None and start is not None and start.config.anchors.on
-    anchors = None
-    if not (resuming or brought):
-        anchors = _use_anchors(policy, given, train_windows, config.seed)
-    policy.to(accelerator.device)
-    ema = config.ema.build(policy)
-    averaged = cast(Policy, ema.module)
-    optimizer = config.optimizer.build(policy)
-    progress = Progress()
+    policy, said = new_policy(config, train_windows, resuming)
+    training = Training(config, policy, accelerator)
     if accelerator.is_main_process:
         out.mkdir(parents=True, exist_ok=True)
         lock = WriterLock(out, "run")  # the name holds it
         stack.callback(lock.release)
     if resuming:
-        state = load_train_state(last)
-        load_exactly(policy, state.weights, f"resume=true: {last}")
-        ema.load_state_dict(state.ema)
-        optimizer.load_state_dict(state.optimizer)
-        progress = Progress(**state.progress)
+        training.resume(last)
     else:  # only now, when nothing is at fault with the input
         _empty(out, accelerator)
-    model, optimizer = accelerator.prepare(policy, optimizer)
+    progress = training.progress
+    model, optimizer = accelerator.prepare(policy, training.optimizer)
     batches = batches_from(config, train_windows, accelerator, progress.step)
-
-    def checkpoint(name: str) -> None:
-        accelerator.wait_for_everyone()
-        if accelerator.is_main_process:
-            save_checkpoint(
-                out / "checkpoints" / name,
-                averaged,
-                train_state={
-                    "weights": policy.state_dict(),
-                    "ema": ema.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                    "progress": asdict(progress),
-                },
-                extra={"train": config},
-                write_language=copy_language(policy),
-            )
-        accelerator.wait_for_everyone()
-
     measured: dict[str, float] = {}
     main = accelerator.is_main_process
     stop = stack.enter_context(StopSignals())
@@ -126,11 +125,9 @@ def _train(config: TrainConfig, stack: ExitStack) -> dict[str, float]:
     )
     for line in [*said, _describe(config, policy, train_windows, accelerator)]:
         log.say(line)
-    if anchors is not None and policy.truncated is not None:
-        log.say(f"{describe(anchors)}; sigma_trunc {policy.truncated.sigma_trunc:.4g}")
     while progress.step < config.steps:
         record = train_step(config, accelerator, model, optimizer, next(batches), progress.step)
-        ema.update_parameters(policy)
+        training.ema.update_parameters(policy)
         progress.step += 1
         step, final = progress.step, progress.step == config.steps
         if step % config.log_every == 0 or final:
@@ -138,15 +135,15 @@ def _train(config: TrainConfig, stack: ExitStack) -> dict[str, float]:
             log.advance(step, f"loss {record['loss']:.4f}")
         stopping = _any_process_stopped(accelerator, stop)
         if final or (config.validate_every and step % config.validate_every == 0):
-            measured = _validate(config, accelerator, averaged, held_out_windows)
+            measured = _validate(config, accelerator, training.averaged, held_out_windows)
             log.write(step, measured)
             log.say(f"step {step}: " + ", ".join(f"{k} {v:.4f}" for k, v in measured.items()))
             score = measured.get(config.best_by.value, 0.0)
             if score <= progress.best:
                 progress.best, progress.best_step = score, step
-                checkpoint("best")
+                training.checkpoint("best")
         if final or stopping or step % config.checkpoint_every == 0:
-            checkpoint("last")
+            training.checkpoint("last")
         if stopping:
             log.say(f"stopped at step {step}; {last} holds it: go on with resume=true")
             raise KeyboardInterrupt(int(stop.received or signal.SIGINT))
@@ -232,58 +229,6 @@ def _empty(out: Path, accelerator: Accelerator) -> None:
     if accelerator.is_main_process and (out / "checkpoints").exists():
         shutil.rmtree(out / "checkpoints")
     accelerator.wait_for_everyone()
-
-
-def _policy(
-    config: TrainConfig, stores: Sequence[EpisodeStore], start: StartingPoint | None
-) -> Policy:
-    """Return the untrained policy: for the stores' one robot, or in the unified space for all."""
-    own = config.policy.space is Space.own
-    robots = {} if own else robots_of(stores)
-    interface = stores[0].interface if own else unified_interface(robots)
-    stats = stores[0].stats if own else unified_stats(stores)
-    if start is not None:
-        stats = start.stats(config.policy, interface, stats)
-    return config.policy.build(interface, stats, robots)
-
-
-def _given_anchors(config: TrainConfig) -> AnchorSet | None:
-    """Return the anchors of the file that the policy names, if it does, and set their number."""
-    wanted = config.policy.anchors
-    if wanted.file is None:
-        return None
-    given = AnchorSet.load(Path(wanted.file))
-    if wanted.count > len(given.chunks):
-        raise ValueError(
-            f"policy.anchors.count={wanted.count} asks for more anchors than {wanted.file} has "
-            f"({len(given.chunks)}); leave count out, or build more"
-        )
-    wanted.count = wanted.count or len(given.chunks)
-    return given
-
-
-def _use_anchors(
-    policy: Policy, given: AnchorSet | None, windows: Windows, seed: int
-) -> AnchorSet | None:
-    """Give the policy its anchors, clustered now unless there are some; return them."""
-    truncated = policy.truncated
-    if truncated is None:
-        return None
-    anchors = given or build_anchors(
-        chunk_batches(windows, seed),
-        len(truncated.chunks),
-        policy.action_normalizer,
-        truncated.columns.numpy(),
-        seed,
-    )
-    try:
-        policy.use_anchors(anchors)
-    except ValueError as error:
-        if given is None:
-            raise
-        file = policy.config.anchors.file
-        raise ValueError(f"policy.anchors.file={file}: {error}") from error
-    return anchors
 
 
 def _any_process_stopped(accelerator: Accelerator, stop: StopSignals) -> bool:
