@@ -29,6 +29,7 @@ SCATTER_NEAR_M: Final = 0.016  # before a block, which the open fingers must sti
 _HIGH_REACH_M: Final = 0.72  # of a tool that points down from the height of transit
 FRONT_Y: Final = -0.10  # m; before the cabinet, clear of its handles
 CLOSE_STEPS: Final = 9
+CARRY_SPEED: Final = 0.7  # faster, and a small block slips out of the fingers
 
 
 class Hand:
@@ -37,6 +38,7 @@ class Hand:
     def __init__(self, world: World, manner: Manner, rng: np.random.Generator) -> None:
         self.world, self.manner, self.rng = world, manner, rng
         self.plan = world.layout
+        self.carried = next((colour for colour in COLOURS if self.holds(colour)), None)  # at first
 
     def place(self, colour: str) -> Array:
         """Return where a block's middle is."""
@@ -92,7 +94,10 @@ class Hand:
             position["xyz".index(axis)] = value
         now = self.here(self.world.gripper)
         position = within_reach(position) if "z" in axes else position
-        return Waypoint(position=position, euler=now.euler, gripper=now.gripper, within=0.03)
+        speed = CARRY_SPEED if any(map(self.holds, COLOURS)) else 1.0
+        return Waypoint(
+            position=position, euler=now.euler, gripper=now.gripper, within=0.03, speed=speed
+        )
 
     def above(self, x: float, y: float, yaw: float, gripper: float, lean: float = 0.0) -> Plan:
         """Yield the way to a point at the height of transit, up first."""
@@ -120,19 +125,23 @@ def grasp_yaw(hand: Hand, colour: str, around: float = NEUTRAL_YAW) -> float:
     found = [nearest(yaw, pi, around)]
     if hand.plan.length(colour) < 0.06:  # the long side fits between the fingers too
         found.append(nearest(yaw + pi / 2, pi, around))
-    return min(found, key=lambda angle: abs(angle - around) + 10 * _blocked(hand, colour, angle))
+    return min(
+        found,
+        key=lambda angle: abs(angle - around) + 10 * (blocking(hand, colour, angle) is not None),
+    )
 
 
-def _blocked(hand: Hand, colour: str, yaw: float) -> bool:
-    """Return whether another block is where one of the open fingers would go."""
+def blocking(hand: Hand, colour: str, yaw: float) -> str | None:
+    """Return the other block that is where one of the open fingers would go, if any."""
     aside = 0.05 * np.array([sin(yaw), -cos(yaw)])
     own = hand.place(colour)
-    others = [hand.place(other) for other in COLOURS if other != colour]
-    return any(
-        abs(other[2] - own[2]) < 0.03 and np.linalg.norm(own[:2] + side * aside - other[:2]) < 0.04
-        for other in others
-        for side in (1, -1)
-    )
+    for other in filter(lambda other: other != colour, COLOURS):
+        apart = hand.place(other) - own
+        if abs(apart[2]) < 0.03 and any(
+            np.linalg.norm(apart[:2] - side * aside) < 0.04 for side in (1, -1)
+        ):
+            return other
+    return None
 
 
 def grasp(hand: Hand, colour: str, yaw: float, height: float, lean: float = 0.0) -> Plan:

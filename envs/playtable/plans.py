@@ -15,10 +15,12 @@ import numpy as np
 from telic.envs.playtable import layout as table
 from telic.envs.playtable.experts import CLOSED, NEUTRAL_YAW, OPEN, Follower, Manner, Plan
 from telic.envs.playtable.hand import (
+    CARRY_SPEED,
     CLOSE_STEPS,
     FRONT_Y,
     SCATTER_NEAR_M,
     Hand,
+    blocking,
     grasp,
     grasp_yaw,
     nearest,
@@ -33,11 +35,15 @@ _ALONG_X: Final = pi / 2  # yaws: the fingers close along x, along y
 _ALONG_Y: Final = 0.0
 _LEAN: Final = 0.35  # into the cabinet
 _TURN: Final = 1.3  # rad
+_CLEAR_M: Final = 0.03  # before where it was, to which a block in the way is pulled
+_DESK_M: Final = 0.42  # above it, a block lies on desk or shelf
 
 
 def lift_from_table(colour: str) -> Attempt:
     def attempt(hand: Hand) -> Plan:
         yaw = grasp_yaw(hand, colour)
+        if (other := blocking(hand, colour, yaw)) is not None:
+            yield from pull(hand, other, hand.place(other)[1] - _CLEAR_M)
         height = hand.place(colour)[2] + 0.005
         x, y, _ = hand.place(colour)
         handle = hand.plan.slide_handle_x(hand.world.facts().joints["slide"])
@@ -206,6 +212,7 @@ def move_switch(direction: int) -> Attempt:
 
 def place_in_slider(hand: Hand) -> Plan:
     """Yield the way of the held block onto the open part of the shelf, and back out."""
+    yield from _pick_up_again(hand)
     low, high = hand.plan.opening(hand.world.facts().joints["slide"])
     middle = (low + high) / 2
     taken = [p[0] for p in map(hand.place, COLOURS) if low < p[0] < high and p[1] > 0.0]
@@ -216,7 +223,8 @@ def place_in_slider(hand: Hand) -> Plan:
     y = 0.045 if high - low < 0.2 else hand.rng.uniform(0.045, 0.07)  # deeper, the hand must fit
     z = 0.478 + (hand.world.tcp()[2] - _held_z(hand))
     yield from hand.rise()
-    yield hand.at([x, FRONT_Y, 0.57], _ALONG_X, CLOSED, lean=_LEAN, scatter=SCATTER_NEAR_M)
+    front = [x, FRONT_Y, 0.57]
+    yield hand.at(front, _ALONG_X, CLOSED, lean=_LEAN, speed=CARRY_SPEED, scatter=SCATTER_NEAR_M)
     yield hand.at([x, 0.02, z + 0.03], _ALONG_X, CLOSED, lean=_LEAN, speed=0.8)
     yield hand.at([x, y, z], _ALONG_X, CLOSED, lean=_LEAN, speed=0.7)
     yield hand.at([x, y, z - 0.012], _ALONG_X, CLOSED, lean=_LEAN)
@@ -226,6 +234,7 @@ def place_in_slider(hand: Hand) -> Plan:
 
 def place_in_drawer(hand: Hand) -> Plan:
     """Yield the way of the held block into the open drawer."""
+    yield from _pick_up_again(hand)
     pulled = hand.world.facts().joints["drawer"]
     x = hand.plan.drawer_x + 0.07 * hand.manner.offset
     y = -0.06 - pulled + 0.01 * hand.manner.offset
@@ -233,6 +242,16 @@ def place_in_drawer(hand: Hand) -> Plan:
     yield hand.at([x, y, 0.41], _ALONG_X, CLOSED, speed=0.9)
     yield hand.at([x, y, 0.41], _ALONG_X, OPEN, stay=8)
     yield hand.at([x, y, 0.52], _ALONG_X, OPEN)
+
+
+def _pick_up_again(hand: Hand) -> Plan:
+    """Yield the grasp of the block that the hand began with, if it was lost on the way."""
+    lost = hand.carried
+    if lost is None or hand.holds(lost):
+        return
+    _, y, z = hand.place(lost)
+    if z > _DESK_M:
+        yield from (lift_from_shelf if y > 0.0 else lift_from_table)(lost)(hand)
 
 
 def _held_z(hand: Hand) -> float:
@@ -245,7 +264,7 @@ def stack(hand: Hand) -> Plan:
     """Yield the way of the held block onto another on the desk; picks one up if none is held."""
     held = next((c for c in COLOURS if hand.holds(c)), None)
     if held is None:
-        on_desk = [c for c in COLOURS if hand.place(c)[1] < 0.0 and hand.place(c)[2] > 0.42]
+        on_desk = [c for c in COLOURS if hand.place(c)[1] < 0.0 and hand.place(c)[2] > _DESK_M]
         highest = max(on_desk or COLOURS, key=lambda c: hand.place(c)[2])
         yield from lift_from_table(highest)(hand)
         return
@@ -277,23 +296,29 @@ def unstack(hand: Hand) -> Plan:
     yield from lift_from_table(upper)(hand)
 
 
+def pull(hand: Hand, colour: str, front: float) -> Plan:
+    """Yield the way of the closed fingers behind a block, which drag it before y = `front`."""
+    x, y, _ = hand.place(colour)
+    yaw_of_block, length = hand.yaw(colour), hand.plan.length(colour)
+    half = (length * abs(sin(yaw_of_block)) + table.BLOCK_WIDTH * abs(cos(yaw_of_block))) / 2
+    behind = y + half + 0.022
+    yield from hand.above(x, min(behind, FRONT_Y + 0.05), _ALONG_X, CLOSED)
+    yield hand.at([x, behind, 0.467], _ALONG_X, CLOSED, within=0.008, speed=0.8)
+    yield hand.at([x, front, 0.467], _ALONG_X, CLOSED, speed=0.9)
+    yield from hand.rise()
+
+
 def push_into_drawer(hand: Hand) -> Plan:
     """Yield the way of the closed fingers that pull a block over the edge into the drawer."""
-    on_table = [c for c in COLOURS if hand.place(c)[1] < 0.0 and hand.place(c)[2] > 0.42]
+    on_table = [c for c in COLOURS if hand.place(c)[1] < 0.0 and hand.place(c)[2] > _DESK_M]
     colour = min(on_table or COLOURS, key=lambda c: abs(hand.place(c)[0] - hand.plan.drawer_x))
-    x, y, _ = hand.place(colour)
-    if abs(x - hand.plan.drawer_x) > 0.12:  # it would fall beside the drawer: carry it
+    if (
+        abs(hand.place(colour)[0] - hand.plan.drawer_x) > 0.12
+    ):  # it would fall beside the drawer: carry it
         yield from lift_from_table(colour)(hand)
         yield from place_in_drawer(hand)
         return
-    yaw_of_block, length = hand.yaw(colour), hand.plan.length(colour)
-    half = (length * abs(sin(yaw_of_block)) + table.BLOCK_WIDTH * abs(cos(yaw_of_block))) / 2
-    yaw = _ALONG_X
-    behind = y + half + 0.022
-    yield from hand.above(x, min(behind, FRONT_Y + 0.05), yaw, CLOSED)
-    yield hand.at([x, behind, 0.467], yaw, CLOSED, within=0.008, speed=0.8)
-    yield hand.at([x, -0.27, 0.467], yaw, CLOSED, speed=0.9)
-    yield from hand.rise()
+    yield from pull(hand, colour, -0.27)
 
 
 def _table() -> dict[str, Attempt]:
