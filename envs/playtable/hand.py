@@ -83,7 +83,7 @@ class Hand:
         if self.world.gripper == CLOSED and any(ROBOT in t and len(t) > 1 for t in touches):
             yield self.here(OPEN, stay=6)
         tool_now = self.world.tcp()
-        if tool_now[1] > FRONT_Y + 0.02 and tool_now[2] > 0.5:
+        if tool_now[1] > 0.0 or (tool_now[1] > FRONT_Y + 0.02 and tool_now[2] > 0.5):
             yield self._moved(y=FRONT_Y, z=max(tool_now[2], 0.52))
         if tool_now[2] < self.manner.transit_z - 0.02:
             yield self._moved(z=self.manner.transit_z)

@@ -276,7 +276,8 @@ def stack(hand: Hand) -> Plan:
     yaw = nearest(tool_yaw + turn, pi)
     yield from hand.rise()
     over = goal + hand.world.tcp()[:3] - hand.place(held)
-    yield hand.at([over[0], over[1], 0.60], yaw, CLOSED, scatter=SCATTER_NEAR_M)
+    above = [over[0], over[1], 0.60]
+    yield hand.at(above, yaw, CLOSED, speed=CARRY_SPEED, scatter=SCATTER_NEAR_M)
     over = goal + hand.world.tcp()[:3] - hand.place(held)
     yield hand.at(over + [0, 0, 0.03], yaw, CLOSED, within=0.006, patience=15)
     for height in (0.012, 0.003):
