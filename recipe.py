@@ -153,7 +153,8 @@ def run(config: RecipeConfig) -> dict[str, Any]:
     STDOUT.rule(f"[bold]{out}", align="left")
     STDOUT.print(table(summary))
     for name, folder in _evaluated(config).items():
-        STDOUT.print(f"report, {name} steps: {folder / 'report.md'}, videos: {folder / 'videos'}")
+        films = f", videos: {folder / 'videos'}" if (folder / "videos").is_dir() else ""
+        STDOUT.print(f"report, {name} steps: {folder / 'report.md'}{films}")
     STDOUT.print(f"summary: {out / 'summary.json'}")
     return summary
 

@@ -25,7 +25,7 @@ _TOOL_HIGH: Final = np.array([0.28, -0.14, 0.64, pi + 0.1, 0.1, 1.9])
 _SWEEP_M: Final = 0.1  # how far a block must be pushed
 _PUSH_REACH_M: Final = 0.8  # of a tool that pushes, from the arm's base
 _REACH_M: Final = 0.75  # of a tool that points down onto the desk, from the arm's base
-_HAND_M: Final = 0.075  # of the hand to each side of the fingers
+_HAND_M: Final = 0.085  # of the hand to each side of the fingers
 _MAX_DRAWS: Final = 1000
 _TRIES: Final = 6
 
