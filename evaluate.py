@@ -227,6 +227,9 @@ def _film(config: EvaluateConfig, who: Contestant, evaluation: Evaluation) -> di
         films.append(replace(job, video=out / "videos" / name))
     paths: dict[str, list[str]] = {task: [] for task in tasks}
     for result in who.results(films, evaluation.protocol.max_steps, config):
+        if result.crashed is not None:
+            where = f"{result.task}, seed {result.seed}"
+            STDERR.print(f"{where}: no film: {result.crashed}", highlight=False, soft_wrap=True)
         if result.video is not None:
             outcome = "success" if result.success else "failure"
             named = result.video.with_stem(f"{result.video.stem}_{outcome}")

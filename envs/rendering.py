@@ -154,7 +154,7 @@ class SceneRenderer:
         rect = self._draw(data, camera, size)
         pixels = np.empty((*size, 3), np.uint8)
         self._mujoco.mjr_readPixels(pixels, None, rect, self._buffer)
-        return pixels[::-1]  # OpenGL's first row is the lowest
+        return np.ascontiguousarray(pixels[::-1])  # OpenGL's first row is the lowest
 
     def depth(self, data: Any, camera: str, size: tuple[int, int]) -> Array:
         """Return how far along its axis what `camera` sees is, f32 [h w] in the model's unit."""

@@ -132,7 +132,7 @@ class PlayTableTask(TaskEnv):
 
     def picture(self, camera: str, size: tuple[int, int]) -> Array:
         """Return what `camera` sees now, u8 [h w 3], upright."""
-        return np.ascontiguousarray(self.world.picture(camera, size))
+        return self.world.picture(camera, size)
 
     def render(self) -> Any:
         """Return the picture of `render_camera`, or None unless render_mode is "rgb_array"."""

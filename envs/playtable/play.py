@@ -135,7 +135,7 @@ class PlayTask(TaskEnv):
 
     def picture(self, camera: str, size: tuple[int, int]) -> Array:
         """Return what a camera of the table sees."""
-        return np.ascontiguousarray(self.world.picture(camera, size))
+        return self.world.picture(camera, size)
 
     def close(self) -> None:
         """Free the rendering buffer."""

@@ -1,7 +1,9 @@
 """Chains on the simulated table: their starts stand, and experts do the tasks in a row."""
 
+from pathlib import Path
 from typing import Any
 
+import imageio_ffmpeg
 import numpy as np
 import pytest
 
@@ -15,7 +17,9 @@ from telic.envs.playtable.rules import COLOURS, TASK_RULES
 from telic.envs.playtable.starts import seems_possible
 from telic.envs.playtable.tasks import TASKS
 from telic.envs.playtable.world import World
+from telic.envs.rendering import choose_backend
 from telic.envs.rollout import EpisodeJob, RolloutConfig
+from telic.envs.video import Camera, Film
 
 WAIT = np.array([0, 0, 0, 0, 0, 0, 1.0])
 
@@ -54,6 +58,23 @@ def test_experts_do_tasks_in_a_row() -> None:
     results = list(expert_results(jobs, RolloutConfig(num_workers=0, max_steps=360)))
     assert all(result.crashed is None for result in results)
     assert np.mean([len(result.goal_steps) for result in results]) >= 4
+
+
+def test_a_film_of_a_chain_shows_the_table(tmp_path: Path) -> None:
+    if choose_backend() is None:
+        pytest.skip("no library for off-screen rendering is installed")
+    env = registry.make("playtable/lh_mtlc")
+    env.reset(seed=0)
+    path, size = tmp_path / "chain.mp4", (96, 128)
+    camera = Camera(Film(path=path, camera=None, size=size, every=2, fps=15.0), env)
+    for _ in range(4):
+        camera.step()
+        env.step(WAIT)
+    camera.close()
+    _, *frames = imageio_ffmpeg.read_frames(str(path))
+    assert len(frames) == 2
+    seen = env.picture(env.film_camera, size).astype(int)
+    assert np.abs(np.frombuffer(frames[-1], np.uint8).reshape(*size, 3) - seen).mean() < 10
 
 
 def test_bad_settings_are_one_line() -> None:
