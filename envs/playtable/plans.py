@@ -71,9 +71,14 @@ def lift_from_shelf(colour: str) -> Attempt:
         x = hand.place(colour)[0]
         if high - low < 0.2 or not low < x < high:  # the door is before it, or leaves no room
             yield from move_slider(-1 if x < hand.plan.plank_x else 1)(hand)
-        # the door leaves the hand no room to turn far: closing turns the block instead
-        yaw = float(np.clip(grasp_yaw(hand, colour, _ALONG_X), _ALONG_X - 0.25, _ALONG_X + 0.25))
-        yaw += hand.rng.uniform(-0.1, 0.1)
+            low, high = hand.plan.opening(hand.world.facts().joints["slide"])
+        # the door leaves the hand no room to turn far, and none with its near side forwards:
+        # closing turns the block instead
+        turn = np.clip(grasp_yaw(hand, colour, _ALONG_X) - _ALONG_X, -0.25, 0.25)
+        turn += hand.rng.uniform(-0.1, 0.1)
+        aside = x - (low + high) / 2
+        most = 0.0 if abs(aside) > 0.025 else _TURN
+        yaw = _ALONG_X + float(min(turn, most) if aside > 0 else max(turn, -most))
         inwards = np.array([cos(yaw), sin(yaw), 0.0])  # across the plane of the fingers
         middle = hand.place(colour)
         lean = float(np.clip(_LEAN + 4 * (middle[1] - 0.085), _LEAN, 0.5)) + hand.rng.uniform(
