@@ -38,7 +38,7 @@ class Hand:
     def __init__(self, world: World, manner: Manner, rng: np.random.Generator) -> None:
         self.world, self.manner, self.rng = world, manner, rng
         self.plan = world.layout
-        self.carried = next((colour for colour in COLOURS if self.holds(colour)), None)  # at first
+        self.carried = self.held()  # at first
 
     def place(self, colour: str) -> Array:
         """Return where a block's middle is."""
@@ -51,6 +51,10 @@ class Hand:
     def holds(self, colour: str) -> bool:
         """Return whether a block is between the fingers."""
         return ROBOT in self.world.facts().blocks[colour].touches
+
+    def held(self) -> str | None:
+        """Return the block between the fingers, or None."""
+        return next((colour for colour in COLOURS if self.holds(colour)), None)
 
     def at(
         self,
@@ -94,7 +98,7 @@ class Hand:
             position["xyz".index(axis)] = value
         now = self.here(self.world.gripper)
         position = within_reach(position) if "z" in axes else position
-        speed = CARRY_SPEED if any(map(self.holds, COLOURS)) else 1.0
+        speed = 1.0 if self.held() is None else CARRY_SPEED
         return Waypoint(
             position=position, euler=now.euler, gripper=now.gripper, within=0.03, speed=speed
         )

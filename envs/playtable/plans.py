@@ -77,8 +77,9 @@ def lift_from_shelf(colour: str) -> Attempt:
         turn = np.clip(grasp_yaw(hand, colour, _ALONG_X) - _ALONG_X, -0.25, 0.25)
         turn += hand.rng.uniform(-0.1, 0.1)
         aside = x - (low + high) / 2
-        most = 0.0 if abs(aside) > 0.025 else _TURN
-        yaw = _ALONG_X + float(min(turn, most) if aside > 0 else max(turn, -most))
+        if abs(aside) > 0.025:
+            turn = min(turn, 0.0) if aside > 0 else max(turn, 0.0)
+        yaw = _ALONG_X + float(turn)
         inwards = np.array([cos(yaw), sin(yaw), 0.0])  # across the plane of the fingers
         middle = hand.place(colour)
         lean = float(np.clip(_LEAN + 4 * (middle[1] - 0.085), _LEAN, 0.5)) + hand.rng.uniform(
@@ -261,13 +262,13 @@ def _pick_up_again(hand: Hand) -> Plan:
 
 def _held_z(hand: Hand) -> float:
     """Return the height of the held block; of the tool where none is held."""
-    held = [c for c in COLOURS if hand.holds(c)]
-    return float(hand.place(held[0])[2] if held else hand.world.tcp()[2])
+    held = hand.held()
+    return float(hand.world.tcp()[2] if held is None else hand.place(held)[2])
 
 
 def stack(hand: Hand) -> Plan:
     """Yield the way of the held block onto another on the desk; picks one up if none is held."""
-    held = next((c for c in COLOURS if hand.holds(c)), None)
+    held = hand.held()
     if held is None:
         on_desk = [c for c in COLOURS if hand.place(c)[1] < 0.0 and hand.place(c)[2] > _DESK_M]
         highest = max(on_desk or COLOURS, key=lambda c: hand.place(c)[2])
@@ -318,9 +319,8 @@ def push_into_drawer(hand: Hand) -> Plan:
     """Yield the way of the closed fingers that pull a block over the edge into the drawer."""
     on_table = [c for c in COLOURS if hand.place(c)[1] < 0.0 and hand.place(c)[2] > _DESK_M]
     colour = min(on_table or COLOURS, key=lambda c: abs(hand.place(c)[0] - hand.plan.drawer_x))
-    if (
-        abs(hand.place(colour)[0] - hand.plan.drawer_x) > 0.12
-    ):  # it would fall beside the drawer: carry it
+    aside = abs(hand.place(colour)[0] - hand.plan.drawer_x)
+    if aside > 0.12:  # it would fall beside the drawer: carry it
         yield from lift_from_table(colour)(hand)
         yield from place_in_drawer(hand)
         return
@@ -375,4 +375,3 @@ def _until_done(task: str, hand: Hand) -> Plan:
         yield from ATTEMPTS[task](hand)
     while True:
         yield hand.here(hand.world.gripper, stay=1)
-        yield hand.here(hand.world.gripper, stay=3)
