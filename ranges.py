@@ -1,0 +1,45 @@
+"""Ranges of configuration values: what lies outside is refused in one line that names the key."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+
+def require_range(
+    config: object,
+    *names: str,
+    at_least: float | None = None,
+    above: float | None = None,
+    at_most: float | None = None,
+    prefix: str = "",
+) -> None:
+    """Raise ValueError unless the fields `names` of `config` are finite and within the range.
+
+    A field that is None is left alone. `prefix` completes the key as a user types it
+    (`prefix="loop."`).
+    """
+    for name in names:
+        value: Any = getattr(config, name)
+        if value is None:
+            continue
+        wanted = _wanted(at_least, above, at_most)
+        outside = (
+            not math.isfinite(value)
+            or (at_least is not None and value < at_least)
+            or (above is not None and value <= above)
+            or (at_most is not None and value > at_most)
+        )
+        if outside:
+            raise ValueError(f"{prefix}{name}={value} must be {wanted}")
+
+
+def _wanted(at_least: float | None, above: float | None, at_most: float | None) -> str:
+    parts = []
+    if at_least is not None:
+        parts.append(f"at least {at_least:g}")
+    if above is not None:
+        parts.append(f"more than {above:g}")
+    if at_most is not None:
+        parts.append(f"at most {at_most:g}")
+    return " and ".join(parts) or "a finite number"
