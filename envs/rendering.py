@@ -6,10 +6,12 @@ that import. So `choose_backend` tries the libraries first, and must run before 
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import importlib.util
 import os
 import sys
+import weakref
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -19,6 +21,7 @@ import numpy as np
 from telic.spec import Array
 
 DEBIAN_PACKAGES: Final = "libegl1 libgl1 libgl1-mesa-dri"
+_RENDERERS: weakref.WeakSet[SceneRenderer] = weakref.WeakSet()
 _SWITCHED_OFF: Final = ("disable", "disabled", "off", "false", "0")
 
 
@@ -95,7 +98,19 @@ def _context() -> Any:
     context._context = None  # else its destructor complains where its constructor has failed
     context.__init__(640, 480)
     context.make_current()
+    atexit.register(_free_all)  # after MuJoCo has registered the end of its display, so before it
     return context
+
+
+def _free_all() -> None:
+    """Free every buffer and then the context.
+
+    At the end of the process, while OpenGL is still there: the modules that a destructor needs are
+    gone, or the display is, when Python takes apart what is left.
+    """
+    for renderer in list(_RENDERERS):
+        renderer.close()
+    _context.cache_clear()
 
 
 def require_rendering() -> None:
@@ -148,6 +163,7 @@ class SceneRenderer:
         self._camera = mujoco.MjvCamera()
         self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
         self._buffer: Any = None
+        _RENDERERS.add(self)
 
     def picture(self, data: Any, camera: str, size: tuple[int, int]) -> Array:
         """Return what `camera` sees, u8 [h w 3] with size = (h, w), row 0 at the camera's top."""

@@ -160,3 +160,18 @@ import triton
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_process_that_drew_pictures_ends_without_a_word() -> None:
+    """Also where something that outlives Python's modules holds them, as plug-ins of pytest do."""
+    program = """
+import codecs, functools
+from telic.envs import registry, rendering
+env = registry.make("reach-v3")
+env.reset(seed=0)
+env.picture(env.film_camera, (24, 32))
+import mujoco
+codecs.register(functools.partial(print, rendering, env, *mujoco.__dict__.values()))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
