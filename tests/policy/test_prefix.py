@@ -440,8 +440,11 @@ def test_where_nothing_can_guide_as_much_is_fixed_as_was_trained(
         delay = request.inference_delay
         assert np.array_equal(chunk.actions[:delay], request.prefix[:delay])
     late.inference_delay = 2
-    (shorter,) = policy.act_batch([late])
+    shorter, _ = policy.act_batch([late, fits])  # as many at once: other numbers round otherwise
     assert np.array_equal(shorter.actions[4:], chunks[0].actions[4:])
+    late.inference_delay = 0
+    free, _ = policy.act_batch([late, fits])
+    assert not np.allclose(free.actions[4:], shorter.actions[4:], atol=1e-4)
 
 
 def test_anchors_begin_where_they_do_and_keep_what_is_fixed(

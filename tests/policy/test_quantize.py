@@ -120,7 +120,8 @@ def test_large_matrices_of_the_blocks_are_replaced(
     got = policy.act_batch(requests)
     off = np.array([a.actions - b.actions for a, b in zip(got, want, strict=True)])
     assert np.sqrt((off**2).mean()) < {Numbers.packed: 1e-4}.get(numbers, 0.1)
-    assert np.abs(off).max() > 0
+    if numbers is not Numbers.packed:  # float32 in another order may round to the same bits
+        assert np.abs(off).max() > 0
 
 
 def test_fp32_is_as_in_the_checkpoint(build: Callable[[PolicyConfig], Policy]) -> None:
