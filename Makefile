@@ -1,9 +1,11 @@
 # make install   .venv with everything          make test   lint, types, tests (no GPU, < 10 min)
 # make demo      collect, train, evaluate, run   make slow   training and control runs of minutes
+# make test-portable   tests that compare numbers, as on each other processor that this one can be
 ROOMS = policy envs datasets real_robot configs
 MODULES = $(filter-out __init__.py,$(wildcard *.py))
 PYTEST = .venv/bin/pytest
-.PHONY: install demo test slow lint format
+WORKERS = $(shell unset OMP_NUM_THREADS; n=$$(nproc); echo $$((n < 4 ? n : 4)))
+.PHONY: install demo test test-portable slow lint format
 
 install: .venv/installed
 .venv/installed: pyproject.toml constraints.txt tools/install.sh
@@ -18,7 +20,10 @@ lint: install
 	MYPYPATH=.venv/typing .venv/bin/mypy $(ROOMS:%=-p telic.%) $(MODULES:%.py=-m telic.%)
 
 test: lint
-	$(PYTEST) -m "not slow"
+	OMP_NUM_THREADS=1 $(PYTEST) -m "not slow" -n $(WORKERS) --dist worksteal
+
+test-portable: install
+	.venv/bin/python tools/test_portable.py
 
 slow: install
 	$(PYTEST) -m slow

@@ -4,10 +4,15 @@ import signal
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from jaxtyping import install_import_hook
 
 # Shapes and dtypes in telic.policy's signatures are checked under pytest, and only there.
 install_import_hook("telic.policy", "beartype.beartype")
+
+# The same examples at every run; --hypothesis-profile=default draws others.
+settings.register_profile("telic", derandomize=True, deadline=None)
+settings.load_profile("telic")
 
 # A shell that starts a command in the background has it ignore Ctrl-C, and so would every process
 # that a test starts and interrupts.

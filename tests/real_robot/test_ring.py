@@ -6,7 +6,6 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,8 +16,6 @@ from telic.real_robot.channel import Channel, ChannelClosedError
 from telic.real_robot.ring import SharedRing
 from telic.spec import Array, ArraySpec
 from telic.tests.real_robot.writing import WIDE, filled, keep_writing
-
-SHARED = Path("/dev/shm")
 
 
 def assert_whole(record: dict[str, Array], number: int) -> None:
@@ -125,8 +122,8 @@ def test_no_torn_read_gets_through_and_a_killed_writer_leaves_the_ring_readable(
     ring = SharedRing.create(WIDE, 2)  # small, so that readers are overtaken all the time
     with writer_process(ring) as process:
         whole = overtaken = 0
-        until = time.monotonic() + 1.5
-        while time.monotonic() < until:
+        give_up = time.monotonic() + 30
+        while (whole < 1000 or not overtaken) and time.monotonic() < give_up:
             number = ring.written - 1
             record = ring.read(number)
             if record is None:
@@ -138,7 +135,7 @@ def test_no_torn_read_gets_through_and_a_killed_writer_leaves_the_ring_readable(
         assert found is not None
         os.kill(process.pid or 0, signal.SIGKILL)
         process.join()
-    assert whole > 1000
+    assert whole >= 1000
     assert overtaken > 0, "the writer never overtook the reader: the test shows nothing"
     found = ring.newest()
     assert found is not None
@@ -162,9 +159,7 @@ def test_a_channel_carries_messages_and_says_when_the_other_end_is_gone() -> Non
         theirs.send({})
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="no /dev/shm here")
 def test_rings_have_no_name_that_could_be_left_behind() -> None:
-    before = set(SHARED.iterdir())
     ring = SharedRing.create(WIDE, 4)
-    assert set(SHARED.iterdir()) == before
+    assert os.fstat(ring.descriptor).st_nlink == 0
     ring.close()
