@@ -6,15 +6,17 @@ import gc
 import math
 import os
 import signal
+import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from telic.real_robot.channel import Channel
 from telic.real_robot.child import reporting
 from telic.real_robot.clock import NS, Clock, MonotonicClock, Pacer
+from telic.real_robot.driver import Driver
 from telic.real_robot.loop import Inputs, LoopRules, LoopState, NumberedChunk, Phase, step
 from telic.real_robot.robot import Reading, Robot, RobotConfig
 from telic.real_robot.safety import SafetyConfig
@@ -123,71 +125,52 @@ def drive(
 
     `watch()` gives what ends the run from outside: (a fault, an order), each a text or None.
     """
-    held = robot.hold()
-    state = LoopState.begin(clock.now_ns(), held)
+    driver = Driver(robot)
+    held = driver.hold()
+    state = LoopState.begin(clock.now_ns(), held.action)
     tally = Tally(robot.control_hz, rules.timeline.dt_ns)
     pacer = Pacer(clock, robot.control_hz)
-    soundness = _Soundness(robot.interface)
-    next_chunk, changes, newest_ns = wires.chunks.written, 0, -1
+    next_chunk, changes = wires.chunks.written, 0
     delays: deque[int] = deque(maxlen=_RECENT)
     text = encode_text(str(state.reason))
     while state.phase is not Phase.STOP:
         tick = pacer.wait()
         began_ns = clock.now_ns()
-        reading = robot.read()
-        if reading.episode != state.episode:  # the robot took its time for a new start
+        reading, problem = driver.read()
+        if problem is None and reading.episode != state.episode:  # it took its time for a new start
             pacer.forgive()
             began_ns = clock.now_ns()
             tally.reset()
-        problem = soundness.problem(reading)
-        if problem is None and reading.t_obs_ns != newest_ns:
-            newest_ns = reading.t_obs_ns
-            wires.observations.write(_record(reading))
         chunks, next_chunk = _take_chunks(wires, next_chunk, tally)
         fault, order = _outside(wires, watch)
         inputs = Inputs(
             t_obs_ns=reading.t_obs_ns,
-            held=held,
-            episode=reading.episode,
+            held=held.action,
+            episode=reading.episode if problem is None else state.episode,
             problem=problem,
+            read_ns=clock.now_ns(),
+            wall_ns=time.time_ns(),
+            held_problem=held.problem,
             chunks=chunks,
             fault=reading.fault or fault,
             order=order,
         )
         before, (state, command) = state, step(state, inputs, tick.due_ns, rules)
+        if command.observed:
+            wires.observations.write(_record(reading))
         if command.action is None:
-            held = robot.hold()
+            held = driver.hold()
         else:
-            robot.command(command.action)
+            driver.command(command.action)
         if (before.phase, before.reason.cause) != (state.phase, state.reason.cause):
             changes += 1
             text = encode_text(str(state.reason))
             tally.event(tick.due_ns, state)
-        if command.merged:  # nearly always one
+        if command.merged and before.phase is Phase.ACTIVE:  # nearly always one; at rest none waits
             delays.append(math.ceil(command.late_steps / len(command.merged)))
-        delay = max(delays, default=0)
-        wires.status.write(_status(clock.now_ns(), state, changes, delay, text))
+        wires.status.write(_status(clock.now_ns(), state, changes, delays, text))
         tally.tick(tick, state, command, clock.now_ns() - began_ns)
     return tally.summary(state)
-
-
-class _Soundness:
-    """Tells whether a reading is what the interface says, leaving bounds aside."""
-
-    def __init__(self, interface: Interface):
-        self._specs = {"state": replace(interface.state, minimum=None, maximum=None)}
-        self._specs |= {f"image/{camera}": spec for camera, spec in interface.images.items()}
-
-    def problem(self, reading: Reading) -> str | None:
-        """Return what is wrong ("state entry (2,) is not finite"), or None."""
-        for name, spec in self._specs.items():
-            camera = name.removeprefix("image/")
-            value = reading.state if name == "state" else reading.images.get(camera)
-            if value is None:
-                return f"camera {camera!r} gave no image"
-            if (problem := spec.problem(value)) is not None:
-                return f"{name} {problem}"
-        return None
 
 
 def _record(reading: Reading) -> dict[str, Array | int]:
@@ -200,13 +183,16 @@ def _record(reading: Reading) -> dict[str, Array | int]:
 
 
 def _status(
-    now_ns: int, state: LoopState, changes: int, delay: int, text: Array
+    now_ns: int, state: LoopState, changes: int, delays: Iterable[int], text: Array
 ) -> dict[str, Array | int]:
     return {
         "t_ns": now_ns,
         "phase": int(state.phase),
         "changes": changes,
-        "delay": delay,
+        "delay": max(delays, default=-1),
+        "rest_ns": state.rest_ns,
+        "chunk_t_obs_ns": state.timeline.t_obs_ns,
+        "chunk_shift_ns": state.timeline.shift_ns,
         "text": text,
     }
 
