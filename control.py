@@ -19,6 +19,7 @@ from typing import Any
 from rich.console import Console
 
 from telic.configs.launch import launch
+from telic.ranges import require_range
 from telic.real_robot.control_process import LoopConfig
 from telic.real_robot.daemon import DaemonConfig, supervise
 from telic.real_robot.policy_worker import open_checkpoint
@@ -64,8 +65,14 @@ class ControlConfig:
             raise ValueError(
                 "checkpoint is missing; give one: checkpoint=runs/demo/checkpoints/best"
             )
-        if self.duration_s is not None and not self.duration_s > 0:
-            raise ValueError(f"duration_s={self.duration_s} must be more than 0")
+        require_range(self, "duration_s", above=0, at_most=1e9)
+        require_range(self, "anchors", "threads", "execute_horizon", at_least=1)
+        require_range(self, "temperature", at_least=0)
+        require_range(self, "seed", at_least=0, at_most=2**31)
+        if self.goal is not None and not self.goal.strip():
+            raise ValueError("goal is empty; give a sentence, or goal=null for the robot's own")
+        if self.out is not None and not self.out.strip():
+            raise ValueError("out is empty; give a file, or out=null for none")
 
 
 def run(config: ControlConfig) -> dict[str, Any]:

@@ -13,12 +13,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from telic.ranges import require_range
 from telic.real_robot.channel import Channel
 from telic.real_robot.child import reporting
 from telic.real_robot.clock import NS, Clock, MonotonicClock, Pacer
 from telic.real_robot.driver import Driver
 from telic.real_robot.loop import Inputs, LoopRules, LoopState, NumberedChunk, Phase, step
-from telic.real_robot.robot import Reading, Robot, RobotConfig
+from telic.real_robot.robot import Reading, Robot, RobotConfig, require_facts
 from telic.real_robot.safety import SafetyConfig
 from telic.real_robot.summary import Tally
 from telic.real_robot.timeline import Motion, TimelineRules
@@ -40,14 +41,17 @@ class LoopConfig:
     priority: int = 0  # SCHED_FIFO priority 1-99 (needs the right to it); 0: as any process
 
     def __post_init__(self) -> None:
-        if not 0 <= self.priority <= 99:
-            raise ValueError(f"loop.priority={self.priority} must be 0 or lie within 1..99")
-        for name in ("stop_hold_s", "seam_steps", "spin_us"):
-            if (getattr(self, name) or 0) < 0:
-                raise ValueError(f"loop.{name}={getattr(self, name)} must not be negative")
+        require_range(self, "priority", at_least=0, at_most=99, prefix="loop.")
+        require_range(self, "seam_steps", at_least=0, at_most=1000, prefix="loop.")
+        require_range(self, "stop_hold_s", at_least=0, at_most=60, prefix="loop.")
+        require_range(self, "spin_us", at_least=0, at_most=1e6, prefix="loop.")
 
     def build(self, robot: Robot, safety: SafetyConfig, duration_s: float | None) -> LoopRules:
-        """Return the rules of a run on `robot`."""
+        """Return the rules of a run on `robot`.
+
+        ValueError if what the robot says of itself makes no sense.
+        """
+        require_facts(robot)
         seam_steps = self.seam_steps
         if seam_steps is None:
             seam_steps = 1 if robot.motion is Motion.absolute else 0

@@ -17,6 +17,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from telic.ranges import require_range
 from telic.real_robot.child import Child, ChildDiedError
 from telic.real_robot.clock import NS
 from telic.real_robot.control_process import LoopConfig, control_main
@@ -46,6 +47,18 @@ class DaemonConfig:
     control_silence_s: float = 1.0  # without a tick: the control process hangs
     worker_silence_s: float = 5.0  # without a sign of life: the policy worker hangs
     grace_s: float = 3.0  # to end when told to
+
+    def __post_init__(self) -> None:
+        require_range(self, "duration_s", above=0, at_most=1e9)
+        require_range(
+            self,
+            "start_s",
+            "control_silence_s",
+            "worker_silence_s",
+            "grace_s",
+            above=0,
+            at_most=1e6,
+        )
 
 
 def supervise(

@@ -28,7 +28,7 @@ class WorkerConfig:
 
     def __post_init__(self) -> None:
         require_range(self, "execute_horizon", at_least=1)
-        require_range(self, "seed", at_least=0)
+        require_range(self, "seed", at_least=0, at_most=2**62)
 
 
 class Requests:

@@ -10,10 +10,12 @@ control process alone, in this order:
 from __future__ import annotations
 
 import importlib
+import os
+import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from types import MappingProxyType
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, cast, get_args, get_type_hints
 
 from telic.real_robot.clock import Clock
 from telic.real_robot.timeline import Motion
@@ -24,6 +26,15 @@ from telic.spec import Array, Interface, near_misses
 ROBOTS = {
     "metaworld": "telic.real_robot.simulated:MetaWorldConfig",
     "arm": "telic.real_robot.simulated_arm:ArmConfig",
+}
+
+
+MIN_HZ, MAX_HZ = 0.01, 100_000.0  # of a robot's rates
+_PLAIN: dict[Any, str] = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "text",
 }
 
 
@@ -101,7 +112,52 @@ def robot_config(
                 f"{near_misses(option, known)}"
             )
     kept = {option: value for option, value in defaults.items() if option in known}
-    return cast(RobotConfig, schema(**(kept | dict(options))))
+    given = kept | dict(options)
+    hints = get_type_hints(schema)
+    for entry in fields(schema):
+        if entry.name in given:
+            given[entry.name] = _as_asked(given[entry.name], hints[entry.name], entry.name)
+        elif entry.init and entry.default is MISSING and entry.default_factory is MISSING:
+            raise ValueError(
+                f"robot {name} needs robot_options.{entry.name}, which has no default: "
+                f"'robot_options={{{entry.name}: ...}}'"
+            )
+    return cast(RobotConfig, schema(**given))
+
+
+def _as_asked(value: Any, hint: Any, option: str) -> Any:
+    """Return the value of an option as its type; ValueError where it is of another plain type."""
+    if hint is float and type(value) is int:
+        return float(value)
+    plain = [kind for kind in get_args(hint) or (hint,) if kind in _PLAIN]
+    if not plain or type(value) in plain or (value is None and type(None) in get_args(hint)):
+        return value
+    if float in plain and type(value) is int:
+        return float(value)
+    wanted = " or ".join(_PLAIN[kind] for kind in plain)
+    raise ValueError(f"robot_options.{option}={value} must be {wanted}")
+
+
+def require_facts(robot: Robot) -> None:
+    """Raise ValueError unless what the robot says of itself can be run: its rates and entries."""
+    for name, rate_hz in (
+        ("control_hz", robot.control_hz),
+        ("interface.rate_hz", robot.interface.rate_hz),
+    ):
+        if not (isinstance(rate_hz, int | float) and MIN_HZ <= rate_hz <= MAX_HZ):
+            raise ValueError(
+                f"the robot's {name} is {rate_hz}, must be within {MIN_HZ:g}..{MAX_HZ:g}"
+            )
+    for name in ("state", "action"):
+        shape = getattr(robot.interface, name).shape
+        if len(shape) != 1 or not shape[0]:
+            raise ValueError(f"the robot's {name} has the shape {shape}, expected (entries,)")
+    size = robot.interface.action.shape[0]
+    for entry in robot.switched:
+        if size is None or not 0 <= entry < size:
+            raise ValueError(f"the robot's switched entry {entry} is none of its {size} entries")
+    if not isinstance(robot.motion, Motion):
+        raise ValueError(f"the robot's motion is {robot.motion!r}, expected a Motion")
 
 
 def _schema(name: str) -> type[Any]:
@@ -112,11 +168,17 @@ def _schema(name: str) -> type[Any]:
             f"robot={name} is not one of {', '.join(ROBOTS)}, nor module:Config of another package"
             f"{near_misses(name, ROBOTS)}"
         )
+    if os.getcwd() not in sys.path:  # a robot of one's own often lies where one is
+        sys.path.append(os.getcwd())
     try:
         found = getattr(importlib.import_module(module), attribute, None)
     except ModuleNotFoundError as error:
         raise ValueError(
             f"robot={name}: no module {error.name!r}; install it, or put its folder on PYTHONPATH"
+        ) from error
+    except Exception as error:
+        raise ValueError(
+            f"robot={name}: {module} fails: {type(error).__name__}: {error}"
         ) from error
     if not (isinstance(found, type) and is_dataclass(found) and hasattr(found, "build")):
         raise ValueError(f"robot={name}: {module} has no dataclass {attribute} with `build`")

@@ -30,7 +30,9 @@ class SafetyConfig:
     max_change_per_s: list[float] | None = None
 
     def __post_init__(self) -> None:
-        require_range(self, "max_observation_age_s", "max_chunk_age_s", above=0, prefix="safety.")
+        require_range(
+            self, "max_observation_age_s", "max_chunk_age_s", above=0, at_most=1e6, prefix="safety."
+        )
         if self.max_change_per_s is not None and not all(
             0 < x < np.inf for x in self.max_change_per_s
         ):

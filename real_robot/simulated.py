@@ -13,6 +13,7 @@ import numpy as np
 
 from telic.envs.registry import entry, make
 from telic.envs.task import TaskEnv, image_specs
+from telic.ranges import require_range
 from telic.real_robot.clock import Clock
 from telic.real_robot.robot import Reading
 from telic.real_robot.timeline import Motion
@@ -33,8 +34,8 @@ class MetaWorldConfig:
 
     def __post_init__(self) -> None:
         entry(self.task)
-        if self.max_steps < 1:
-            raise ValueError(f"max_steps={self.max_steps} must be at least 1")
+        require_range(self, "max_steps", at_least=1, prefix="robot_options.")
+        require_range(self, "seed", at_least=0, prefix="robot_options.")
 
     def build(self, needs: Interface, clock: Clock) -> SimulatedScene:
         """Return the scene, with the cameras and the state that a policy `needs`."""

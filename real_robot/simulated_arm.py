@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from telic.ranges import require_range
 from telic.real_robot.clock import NS, Clock
-from telic.real_robot.robot import Reading
+from telic.real_robot.robot import MAX_HZ, MIN_HZ, Reading
 from telic.real_robot.timeline import Motion
 from telic.spec import Array, ArraySpec, Interface
 
@@ -45,6 +46,11 @@ class ArmConfig:
     control_hz: float = 100.0
     rate_hz: float = 20.0  # of the policy's actions
     seed: int = 0  # of the goals
+
+    def __post_init__(self) -> None:
+        within = {"at_least": MIN_HZ, "at_most": MAX_HZ, "prefix": "robot_options."}
+        require_range(self, "control_hz", "rate_hz", **within)
+        require_range(self, "seed", at_least=0, prefix="robot_options.")
 
     def build(self, needs: Interface, clock: Clock) -> SimulatedArm:
         """Return the arm; it has no camera to offer, whatever is needed."""

@@ -50,7 +50,7 @@ class TimelineRules:
     switched: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.dt_ns <= 0:
+        if not self.dt_ns > 0:
             raise ValueError(f"the steps of a timeline need time between them, got {self.dt_ns} ns")
         if self.seam_steps < 0:
             raise ValueError(f"seam_steps={self.seam_steps} must not be negative")
