@@ -3,17 +3,17 @@
     control-daemon checkpoint=runs/demo/checkpoints/best robot=metaworld task=drawer-open-v3
 
 Ends after `duration_s`, or on Ctrl-C or SIGTERM with the robot in its safe state. Exit status: 0
-when the time was up, 130 / 143 after a signal, 1 after a fault, 2 when the input is at fault.
+when the time was up, 130 / 143 after a signal, 1 after a fault or where `out` could not be written,
+2 when the input is at fault: then nothing has moved.
 """
 
 from __future__ import annotations
 
-import json
 import signal
 import sys
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -27,6 +27,7 @@ from telic.real_robot.requests import WorkerConfig
 from telic.real_robot.robot import robot_config
 from telic.real_robot.safety import SafetyConfig
 from telic.real_robot.summary import render
+from telic.real_robot.summary_file import SummaryFile
 
 STDERR = Console(stderr=True, soft_wrap=True)
 
@@ -76,50 +77,58 @@ class ControlConfig:
 
 
 def run(config: ControlConfig) -> dict[str, Any]:
-    """Control the robot as `config` says; return the summary, which is also in `out`."""
+    """Control the robot as `config` says; return the summary, which is also in `out`.
+
+    What can be refused is refused before the robot is touched. Of a summary that cannot be written
+    at the end, "unwritten" says why.
+    """
     options = config.robot_options | ({} if config.task is None else {"task": config.task})
-    summary = supervise(
-        robot_config(config.robot, options, defaults={"seed": config.seed}),
-        partial(
-            open_checkpoint,
-            config.checkpoint,
-            device=config.device,
-            sampling=config.sampling,
-            numbers=config.numbers,
-            threads=config.threads,
-            act_as=config.act_as,
-            anchors=config.anchors,
-            temperature=config.temperature,
-            prefixing=config.prefixing,
-        ),
-        DaemonConfig(
-            loop=config.loop,
-            safety=config.safety,
-            worker=WorkerConfig(execute_horizon=config.execute_horizon, seed=config.seed),
-            duration_s=config.duration_s,
-        ),
-        names=(f"checkpoint {config.checkpoint}", f"robot {config.robot}"),
-        goal=config.goal,
-        report=STDERR.print,
-    )
-    summary["config"] = asdict(config)
-    if config.out is not None:
-        out = Path(config.out)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(summary, indent=1))
+    robot = robot_config(config.robot, options, defaults={"seed": config.seed})
+    with SummaryFile(config.out) as out:
+        summary = supervise(
+            robot,
+            partial(
+                open_checkpoint,
+                config.checkpoint,
+                device=config.device,
+                sampling=config.sampling,
+                numbers=config.numbers,
+                threads=config.threads,
+                act_as=config.act_as,
+                anchors=config.anchors,
+                temperature=config.temperature,
+                prefixing=config.prefixing,
+            ),
+            DaemonConfig(
+                loop=config.loop,
+                safety=config.safety,
+                worker=WorkerConfig(execute_horizon=config.execute_horizon, seed=config.seed),
+                duration_s=config.duration_s,
+            ),
+            names=(f"checkpoint {config.checkpoint}", f"robot {config.robot}"),
+            goal=config.goal,
+            report=STDERR.print,
+        )
+        summary["config"] = asdict(config)
+        if (problem := out.write(summary)) is not None:
+            summary["unwritten"] = problem
     return summary
 
 
 def run_and_show(config: ControlConfig) -> None:
     """Run, print the summary, and end with the status that it deserves."""
     summary = run(config)
-    Console().print(render(summary))
-    if config.out is not None:
-        STDERR.print(f"summary: {config.out}")
+    unwritten = summary.get("unwritten")
+    with suppress(OSError):  # the terminal may be gone; the status is not
+        Console().print(render(summary))
+        if config.out is not None:
+            STDERR.print(f"summary: {config.out}" if unwritten is None else f"error: {unwritten}")
     if summary["ended"]["failed"]:
         sys.exit(1)
     if summary["ended"]["signal"] is not None:
         raise KeyboardInterrupt(signal.Signals[summary["ended"]["signal"]])
+    if unwritten is not None:
+        sys.exit(1)
 
 
 def main() -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import gc
+import json
 import math
 import os
 import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,8 +18,10 @@ from telic.real_robot.channel import Channel
 from telic.real_robot.child import reporting
 from telic.real_robot.clock import NS, Clock, MonotonicClock, Pacer
 from telic.real_robot.driver import Driver
+from telic.real_robot.lease import robot_lease
 from telic.real_robot.loop import Inputs, LoopRules, LoopState, NumberedChunk, Phase, step
-from telic.real_robot.robot import Reading, Robot, RobotConfig, require_facts
+from telic.real_robot.realtime import make_prompt
+from telic.real_robot.robot import Reading, Robot, RobotConfig, identity_of, require_facts
 from telic.real_robot.safety import SafetyConfig
 from telic.real_robot.summary import Tally
 from telic.real_robot.timeline import Motion, TimelineRules
@@ -38,7 +40,9 @@ class LoopConfig:
     seam_steps: int | None = None
     stop_hold_s: float = 0.25  # to come to rest before the robot is let go of
     spin_us: float = 300.0  # of every wait, spun through; more: less lag, more load
-    priority: int = 0  # SCHED_FIFO priority 1-99 (needs the right to it); 0: as any process
+    # SCHED_FIFO priority 1-99, which needs the right to it; 0: as any process; None: 50 where the
+    # right is there
+    priority: int | None = None
 
     def __post_init__(self) -> None:
         require_range(self, "priority", at_least=0, at_most=99, prefix="loop.")
@@ -79,7 +83,10 @@ def control_main(
     daemon_pid = os.getppid()
     orders: list[str] = []
     signal.signal(signal.SIGTERM, lambda *_: orders.append("SIGTERM to the control process"))
-    with reporting(channel, starting=True):
+    with reporting(channel, starting=True), ExitStack() as at_end:
+        identity = identity_of(robot_config)
+        if identity is not None:
+            at_end.callback(robot_lease(identity).release, remove=True)
         needs = Interface.from_json(channel.receive()[0]["needs"])
         clock = MonotonicClock(spin_ns=round(loop.spin_us * 1000))
         robot = robot_config.build(needs, clock)
@@ -92,18 +99,31 @@ def control_main(
             }
         )
         wires = Wires.attach(channel.receive()[1])
-        _make_prompt(loop.priority)
+        realtime = make_prompt(loop.priority)
         robot.connect()
+        held_until_the_end = at_end.pop_all()
 
     def watch() -> tuple[str | None, str | None]:
         if os.getppid() != daemon_pid:
             return "the daemon is gone", None
         return None, orders[0] if orders else None
 
-    with reporting(channel, starting=False):
+    with reporting(channel, starting=False), held_until_the_end:
         with releasing(robot):
+            channel.send({"connected": realtime})
             summary = drive(robot, clock, wires, rules, watch)
-        channel.send({"summary": summary | {"robot": robot.report()}})
+        if orders and summary["ended"]["reason"].endswith(orders[0]):
+            summary["ended"]["signal"] = signal.SIGTERM.name
+        channel.send({"summary": summary | {"realtime": realtime, "robot": _report(robot)}})
+
+
+def _report(robot: Robot) -> dict[str, Any]:
+    """Return the robot's own part of the summary; a robot that fails here costs no more than it."""
+    try:
+        report = json.loads(json.dumps(robot.report(), default=str))
+    except Exception as error:
+        return {"report": f"{type(error).__name__}: {error}"}
+    return report if isinstance(report, dict) else {"report": report}
 
 
 @contextmanager
@@ -232,17 +252,3 @@ def _outside(
         else:
             order = order or text
     return fault, order
-
-
-def _make_prompt(priority: int) -> None:
-    """Keep the garbage collector away from what is loaded; ask for real-time scheduling."""
-    gc.collect()
-    gc.freeze()
-    if priority:
-        try:
-            os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(priority))
-        except PermissionError as error:
-            raise ValueError(
-                f"loop.priority={priority} needs the right to real-time scheduling "
-                "(ulimit -r, or CAP_SYS_NICE); use loop.priority=0 without it"
-            ) from error

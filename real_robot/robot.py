@@ -10,10 +10,10 @@ control process alone, in this order:
 from __future__ import annotations
 
 import importlib
-import os
 import sys
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol, cast, get_args, get_type_hints
 
@@ -38,6 +38,10 @@ _PLAIN: dict[Any, str] = {
 }
 
 
+# options that tell where a robot is
+_ADDRESSES = ("address", "device", "host", "hostname", "ip", "port", "serial", "url")
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reading:
     """What the sensors said at `t_obs_ns`. state: f32 [P]; images: camera -> u8 [h w 3].
@@ -54,7 +58,11 @@ class Reading:
 
 
 class Robot(Protocol):
-    """A robot under control. No method may block for longer than a control period."""
+    """A robot under control. No method may block for longer than a control period.
+
+    Arrays that it is given are its own to change, and those that it gives may go on changing: the
+    loop has copies (`Driver`). Stamps are `now_ns()` of the clock given to `build`.
+    """
 
     interface: Interface
     control_hz: float  # how many commands a second it wants
@@ -67,7 +75,7 @@ class Robot(Protocol):
         ...
 
     def read(self) -> Reading:
-        """Return the newest reading."""
+        """Return the newest reading; one that is not sound, or not of now, means HOLD."""
         ...
 
     def command(self, action: Array) -> None:
@@ -75,7 +83,10 @@ class Robot(Protocol):
         ...
 
     def hold(self) -> Array:
-        """Have it stay where it is; return the command f32 [A] that does so."""
+        """Have it stay where it is; return the command f32 [A] that does so.
+
+        Motion goes on from that command: it must be finite and within the bounds.
+        """
         ...
 
     def stop(self) -> None:
@@ -88,7 +99,11 @@ class Robot(Protocol):
 
 
 class RobotConfig(Protocol):
-    """Options of one robot; checks in `__post_init__` what can be checked without the robot."""
+    """Options of one robot; checks in `__post_init__` what can be checked without the robot.
+
+    `identity`, where there is one, names the robot: no two runs may drive what has the same; None
+    is for simulated ones. Without it `identity_of` makes one.
+    """
 
     def build(self, needs: Interface, clock: Clock) -> Robot:
         """Return the robot, not connected, with the cameras that a policy `needs` if it can."""
@@ -138,6 +153,19 @@ def _as_asked(value: Any, hint: Any, option: str) -> Any:
     raise ValueError(f"robot_options.{option}={value} must be {wanted}")
 
 
+def identity_of(config: RobotConfig) -> str | None:
+    """Return the name of the robot that `config` is for, by which it is locked; None: it is not.
+
+    Of a config that does not say it, what tells where the robot is, or else the config's class.
+    """
+    if hasattr(config, "identity"):
+        return cast("str | None", config.identity)
+    values = [(entry.name, getattr(config, entry.name)) for entry in fields(cast(Any, config))]
+    where = [f"{name}={value}" for name, value in values if name in _ADDRESSES and value]
+    kind = type(config)
+    return ", ".join(where) or f"{kind.__module__}:{kind.__qualname__}"
+
+
 def require_facts(robot: Robot) -> None:
     """Raise ValueError unless what the robot says of itself can be run: its rates and entries."""
     for name, rate_hz in (
@@ -168,8 +196,8 @@ def _schema(name: str) -> type[Any]:
             f"robot={name} is not one of {', '.join(ROBOTS)}, nor module:Config of another package"
             f"{near_misses(name, ROBOTS)}"
         )
-    if os.getcwd() not in sys.path:  # a robot of one's own often lies where one is
-        sys.path.append(os.getcwd())
+    if (here := str(Path.cwd())) not in sys.path:  # a robot of one's own often lies where one is
+        sys.path.append(here)
     try:
         found = getattr(importlib.import_module(module), attribute, None)
     except ModuleNotFoundError as error:

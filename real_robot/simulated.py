@@ -7,7 +7,7 @@ the next seed, and the run goes on.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -27,6 +27,8 @@ _ROBOT_STATE = (4,)  # Meta-World's state without objects and goal
 @dataclass(kw_only=True, slots=True)
 class MetaWorldConfig:
     """A Meta-World scene; cameras and state are what the policy needs."""
+
+    identity: ClassVar[None] = None  # there may be any number of it
 
     task: str = "drawer-open-v3"
     seed: int = 300_000  # of the first episode; the others count on
