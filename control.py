@@ -3,22 +3,23 @@
     control-daemon checkpoint=runs/demo/checkpoints/best robot=metaworld task=drawer-open-v3
 
 Ends after `duration_s`, or on Ctrl-C or SIGTERM with the robot in its safe state. Exit status: 0
-when the time was up, 130 / 143 after a signal, 1 after a fault, 2 when the input is at fault.
+when the time was up, 130 / 143 after a signal, 1 after a fault or where `out` could not be written,
+2 when the input is at fault: then nothing has moved.
 """
 
 from __future__ import annotations
 
-import json
 import signal
 import sys
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from telic.configs.launch import launch
+from telic.ranges import require_range
 from telic.real_robot.control_process import LoopConfig
 from telic.real_robot.daemon import DaemonConfig, supervise
 from telic.real_robot.policy_worker import open_checkpoint
@@ -26,6 +27,7 @@ from telic.real_robot.requests import WorkerConfig
 from telic.real_robot.robot import robot_config
 from telic.real_robot.safety import SafetyConfig
 from telic.real_robot.summary import render
+from telic.real_robot.summary_file import SummaryFile
 
 STDERR = Console(stderr=True, soft_wrap=True)
 
@@ -64,55 +66,69 @@ class ControlConfig:
             raise ValueError(
                 "checkpoint is missing; give one: checkpoint=runs/demo/checkpoints/best"
             )
-        if self.duration_s is not None and not self.duration_s > 0:
-            raise ValueError(f"duration_s={self.duration_s} must be more than 0")
+        require_range(self, "duration_s", above=0, at_most=1e9)
+        require_range(self, "anchors", "threads", "execute_horizon", at_least=1)
+        require_range(self, "temperature", at_least=0)
+        require_range(self, "seed", at_least=0, at_most=2**31)
+        if self.goal is not None and not self.goal.strip():
+            raise ValueError("goal is empty; give a sentence, or goal=null for the robot's own")
+        if self.out is not None and not self.out.strip():
+            raise ValueError("out is empty; give a file, or out=null for none")
 
 
 def run(config: ControlConfig) -> dict[str, Any]:
-    """Control the robot as `config` says; return the summary, which is also in `out`."""
+    """Control the robot as `config` says; return the summary, which is also in `out`.
+
+    What can be refused is refused before the robot is touched. Of a summary that cannot be written
+    at the end, "unwritten" says why.
+    """
     options = config.robot_options | ({} if config.task is None else {"task": config.task})
-    summary = supervise(
-        robot_config(config.robot, options, defaults={"seed": config.seed}),
-        partial(
-            open_checkpoint,
-            config.checkpoint,
-            device=config.device,
-            sampling=config.sampling,
-            numbers=config.numbers,
-            threads=config.threads,
-            act_as=config.act_as,
-            anchors=config.anchors,
-            temperature=config.temperature,
-            prefixing=config.prefixing,
-        ),
-        DaemonConfig(
-            loop=config.loop,
-            safety=config.safety,
-            worker=WorkerConfig(execute_horizon=config.execute_horizon, seed=config.seed),
-            duration_s=config.duration_s,
-        ),
-        names=(f"checkpoint {config.checkpoint}", f"robot {config.robot}"),
-        goal=config.goal,
-        report=STDERR.print,
-    )
-    summary["config"] = asdict(config)
-    if config.out is not None:
-        out = Path(config.out)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(summary, indent=1))
+    robot = robot_config(config.robot, options, defaults={"seed": config.seed})
+    with SummaryFile(config.out) as out:
+        summary = supervise(
+            robot,
+            partial(
+                open_checkpoint,
+                config.checkpoint,
+                device=config.device,
+                sampling=config.sampling,
+                numbers=config.numbers,
+                threads=config.threads,
+                act_as=config.act_as,
+                anchors=config.anchors,
+                temperature=config.temperature,
+                prefixing=config.prefixing,
+            ),
+            DaemonConfig(
+                loop=config.loop,
+                safety=config.safety,
+                worker=WorkerConfig(execute_horizon=config.execute_horizon, seed=config.seed),
+                duration_s=config.duration_s,
+            ),
+            names=(f"checkpoint {config.checkpoint}", f"robot {config.robot}"),
+            goal=config.goal,
+            report=STDERR.print,
+        )
+        summary["config"] = asdict(config)
+        if (problem := out.write(summary)) is not None:
+            summary["unwritten"] = problem
     return summary
 
 
 def run_and_show(config: ControlConfig) -> None:
     """Run, print the summary, and end with the status that it deserves."""
     summary = run(config)
-    Console().print(render(summary))
-    if config.out is not None:
-        STDERR.print(f"summary: {config.out}")
+    unwritten = summary.get("unwritten")
+    with suppress(OSError):  # the terminal may be gone; the status is not
+        Console().print(render(summary))
+        if config.out is not None:
+            STDERR.print(f"summary: {config.out}" if unwritten is None else f"error: {unwritten}")
     if summary["ended"]["failed"]:
         sys.exit(1)
     if summary["ended"]["signal"] is not None:
         raise KeyboardInterrupt(signal.Signals[summary["ended"]["signal"]])
+    if unwritten is not None:
+        sys.exit(1)
 
 
 def main() -> None:

@@ -16,16 +16,22 @@ from telic.spec import warnings_in_one_line
 
 _SPAWN = multiprocessing.get_context("spawn")  # fork would copy locks of threads that are not there
 _POLL_S = 0.05
+# What a terminal sends to every process of a command; the parent answers for all of them.
+_FROM_TERMINALS = {signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGTSTP}
 
 
 class ChildDiedError(RuntimeError):
     """A child process ended before it was to; the text says which and how."""
 
 
+class RefusedError(ValueError):
+    """A child process says that its input is at fault; nothing has moved."""
+
+
 class Child:
     """A process running `target(channel, *args)`, and our end of its channel.
 
-    Keyboard interrupts do not reach it: who ends it is the parent.
+    What a terminal sends (Ctrl-C, its own end) does not reach it: who ends it is the parent.
     """
 
     def __init__(self, name: str, target: Callable[..., None], *args: Any):
@@ -33,7 +39,7 @@ class Child:
         self.channel, theirs = Channel.pair()
         self._reason: str | None = None
         self._process = _SPAWN.Process(target=_child_main, args=(target, theirs, *args), name=name)
-        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # the child inherits it
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, _FROM_TERMINALS)  # the child inherits it
         try:
             self._process.start()
         finally:
@@ -56,7 +62,7 @@ class Child:
     def message(self, timeout_s: float) -> dict[str, Any] | None:
         """Return the next message, or None if there is none within `timeout_s`.
 
-        Raises ValueError if the child says that its input was at fault, ChildDiedError if it has
+        Raises RefusedError if the child says that its input was at fault, ChildDiedError if it has
         died.
         """
         if not wait([self.channel.fileno(), self._process.sentinel], timeout_s):
@@ -70,7 +76,7 @@ class Child:
                 return message
             self._reason = message["error"]
             if message["input"]:
-                raise ValueError(self._reason)
+                raise RefusedError(self._reason)
         raise ChildDiedError(self.death())
 
     def expect(self, timeout_s: float, interrupted: Callable[[], bool]) -> dict[str, Any] | None:
@@ -106,8 +112,9 @@ class Child:
 
 
 def _child_main(target: Callable[..., None], channel: Channel, *args: Any) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    for number in _FROM_TERMINALS:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _FROM_TERMINALS)
     warnings_in_one_line()
     target(channel, *args)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -90,7 +91,7 @@ class Pacer:
     """Hands out ticks at `rate_hz`: tick n is due at start + n / rate_hz, whatever came before."""
 
     def __init__(self, clock: Clock, rate_hz: float):
-        if rate_hz <= 0:
+        if not 0 < rate_hz < math.inf:
             raise ValueError(f"a loop cannot run at {rate_hz:g} Hz")
         self._clock = clock
         self._rate_hz = rate_hz

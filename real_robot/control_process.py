@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-import gc
+import json
 import math
 import os
 import signal
+import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
+from telic.ranges import require_range
 from telic.real_robot.channel import Channel
 from telic.real_robot.child import reporting
 from telic.real_robot.clock import NS, Clock, MonotonicClock, Pacer
+from telic.real_robot.driver import Driver
+from telic.real_robot.lease import robot_lease
 from telic.real_robot.loop import Inputs, LoopRules, LoopState, NumberedChunk, Phase, step
-from telic.real_robot.robot import Reading, Robot, RobotConfig
+from telic.real_robot.realtime import make_prompt
+from telic.real_robot.robot import Reading, Robot, RobotConfig, identity_of, require_facts
 from telic.real_robot.safety import SafetyConfig
 from telic.real_robot.summary import Tally
 from telic.real_robot.timeline import Motion, TimelineRules
@@ -35,17 +40,22 @@ class LoopConfig:
     seam_steps: int | None = None
     stop_hold_s: float = 0.25  # to come to rest before the robot is let go of
     spin_us: float = 300.0  # of every wait, spun through; more: less lag, more load
-    priority: int = 0  # SCHED_FIFO priority 1-99 (needs the right to it); 0: as any process
+    # SCHED_FIFO priority 1-99, which needs the right to it; 0: as any process; None: 50 where the
+    # right is there
+    priority: int | None = None
 
     def __post_init__(self) -> None:
-        if not 0 <= self.priority <= 99:
-            raise ValueError(f"loop.priority={self.priority} must be 0 or lie within 1..99")
-        for name in ("stop_hold_s", "seam_steps", "spin_us"):
-            if (getattr(self, name) or 0) < 0:
-                raise ValueError(f"loop.{name}={getattr(self, name)} must not be negative")
+        require_range(self, "priority", at_least=0, at_most=99, prefix="loop.")
+        require_range(self, "seam_steps", at_least=0, at_most=1000, prefix="loop.")
+        require_range(self, "stop_hold_s", at_least=0, at_most=60, prefix="loop.")
+        require_range(self, "spin_us", at_least=0, at_most=1e6, prefix="loop.")
 
     def build(self, robot: Robot, safety: SafetyConfig, duration_s: float | None) -> LoopRules:
-        """Return the rules of a run on `robot`."""
+        """Return the rules of a run on `robot`.
+
+        ValueError if what the robot says of itself makes no sense.
+        """
+        require_facts(robot)
         seam_steps = self.seam_steps
         if seam_steps is None:
             seam_steps = 1 if robot.motion is Motion.absolute else 0
@@ -73,7 +83,10 @@ def control_main(
     daemon_pid = os.getppid()
     orders: list[str] = []
     signal.signal(signal.SIGTERM, lambda *_: orders.append("SIGTERM to the control process"))
-    with reporting(channel, starting=True):
+    with reporting(channel, starting=True), ExitStack() as at_end:
+        identity = identity_of(robot_config)
+        if identity is not None:
+            at_end.callback(robot_lease(identity).release, remove=True)
         needs = Interface.from_json(channel.receive()[0]["needs"])
         clock = MonotonicClock(spin_ns=round(loop.spin_us * 1000))
         robot = robot_config.build(needs, clock)
@@ -86,18 +99,31 @@ def control_main(
             }
         )
         wires = Wires.attach(channel.receive()[1])
-        _make_prompt(loop.priority)
+        realtime = make_prompt(loop.priority)
         robot.connect()
+        held_until_the_end = at_end.pop_all()
 
     def watch() -> tuple[str | None, str | None]:
         if os.getppid() != daemon_pid:
             return "the daemon is gone", None
         return None, orders[0] if orders else None
 
-    with reporting(channel, starting=False):
+    with reporting(channel, starting=False), held_until_the_end:
         with releasing(robot):
+            channel.send({"connected": realtime})
             summary = drive(robot, clock, wires, rules, watch)
-        channel.send({"summary": summary | {"robot": robot.report()}})
+        if orders and summary["ended"]["reason"].endswith(orders[0]):
+            summary["ended"]["signal"] = signal.SIGTERM.name
+        channel.send({"summary": summary | {"realtime": realtime, "robot": _report(robot)}})
+
+
+def _report(robot: Robot) -> dict[str, Any]:
+    """Return the robot's own part of the summary; a robot that fails here costs no more than it."""
+    try:
+        report = json.loads(json.dumps(robot.report(), default=str))
+    except Exception as error:
+        return {"report": f"{type(error).__name__}: {error}"}
+    return report if isinstance(report, dict) else {"report": report}
 
 
 @contextmanager
@@ -123,71 +149,52 @@ def drive(
 
     `watch()` gives what ends the run from outside: (a fault, an order), each a text or None.
     """
-    held = robot.hold()
-    state = LoopState.begin(clock.now_ns(), held)
+    driver = Driver(robot)
+    held = driver.hold()
+    state = LoopState.begin(clock.now_ns(), held.action)
     tally = Tally(robot.control_hz, rules.timeline.dt_ns)
     pacer = Pacer(clock, robot.control_hz)
-    soundness = _Soundness(robot.interface)
-    next_chunk, changes, newest_ns = wires.chunks.written, 0, -1
+    next_chunk, changes = wires.chunks.written, 0
     delays: deque[int] = deque(maxlen=_RECENT)
     text = encode_text(str(state.reason))
     while state.phase is not Phase.STOP:
         tick = pacer.wait()
         began_ns = clock.now_ns()
-        reading = robot.read()
-        if reading.episode != state.episode:  # the robot took its time for a new start
+        reading, problem = driver.read()
+        if problem is None and reading.episode != state.episode:  # it took its time for a new start
             pacer.forgive()
             began_ns = clock.now_ns()
             tally.reset()
-        problem = soundness.problem(reading)
-        if problem is None and reading.t_obs_ns != newest_ns:
-            newest_ns = reading.t_obs_ns
-            wires.observations.write(_record(reading))
         chunks, next_chunk = _take_chunks(wires, next_chunk, tally)
         fault, order = _outside(wires, watch)
         inputs = Inputs(
             t_obs_ns=reading.t_obs_ns,
-            held=held,
-            episode=reading.episode,
+            held=held.action,
+            episode=reading.episode if problem is None else state.episode,
             problem=problem,
+            read_ns=clock.now_ns(),
+            wall_ns=time.time_ns(),
+            held_problem=held.problem,
             chunks=chunks,
             fault=reading.fault or fault,
             order=order,
         )
         before, (state, command) = state, step(state, inputs, tick.due_ns, rules)
+        if command.observed:
+            wires.observations.write(_record(reading))
         if command.action is None:
-            held = robot.hold()
+            held = driver.hold()
         else:
-            robot.command(command.action)
+            driver.command(command.action)
         if (before.phase, before.reason.cause) != (state.phase, state.reason.cause):
             changes += 1
             text = encode_text(str(state.reason))
             tally.event(tick.due_ns, state)
-        if command.merged:  # nearly always one
+        if command.merged and before.phase is Phase.ACTIVE:  # nearly always one; at rest none waits
             delays.append(math.ceil(command.late_steps / len(command.merged)))
-        delay = max(delays, default=0)
-        wires.status.write(_status(clock.now_ns(), state, changes, delay, text))
+        wires.status.write(_status(clock.now_ns(), state, changes, delays, text))
         tally.tick(tick, state, command, clock.now_ns() - began_ns)
     return tally.summary(state)
-
-
-class _Soundness:
-    """Tells whether a reading is what the interface says, leaving bounds aside."""
-
-    def __init__(self, interface: Interface):
-        self._specs = {"state": replace(interface.state, minimum=None, maximum=None)}
-        self._specs |= {f"image/{camera}": spec for camera, spec in interface.images.items()}
-
-    def problem(self, reading: Reading) -> str | None:
-        """Return what is wrong ("state entry (2,) is not finite"), or None."""
-        for name, spec in self._specs.items():
-            camera = name.removeprefix("image/")
-            value = reading.state if name == "state" else reading.images.get(camera)
-            if value is None:
-                return f"camera {camera!r} gave no image"
-            if (problem := spec.problem(value)) is not None:
-                return f"{name} {problem}"
-        return None
 
 
 def _record(reading: Reading) -> dict[str, Array | int]:
@@ -200,13 +207,16 @@ def _record(reading: Reading) -> dict[str, Array | int]:
 
 
 def _status(
-    now_ns: int, state: LoopState, changes: int, delay: int, text: Array
+    now_ns: int, state: LoopState, changes: int, delays: Iterable[int], text: Array
 ) -> dict[str, Array | int]:
     return {
         "t_ns": now_ns,
         "phase": int(state.phase),
         "changes": changes,
-        "delay": delay,
+        "delay": max(delays, default=-1),
+        "rest_ns": state.rest_ns,
+        "chunk_t_obs_ns": state.timeline.t_obs_ns,
+        "chunk_shift_ns": state.timeline.shift_ns,
         "text": text,
     }
 
@@ -242,17 +252,3 @@ def _outside(
         else:
             order = order or text
     return fault, order
-
-
-def _make_prompt(priority: int) -> None:
-    """Keep the garbage collector away from what is loaded; ask for real-time scheduling."""
-    gc.collect()
-    gc.freeze()
-    if priority:
-        try:
-            os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(priority))
-        except PermissionError as error:
-            raise ValueError(
-                f"loop.priority={priority} needs the right to real-time scheduling "
-                "(ulimit -r, or CAP_SYS_NICE); use loop.priority=0 without it"
-            ) from error

@@ -12,12 +12,14 @@ import math
 import signal
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from telic.real_robot.child import Child, ChildDiedError
+from telic.ranges import require_range
+from telic.real_robot.child import Child, ChildDiedError, RefusedError
 from telic.real_robot.clock import NS
 from telic.real_robot.control_process import LoopConfig, control_main
 from telic.real_robot.loop import Cause, Phase
@@ -47,6 +49,18 @@ class DaemonConfig:
     worker_silence_s: float = 5.0  # without a sign of life: the policy worker hangs
     grace_s: float = 3.0  # to end when told to
 
+    def __post_init__(self) -> None:
+        require_range(self, "duration_s", above=0, at_most=1e9)
+        require_range(
+            self,
+            "start_s",
+            "control_silence_s",
+            "worker_silence_s",
+            "grace_s",
+            above=0,
+            at_most=1e6,
+        )
+
 
 def supervise(
     robot: RobotConfig,
@@ -64,6 +78,7 @@ def supervise(
     "ended": {"failed", "cause", "reason", "signal"}.
     """
     summary = None
+    report = _harmless(report)
     with _signals() as caught:
         try:
             with ExitStack() as ending:
@@ -75,19 +90,42 @@ def supervise(
                     config.safety,
                     config.duration_s,
                 )
-                ending.callback(control.end, config.grace_s)
+                ending.callback(control.end, config.grace_s + config.loop.stop_hold_s)
                 worker = Child("the policy worker", worker_main, open_policy, config.worker)
                 ending.callback(worker.end, config.grace_s)
                 start = _Start(control, worker, config.start_s, caught, report)
                 wires = start.run(ending, names, goal)
                 if wires is not None:
-                    summary = _Watch(control, worker, wires, config, caught, report).run()
+                    summary = _watched(_Watch(control, worker, wires, config, caught, report))
         except ChildDiedError as death:
             summary = _without_a_run(Cause.FAULT, str(death), failed=True)
         if summary is None:
             summary = _without_a_run(Cause.ORDERED, "before the run began", failed=False)
-        summary["ended"]["signal"] = caught[0].name if caught else None
+        of_its_own = summary["ended"].get("signal")  # to the control process alone
+        summary["ended"]["signal"] = caught[0].name if caught else of_its_own
         return summary
+
+
+def _watched(watch: _Watch) -> dict[str, Any]:
+    """Return the summary of a run that is under way; what fails here is a fault of that run."""
+    try:
+        return watch.run()
+    except (RefusedError, ChildDiedError):
+        raise
+    except Exception as error:
+        traceback.print_exc()
+        text = f"the daemon failed with {type(error).__name__}: {error}"
+        return _without_a_run(Cause.FAULT, text, failed=True)
+
+
+def _harmless(report: Callable[[str], None]) -> Callable[[str], None]:
+    """Return `report` without what it raises: a closed terminal ends no run."""
+
+    def say(line: str) -> None:
+        with suppress(OSError, ValueError):  # ValueError: a closed file
+            report(line)
+
+    return say
 
 
 @dataclass(slots=True)
@@ -105,7 +143,7 @@ class _Start:
 
         Raises ValueError if an input is at fault, ChildDiedError if a process dies.
         """
-        policy = self._hear(self.worker)
+        policy = self._hear(self.worker, self.control)
         if policy is None:
             return None
         self.control.send({"needs": policy["interface"]})
@@ -133,8 +171,18 @@ class _Start:
         self.control.send({}, wires.descriptors())
         return wires
 
-    def _hear(self, child: Child) -> dict[str, Any] | None:
-        return child.expect(self.patience_s, lambda: bool(self.caught))
+    def _hear(self, child: Child, other: Child | None = None) -> dict[str, Any] | None:
+        """Return the next message of `child`, None after a signal.
+
+        Raises at once what ends `other`, which has nothing to say yet.
+        """
+
+        def interrupted() -> bool:
+            if other is not None:
+                other.message(0.0)
+            return bool(self.caught)
+
+        return child.expect(self.patience_s, interrupted)
 
 
 @dataclass(slots=True)
@@ -155,14 +203,16 @@ class _Watch:
     def run(self) -> dict[str, Any]:
         """Return the summary that the control process sends at the end.
 
-        Raises ValueError if the robot cannot be connected, ChildDiedError if the control process
+        Raises RefusedError if the robot cannot be connected, ChildDiedError if the control process
         dies or hangs.
         """
         while True:
             message = self.control.message(_WATCH_S)
             self._report_changes()
-            if message is not None:
+            if message is not None and "summary" in message:
                 return message["summary"]
+            if message is not None:
+                self.report(f"control process: {message['connected']}")
             self._require_ticks()
             if self.told:
                 continue
@@ -222,7 +272,10 @@ def _release(wires: Wires) -> None:
 
 @contextmanager
 def _signals() -> Iterator[list[signal.Signals]]:
-    """Collect SIGINT and SIGTERM in the list that is returned, while the block runs."""
+    """Collect what is to end the run in the list that is returned, while the block runs.
+
+    Ctrl-C, Ctrl-\\ and Ctrl-Z, SIGTERM, and the end of the terminal unless that is ignored (nohup).
+    """
     caught: list[signal.Signals] = []
     if threading.current_thread() is not threading.main_thread():
         yield caught  # only the main thread gets signals
@@ -231,7 +284,10 @@ def _signals() -> Iterator[list[signal.Signals]]:
     def note(number: int, frame: object) -> None:
         caught.append(signal.Signals(number))
 
-    before = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
+    ending = [signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGTSTP]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        ending.append(signal.SIGHUP)
+    before = {number: signal.signal(number, note) for number in ending}
     try:
         yield caught
     finally:

@@ -6,17 +6,19 @@
             except when the run is ending
     STOP    the end; the robot has been let go of
 
-A run ends through HOLD, so that the robot is at rest before it is let go of.
+A run ends through HOLD, so that the robot is at rest before it is let go of. Time does not count at
+rest: what follows begins with the step that was due when the robot came to rest.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum, IntEnum
 
 from telic.real_robot import timeline as line
 from telic.real_robot.safety import Envelope
+from telic.real_robot.stamps import AHEAD_NS, Stamps, judge
 from telic.real_robot.timeline import Timeline, TimelineRules
 from telic.spec import ActionChunk, Array
 
@@ -39,6 +41,7 @@ class Cause(Enum):
     NO_CHUNK = "no fresh chunk"
     STALE_OBSERVATION = "stale observation"
     BAD_OBSERVATION = "bad observation"
+    BAD_HOLD = "bad hold"
     BAD_ACTION = "bad action"
     FAULT = "fault"
     ORDERED = "ordered to stop"
@@ -82,14 +85,19 @@ class NumberedChunk:
 class Inputs:
     """What is known at a tick.
 
-    `t_obs_ns`, `episode` and `problem` are about the newest reading; `held` [A] is the command
-    that keeps the robot where it is now; `fault` and `order` end the run and say why.
+    `t_obs_ns`, `episode` and `problem` are about the newest reading, which came at `read_ns` (None:
+    at the time of the tick) and `wall_ns` of the wall clock; `held` [A] is the command that keeps
+    the robot where it is now, unless `held_problem` says what is wrong with it; `fault` and `order`
+    end the run and say why.
     """
 
     t_obs_ns: int
     held: Array
     episode: int = 0
     problem: str | None = None
+    read_ns: int | None = None
+    wall_ns: int | None = None
+    held_problem: str | None = None
     chunks: Sequence[NumberedChunk] = ()
     fault: str | None = None
     order: str | None = None
@@ -97,7 +105,10 @@ class Inputs:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoopState:
-    """Everything that one tick leaves to the next."""
+    """Everything that one tick leaves to the next.
+
+    `rest_ns` is when the robot last came to rest, 0 where it was from the start of the episode.
+    """
 
     phase: Phase
     reason: Reason
@@ -107,6 +118,8 @@ class LoopState:
     timeline: Timeline
     last: Array  # the command of the tick before, f32 [A]
     last_ns: int
+    rest_ns: int = 0
+    stamps: Stamps = field(default_factory=Stamps)
     ending: Reason | None = None  # why the run ends, once it does
     ending_ns: int = 0  # since when
 
@@ -121,7 +134,7 @@ class LoopState:
             episode=0,
             timeline=line.empty(len(held)),
             last=held,
-            last_ns=now_ns - 1,
+            last_ns=now_ns,
         )
 
 
@@ -131,7 +144,8 @@ class Command:
 
     `action` f32 [A], or None to hold. `due_ns` and `chunk` name the step that it serves (chunk -1:
     none). `late_steps` came too late to be used; `refused` are chunks of another episode, or that
-    came while holding for another reason than the lack of them.
+    came while holding for another reason than the lack of them. `observed`: the reading is new and
+    sound, so the policy may have it.
     """
 
     action: Array | None = None
@@ -142,6 +156,7 @@ class Command:
     merged: tuple[int, ...] = ()
     late_steps: int = 0
     refused: int = 0
+    observed: bool = False
 
 
 def step(
@@ -150,20 +165,45 @@ def step(
     """Return the next state, and the command for the time `now_ns`."""
     if state.phase is Phase.STOP:
         return state, Command(refused=len(inputs.chunks))
+    state, doubt, observed = _look(state, inputs, now_ns, rules)
     state = _enter_episode(state, inputs, now_ns)
+    away = Command(refused=len(inputs.chunks), observed=observed)
     ending = state.ending or _why_end(state, inputs, now_ns, rules)
     if ending is not None:
-        return _end(state, inputs, now_ns, rules, ending), Command(refused=len(inputs.chunks))
-    if (reason := _why_blind(inputs, now_ns, rules)) is not None:
-        return _hold(state, inputs, now_ns, reason), Command(refused=len(inputs.chunks))
-    return _follow(state, inputs, now_ns, rules)
+        return _end(state, inputs, now_ns, rules, ending), away
+    doubt = doubt or _why_unheld(state, inputs, now_ns, rules)
+    if doubt is not None:
+        return _hold(state, inputs, now_ns, doubt), away
+    state, command = _follow(state, inputs, now_ns, rules)
+    return state, replace(command, observed=observed)
+
+
+def _look(
+    state: LoopState, inputs: Inputs, now_ns: int, rules: LoopRules
+) -> tuple[LoopState, Reason | None, bool]:
+    """Return the state that knows the reading, why it must not be acted upon, whether it is new."""
+    if inputs.problem is not None:
+        return state, Reason(Cause.BAD_OBSERVATION, inputs.problem), False
+    judged = judge(
+        state.stamps,
+        inputs.t_obs_ns,
+        now_ns if inputs.read_ns is None else inputs.read_ns,
+        rules.envelope,
+        inputs.wall_ns,
+    )
+    state = replace(state, stamps=judged.stamps)
+    if judged.bad is not None:
+        return state, Reason(Cause.BAD_OBSERVATION, judged.bad), False
+    if judged.stale is not None:
+        return state, Reason(Cause.STALE_OBSERVATION, judged.stale), False
+    return state, None, judged.new
 
 
 def _enter_episode(state: LoopState, inputs: Inputs, now_ns: int) -> LoopState:
     """A scene put to a new start: nothing planned before is of use."""
     if inputs.episode == state.episode:
         return state
-    state = replace(state, episode=inputs.episode, timeline=line.empty(len(state.last)))
+    state = replace(state, episode=inputs.episode, timeline=line.empty(len(state.last)), rest_ns=0)
     if state.phase is Phase.IDLE or state.ending is not None:
         return state
     return replace(
@@ -180,7 +220,7 @@ def _why_end(state: LoopState, inputs: Inputs, now_ns: int, rules: LoopRules) ->
     if inputs.order is not None:
         return Reason(Cause.ORDERED, inputs.order)
     for numbered in inputs.chunks:
-        if (problem := rules.envelope.problem(numbered.chunk.actions)) is not None:
+        if (problem := _chunk_problem(numbered.chunk, inputs, now_ns, rules)) is not None:
             return Reason(Cause.BAD_ACTION, f"chunk {numbered.number} {problem}")
     if rules.duration_ns is not None and now_ns - state.start_ns >= rules.duration_ns:
         return Reason(Cause.FINISHED)
@@ -198,16 +238,26 @@ def _end(
     return _hold(state, inputs, now_ns, ending)
 
 
-def _why_blind(inputs: Inputs, now_ns: int, rules: LoopRules) -> Reason | None:
-    if inputs.problem is not None:
-        return Reason(Cause.BAD_OBSERVATION, inputs.problem)
-    if rules.envelope.observation_is_stale(inputs.t_obs_ns, now_ns):
-        age_ms = (now_ns - inputs.t_obs_ns) / 1e6
-        limit_ms = rules.envelope.max_observation_age_ns / 1e6
-        return Reason(
-            Cause.STALE_OBSERVATION, f"the newest is {age_ms:.0f} ms old, limit {limit_ms:.0f} ms"
-        )
+def _chunk_problem(chunk: ActionChunk, inputs: Inputs, now_ns: int, rules: LoopRules) -> str | None:
+    """Return what makes a chunk unfit for this run, or None."""
+    if (problem := rules.envelope.problem(chunk.actions)) is not None:
+        return problem
+    dt_ns, read_ns = rules.timeline.dt_ns, inputs.read_ns or now_ns
+    if abs(chunk.dt_ns - dt_ns) > dt_ns // 100:
+        return f"has steps of {chunk.dt_ns / 1e6:g} ms, expected {dt_ns / 1e6:g} ms"
+    if chunk.t_obs_ns - read_ns > AHEAD_NS:
+        return f"is dated {(chunk.t_obs_ns - read_ns) / 1e6:.0f} ms ahead"
     return None
+
+
+def _why_unheld(state: LoopState, inputs: Inputs, now_ns: int, rules: LoopRules) -> Reason | None:
+    """Why nothing can be commanded from rest without a jump, or None."""
+    if state.phase is Phase.ACTIVE:
+        return None
+    problem = inputs.held_problem
+    if problem is None:
+        problem = rules.envelope.out_of_reach(inputs.held, now_ns - state.last_ns)
+    return None if problem is None else Reason(Cause.BAD_HOLD, problem)
 
 
 def _hold(state: LoopState, inputs: Inputs, now_ns: int, reason: Reason) -> LoopState:
@@ -222,6 +272,7 @@ def _hold(state: LoopState, inputs: Inputs, now_ns: int, reason: Reason) -> Loop
         timeline=line.empty(len(state.last)),
         last=inputs.held,
         last_ns=now_ns,
+        rest_ns=now_ns if state.phase is Phase.ACTIVE else state.rest_ns,
     )
 
 
@@ -229,12 +280,20 @@ def _follow(
     state: LoopState, inputs: Inputs, now_ns: int, rules: LoopRules
 ) -> tuple[LoopState, Command]:
     """Merge what came, take what is due. Nothing due: HOLD, or IDLE before the first chunk."""
-    last = state.last if state.phase is Phase.ACTIVE else inputs.held
+    active = state.phase is Phase.ACTIVE
+    last, rest_ns = (state.last, None) if active else (inputs.held, state.rest_ns)
     plan, merged, late = state.timeline, [], 0
     for numbered in inputs.chunks:
         if numbered.episode == inputs.episode:
             outcome = line.merge(
-                plan, numbered.chunk, numbered.number, now_ns, last, state.last_ns, rules.timeline
+                plan,
+                numbered.chunk,
+                numbered.number,
+                now_ns,
+                last,
+                state.last_ns,
+                rules.timeline,
+                rest_ns,
             )
             plan, late = outcome.timeline, late + outcome.late
             merged.append(numbered.number)
@@ -242,16 +301,15 @@ def _follow(
     due = line.sample(plan, now_ns, rules.timeline)
     if due is None or rules.envelope.chunk_is_stale(plan.t_obs_ns, now_ns):
         if state.phase is Phase.IDLE:
-            return replace(state, timeline=plan, last=inputs.held, last_ns=now_ns), told
+            return replace(state, last=inputs.held, last_ns=now_ns), told
         age_ms = (now_ns - plan.t_obs_ns) / 1e6
         newest = f"the newest began {age_ms:.0f} ms ago" if plan.t_obs_ns >= 0 else ""
         reason = Reason(Cause.NO_CHUNK, newest)
         return _hold(state, inputs, now_ns, reason), told
-    limited = rules.envelope.limit(due.action, last, now_ns - state.last_ns)
-    if (problem := rules.envelope.problem(limited.action)) is not None:
+    if (problem := rules.envelope.problem(due.action)) is not None:
         reason = Reason(Cause.BAD_ACTION, f"the command's {problem}")
         return _end(state, inputs, now_ns, rules, reason), told
-    active = state.phase is Phase.ACTIVE
+    limited = rules.envelope.limit(due.action, last, now_ns - state.last_ns)
     state = replace(
         state,
         phase=Phase.ACTIVE,

@@ -93,7 +93,7 @@ def worker_main(
         warning = check_pace(policy, latency_ns)
         channel.send({"ready": latency_ns / 1e6, "warning": warning})
     with reporting(channel, starting=False):
-        requests = Requests(policy, goal, wires.observations, wires.status, config)
+        requests = Requests(policy, goal, wires.observations, wires.status, config, latency_ns)
         answer(policy, requests, wires, lambda: os.getppid() != daemon_pid)
 
 

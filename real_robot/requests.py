@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from telic.ranges import require_range
 from telic.real_robot.clock import NS
 from telic.real_robot.loop import Phase
 from telic.real_robot.ring import SharedRing
@@ -26,12 +27,15 @@ class WorkerConfig:
     seed: int = 0  # of the policy's noise
 
     def __post_init__(self) -> None:
-        if self.execute_horizon < 1:
-            raise ValueError(f"execute_horizon={self.execute_horizon} must be at least 1")
+        require_range(self, "execute_horizon", at_least=1)
+        require_range(self, "seed", at_least=0, at_most=2**62)
 
 
 class Requests:
-    """The requests of one run: the next one, once the observations for it are there."""
+    """The requests of one run: the next one, once the observations for it are there.
+
+    `latency_ns` is how long a chunk takes as far as it is known before the run.
+    """
 
     def __init__(
         self,
@@ -40,6 +44,7 @@ class Requests:
         observations: SharedRing,
         status: SharedRing,
         config: WorkerConfig,
+        latency_ns: int = 0,
     ) -> None:
         self._ring, self._goal, self._config = observations, goal, config
         self._status = status
@@ -48,7 +53,8 @@ class Requests:
         self._delays_ns: deque[int] = deque(maxlen=_RECENT)
         self._seen = 0  # readings looked at
         self._episode, self._episode_ns = -1, 0
-        self._wanted_ns = 0  # an observation as new as this
+        self._latency_ns = latency_ns
+        self._wait_ns = 0  # so much newer than the last chunk's beginning must an observation be
         self._last: ActionChunk | None = None  # of this episode
         self._last_ns = 0  # when it was there
 
@@ -68,9 +74,10 @@ class Requests:
         if window.episode != self._episode:
             self._episode, self._episode_ns = window.episode, t_obs_ns
             self._last = None
-        elif t_obs_ns < self._wanted_ns:
+        begin_ns = self._begin_ns()
+        if begin_ns is not None and t_obs_ns < begin_ns + self._wait_ns:
             return None
-        prefix = self._prefix(t_obs_ns)
+        prefix = self._prefix(t_obs_ns, begin_ns)
         return ActRequest(
             observation=window.observation,
             goal=self._goal,
@@ -81,41 +88,64 @@ class Requests:
             inference_delay=0 if prefix is None else min(self._delay(), len(prefix)),
         )
 
-    def _prefix(self, t_obs_ns: int) -> Array | None:
-        """Return what is left of the last chunk, None where the loop has had it and holds."""
+    def _begin_ns(self) -> int | None:
+        """Return when the first action of the last chunk is due, None where there is no such chunk.
+
+        One that finds the robot at rest goes on, when it comes, from where the robot came to rest.
+        """
         if self._last is None:
+            return None
+        newest, t_obs_ns = self._status.newest(), self._last.t_obs_ns
+        if newest is None:
+            return t_obs_ns
+        status = newest[1]
+        if status["chunk_t_obs_ns"] == t_obs_ns:
+            return t_obs_ns + int(status["chunk_shift_ns"])
+        is_on_its_way = status["t_ns"] <= self._last_ns
+        if status["phase"] != Phase.ACTIVE and is_on_its_way:
+            done = max(0, math.ceil((int(status["rest_ns"]) - t_obs_ns) / self._dt_ns))
+            return self._last_ns - done * self._dt_ns
+        return t_obs_ns
+
+    def _prefix(self, t_obs_ns: int, begin_ns: int | None) -> Array | None:
+        """Return what is left of the last chunk, None where the loop has had it and holds."""
+        if self._last is None or begin_ns is None:
             return None
         newest = self._status.newest()
         if newest is not None:
             status = newest[1]
             if status["phase"] != Phase.ACTIVE and status["t_ns"] > self._last_ns:
                 return None
-        return remainder(self._last, t_obs_ns)
+        return remainder(self._last, t_obs_ns - begin_ns)
 
     def _delay(self) -> int:
         """Return how many steps of a chunk the loop has lately had to drop at most."""
         newest = self._status.newest()
-        return 0 if newest is None else int(newest[1]["delay"])
+        delay = -1 if newest is None else int(newest[1]["delay"])
+        return math.ceil(self._latency_ns / self._dt_ns) if delay < 0 else delay
 
     def answered(self, request: ActRequest, chunk: ActionChunk, finished_ns: int) -> None:
-        """Note the chunk for `request` and when it was there; both decide about the next one."""
+        """Note the chunk for `request` and when it was there; both decide about the next one.
+
+        How long it took counts where it went on from one before: a first call may load and compile.
+        """
         self._last, self._last_ns = chunk, finished_ns
-        t_obs_ns = request.observation.t_obs_ns
-        self._delays_ns.append(finished_ns - t_obs_ns)
-        self._wanted_ns = t_obs_ns + wait_for_observation_ns(
+        if request.prefix is not None:
+            self._delays_ns.append(finished_ns - request.observation.t_obs_ns)
+        self._wait_ns = wait_for_observation_ns(
             self._action_horizon,
             self._config.execute_horizon,
             self._dt_ns,
-            max(self._delays_ns),
+            max(self._delays_ns, default=self._latency_ns),
         )
 
 
-def remainder(chunk: ActionChunk, t_obs_ns: int) -> Array | None:
-    """Return the actions of a chunk that are due at `t_obs_ns` or later, None where none is left.
+def remainder(chunk: ActionChunk, elapsed_ns: int) -> Array | None:
+    """Return the actions of a chunk that are due `elapsed_ns` after its first one or later.
 
-    Times are rounded to steps.
+    None where none is left. Times are rounded to steps.
     """
-    rest = chunk.actions[max(0, round((t_obs_ns - chunk.t_obs_ns) / chunk.dt_ns)) :]
+    rest = chunk.actions[max(0, round(elapsed_ns / chunk.dt_ns)) :]
     return rest if len(rest) else None
 
 

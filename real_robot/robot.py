@@ -10,10 +10,12 @@ control process alone, in this order:
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, cast, get_args, get_type_hints
 
 from telic.real_robot.clock import Clock
 from telic.real_robot.timeline import Motion
@@ -25,6 +27,19 @@ ROBOTS = {
     "metaworld": "telic.real_robot.simulated:MetaWorldConfig",
     "arm": "telic.real_robot.simulated_arm:ArmConfig",
 }
+
+
+MIN_HZ, MAX_HZ = 0.01, 100_000.0  # of a robot's rates
+_PLAIN: dict[Any, str] = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "text",
+}
+
+
+# options that tell where a robot is
+_ADDRESSES = ("address", "device", "host", "hostname", "ip", "port", "serial", "url")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,7 +58,11 @@ class Reading:
 
 
 class Robot(Protocol):
-    """A robot under control. No method may block for longer than a control period."""
+    """A robot under control. No method may block for longer than a control period.
+
+    Arrays that it is given are its own to change, and those that it gives may go on changing: the
+    loop has copies (`Driver`). Stamps are `now_ns()` of the clock given to `build`.
+    """
 
     interface: Interface
     control_hz: float  # how many commands a second it wants
@@ -56,7 +75,7 @@ class Robot(Protocol):
         ...
 
     def read(self) -> Reading:
-        """Return the newest reading."""
+        """Return the newest reading; one that is not sound, or not of now, means HOLD."""
         ...
 
     def command(self, action: Array) -> None:
@@ -64,7 +83,10 @@ class Robot(Protocol):
         ...
 
     def hold(self) -> Array:
-        """Have it stay where it is; return the command f32 [A] that does so."""
+        """Have it stay where it is; return the command f32 [A] that does so.
+
+        Motion goes on from that command: it must be finite and within the bounds.
+        """
         ...
 
     def stop(self) -> None:
@@ -77,7 +99,11 @@ class Robot(Protocol):
 
 
 class RobotConfig(Protocol):
-    """Options of one robot; checks in `__post_init__` what can be checked without the robot."""
+    """Options of one robot; checks in `__post_init__` what can be checked without the robot.
+
+    `identity`, where there is one, names the robot: no two runs may drive what has the same; None
+    is for simulated ones. Without it `identity_of` makes one.
+    """
 
     def build(self, needs: Interface, clock: Clock) -> Robot:
         """Return the robot, not connected, with the cameras that a policy `needs` if it can."""
@@ -101,7 +127,65 @@ def robot_config(
                 f"{near_misses(option, known)}"
             )
     kept = {option: value for option, value in defaults.items() if option in known}
-    return cast(RobotConfig, schema(**(kept | dict(options))))
+    given = kept | dict(options)
+    hints = get_type_hints(schema)
+    for entry in fields(schema):
+        if entry.name in given:
+            given[entry.name] = _as_asked(given[entry.name], hints[entry.name], entry.name)
+        elif entry.init and entry.default is MISSING and entry.default_factory is MISSING:
+            raise ValueError(
+                f"robot {name} needs robot_options.{entry.name}, which has no default: "
+                f"'robot_options={{{entry.name}: ...}}'"
+            )
+    return cast(RobotConfig, schema(**given))
+
+
+def _as_asked(value: Any, hint: Any, option: str) -> Any:
+    """Return the value of an option as its type; ValueError where it is of another plain type."""
+    if hint is float and type(value) is int:
+        return float(value)
+    plain = [kind for kind in get_args(hint) or (hint,) if kind in _PLAIN]
+    if not plain or type(value) in plain or (value is None and type(None) in get_args(hint)):
+        return value
+    if float in plain and type(value) is int:
+        return float(value)
+    wanted = " or ".join(_PLAIN[kind] for kind in plain)
+    raise ValueError(f"robot_options.{option}={value} must be {wanted}")
+
+
+def identity_of(config: RobotConfig) -> str | None:
+    """Return the name of the robot that `config` is for, by which it is locked; None: it is not.
+
+    Of a config that does not say it, what tells where the robot is, or else the config's class.
+    """
+    if hasattr(config, "identity"):
+        return cast("str | None", config.identity)
+    values = [(entry.name, getattr(config, entry.name)) for entry in fields(cast(Any, config))]
+    where = [f"{name}={value}" for name, value in values if name in _ADDRESSES and value]
+    kind = type(config)
+    return ", ".join(where) or f"{kind.__module__}:{kind.__qualname__}"
+
+
+def require_facts(robot: Robot) -> None:
+    """Raise ValueError unless what the robot says of itself can be run: its rates and entries."""
+    for name, rate_hz in (
+        ("control_hz", robot.control_hz),
+        ("interface.rate_hz", robot.interface.rate_hz),
+    ):
+        if not (isinstance(rate_hz, int | float) and MIN_HZ <= rate_hz <= MAX_HZ):
+            raise ValueError(
+                f"the robot's {name} is {rate_hz}, must be within {MIN_HZ:g}..{MAX_HZ:g}"
+            )
+    for name in ("state", "action"):
+        shape = getattr(robot.interface, name).shape
+        if len(shape) != 1 or not shape[0]:
+            raise ValueError(f"the robot's {name} has the shape {shape}, expected (entries,)")
+    size = robot.interface.action.shape[0]
+    for entry in robot.switched:
+        if size is None or not 0 <= entry < size:
+            raise ValueError(f"the robot's switched entry {entry} is none of its {size} entries")
+    if not isinstance(robot.motion, Motion):
+        raise ValueError(f"the robot's motion is {robot.motion!r}, expected a Motion")
 
 
 def _schema(name: str) -> type[Any]:
@@ -112,11 +196,17 @@ def _schema(name: str) -> type[Any]:
             f"robot={name} is not one of {', '.join(ROBOTS)}, nor module:Config of another package"
             f"{near_misses(name, ROBOTS)}"
         )
+    if (here := str(Path.cwd())) not in sys.path:  # a robot of one's own often lies where one is
+        sys.path.append(here)
     try:
         found = getattr(importlib.import_module(module), attribute, None)
     except ModuleNotFoundError as error:
         raise ValueError(
             f"robot={name}: no module {error.name!r}; install it, or put its folder on PYTHONPATH"
+        ) from error
+    except Exception as error:
+        raise ValueError(
+            f"robot={name}: {module} fails: {type(error).__name__}: {error}"
         ) from error
     if not (isinstance(found, type) and is_dataclass(found) and hasattr(found, "build")):
         raise ValueError(f"robot={name}: {module} has no dataclass {attribute} with `build`")

@@ -7,12 +7,13 @@ the next seed, and the run goes on.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from telic.envs.registry import entry, make
 from telic.envs.task import TaskEnv, image_specs
+from telic.ranges import require_range
 from telic.real_robot.clock import Clock
 from telic.real_robot.robot import Reading
 from telic.real_robot.timeline import Motion
@@ -27,14 +28,16 @@ _ROBOT_STATE = (4,)  # Meta-World's state without objects and goal
 class MetaWorldConfig:
     """A Meta-World scene; cameras and state are what the policy needs."""
 
+    identity: ClassVar[None] = None  # there may be any number of it
+
     task: str = "drawer-open-v3"
     seed: int = 300_000  # of the first episode; the others count on
     max_steps: int = 500  # of an episode, 80 a second
 
     def __post_init__(self) -> None:
         entry(self.task)
-        if self.max_steps < 1:
-            raise ValueError(f"max_steps={self.max_steps} must be at least 1")
+        require_range(self, "max_steps", at_least=1, prefix="robot_options.")
+        require_range(self, "seed", at_least=0, prefix="robot_options.")
 
     def build(self, needs: Interface, clock: Clock) -> SimulatedScene:
         """Return the scene, with the cameras and the state that a policy `needs`."""

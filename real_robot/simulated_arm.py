@@ -8,12 +8,13 @@ drawn per episode and is part of the state; an episode ends when the arm has com
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
+from telic.ranges import require_range
 from telic.real_robot.clock import NS, Clock
-from telic.real_robot.robot import Reading
+from telic.real_robot.robot import MAX_HZ, MIN_HZ, Reading
 from telic.real_robot.timeline import Motion
 from telic.spec import Array, ArraySpec, Interface
 
@@ -42,9 +43,16 @@ def arm_interface(rate_hz: float = 20.0) -> Interface:
 class ArmConfig:
     """The arm's options."""
 
+    identity: ClassVar[None] = None  # there may be any number of it
+
     control_hz: float = 100.0
     rate_hz: float = 20.0  # of the policy's actions
     seed: int = 0  # of the goals
+
+    def __post_init__(self) -> None:
+        prefix = "robot_options."
+        require_range(self, "control_hz", "rate_hz", at_least=MIN_HZ, at_most=MAX_HZ, prefix=prefix)
+        require_range(self, "seed", at_least=0, prefix=prefix)
 
     def build(self, needs: Interface, clock: Clock) -> SimulatedArm:
         """Return the arm; it has no camera to offer, whatever is needed."""

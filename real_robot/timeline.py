@@ -11,7 +11,10 @@ The seam is a ramp, with the old and the new value of every step that it covers:
          |      o---                         the old plan alone held
        0 |__o---
             |   |   |   |   |  -> due
-         last command
+           last command
+
+At rest no time passes for a chunk: it begins with the step that was due when the robot came to
+rest (step 0 where the observation is from later), and all of its steps are due by so much later.
 """
 
 from __future__ import annotations
@@ -22,6 +25,8 @@ from enum import Enum
 import numpy as np
 
 from telic.spec import ActionChunk, Array
+
+_LONGEST_WAY_IN = 4.0  # periods
 
 
 class Motion(Enum):
@@ -45,7 +50,7 @@ class TimelineRules:
     switched: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.dt_ns <= 0:
+        if not self.dt_ns > 0:
             raise ValueError(f"the steps of a timeline need time between them, got {self.dt_ns} ns")
         if self.seam_steps < 0:
             raise ValueError(f"seam_steps={self.seam_steps} must not be negative")
@@ -56,13 +61,15 @@ class Timeline:
     """Planned steps, `due_ns` i64 [N] strictly ascending, `actions` f32 [N A].
 
     `chunk` i64 [N] numbers the chunk that each step came from, -1 for where a seam begins.
-    `t_obs_ns` is when the newest chunk's observation was taken.
+    `t_obs_ns` is when the newest chunk's observation was taken, `shift_ns` by how much its steps
+    are due later than t_obs_ns + i * dt_ns.
     """
 
     due_ns: Array
     actions: Array
     chunk: Array
     t_obs_ns: int = -1
+    shift_ns: int = 0
 
     def __len__(self) -> int:
         return len(self.due_ns)
@@ -102,22 +109,31 @@ def merge(
     last: Array,
     last_ns: int,
     rules: TimelineRules,
+    rest_ns: int | None = None,
 ) -> Merged:
     """Return `timeline` with `chunk` in place of what it had planned from now on.
 
     `now_ns` is the time that the next command is for; `last` [A] is the command given before, at
-    `last_ns`. A chunk from an older observation than the newest one merged is late as a whole.
+    `last_ns`; `rest_ns` is since when the robot has been at rest, None if it moves. A chunk from an
+    older observation than the newest one merged is late as a whole.
     """
     due = chunk.t_obs_ns + chunk.dt_ns * np.arange(len(chunk.actions), dtype=np.int64)
-    fresh = due > _window(now_ns, rules)[0] if _once(rules) else due >= now_ns
+    begin_ns = now_ns if rest_ns is None else rest_ns
+    fresh = due > _window(begin_ns, rules)[0] if _once(rules) else due >= begin_ns
     if chunk.t_obs_ns < timeline.t_obs_ns or not fresh.any():
         return Merged(timeline=timeline, late=len(due))
     due, new = due[fresh], np.asarray(chunk.actions[fresh], np.float32)
+    shift_ns = 0
+    if rest_ns is not None:
+        first_ns = now_ns if _once(rules) else last_ns + _way_in_ns(chunk.actions, last, new, rules)
+        shift_ns = int(first_ns - due[0])
+        due = due + shift_ns
 
     progress = (due - last_ns) / rules.dt_ns
     ramp = (np.round(progress) if _once(rules) else progress) / (rules.seam_steps + 1)
     old, has_old = _plan_at(timeline, due, last, last_ns, rules)
-    weight = np.where(has_old, np.clip(ramp, 0.0, 1.0), 1.0)[:, None].repeat(new.shape[1], axis=1)
+    blended = has_old & (rest_ns is None)  # from rest there is no plan to go on from
+    weight = np.where(blended, np.clip(ramp, 0.0, 1.0), 1.0)[:, None].repeat(new.shape[1], axis=1)
     weight[:, list(rules.switched)] = 1.0
     actions = (old + weight * (new - old)).astype(np.float32)
 
@@ -135,6 +151,7 @@ def merge(
                 [np.array([-1])[begin], timeline.chunk[kept], np.full(len(due), number)]
             ),
             t_obs_ns=chunk.t_obs_ns,
+            shift_ns=shift_ns,
         ),
         late=int((~fresh).sum()),
     )
@@ -189,6 +206,18 @@ def _window(now_ns: int, rules: TimelineRules) -> tuple[int, int]:
     """Return the period around `now_ns` (exclusive, inclusive); those of a grid tile the time."""
     earliest_ns = now_ns - rules.dt_ns // 2
     return earliest_ns, earliest_ns + rules.dt_ns
+
+
+def _way_in_ns(actions: Array, last: Array, new: Array, rules: TimelineRules) -> int:
+    """Return how long from rest at `last` [A] to the first step of `new`, no less than a period.
+
+    Longer where the chunk's `actions` [H A] would otherwise be entered faster than they move.
+    """
+    moving = [entry for entry in range(len(last)) if entry not in rules.switched]
+    own = np.abs(np.diff(actions, axis=0))[:, moving].max(initial=0.0)
+    way = np.abs(new[0] - last)[moving].max(initial=0.0)
+    periods = 1.0 if way <= own else min(way / own, _LONGEST_WAY_IN) if own > 0 else 1.0
+    return round(periods * rules.dt_ns)
 
 
 def _plan_at(

@@ -37,7 +37,10 @@ class Wires:
     observations: SharedRing  # state, image/<camera>, t_obs_ns, episode
     chunks: SharedRing  # actions, t_obs_ns, dt_ns, episode, started_ns, finished_ns
     orders: SharedRing  # kind, text
-    status: SharedRing  # t_ns, phase, changes, delay, text
+    # t_ns, phase, changes (of phase), text; delay: steps that chunks lately came too late for, -1
+    # before it is known; rest_ns: when the robot came to rest, if it is; of the chunk under way,
+    # chunk_t_obs_ns and by how much it is due later, chunk_shift_ns
+    status: SharedRing
     beats: SharedRing  # t_ns
 
     @classmethod
@@ -64,6 +67,9 @@ class Wires:
                     "phase": _COUNT,
                     "changes": _COUNT,
                     "delay": _COUNT,
+                    "rest_ns": _COUNT,
+                    "chunk_t_obs_ns": _COUNT,
+                    "chunk_shift_ns": _COUNT,
                     "text": _TEXT,
                 },
                 16,

@@ -22,6 +22,7 @@ from telic.policy.policy_config import PolicyConfig
 from telic.real_robot.policy_worker import open_checkpoint
 from telic.real_robot.simulated_arm import arm_interface
 from telic.spec import FieldStats, Interface
+from telic.tests.real_robot.test_endings import children
 
 
 def save_tiny(path: Path, interface: Interface, sentence: str) -> str:
@@ -115,6 +116,33 @@ def test_a_killed_worker_gives_1_with_the_reason(arm_checkpoint: str, tmp_path: 
     assert process.returncode == 1
     assert "fault: the policy worker was killed by SIGKILL" in stdout
     assert float((tmp_path / "stopped").read_text()) < 0.05  # rad/s when it was let go of
+
+
+def test_a_summary_that_cannot_be_written_is_printed_and_gives_1(
+    arm_checkpoint: str, tmp_path: Path
+) -> None:
+    (tmp_path / ".control.json.writing").mkdir()  # as good as a full disk, also for root
+    out = tmp_path / "control.json"
+    process = start_command(
+        f"checkpoint={arm_checkpoint}", "robot=arm", "duration_s=0.3", f"out={out}"
+    )
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "time is up, after" in stdout
+    assert f"error: the summary could not be written to {out}" in stderr
+
+
+def test_sigterm_to_the_control_process_alone_gives_143(
+    arm_checkpoint: str, tmp_path: Path
+) -> None:
+    process = start_command(f"checkpoint={arm_checkpoint}", "robot=arm", "out=null")
+    wait_until_active(process)
+    control = children(process.pid)[0]
+    os.kill(control, signal.SIGTERM)
+    stdout, stderr = process.communicate(timeout=30)
+    assert process.returncode == 143
+    assert "ordered to stop: SIGTERM to the control process" in stdout
+    assert stderr.splitlines()[-1] == "control: stopped by SIGTERM"
 
 
 def test_a_policy_for_another_robot_is_one_line_and_status_2(arm_checkpoint: str) -> None:

@@ -61,6 +61,7 @@ def test_a_run_of_two_seconds(arm: BreakingArmConfig) -> None:
     assert summary["robot"]["stopped"] is True
     assert_stopped_at_rest(arm)
     assert lines[0].endswith("goal: bring the arm to its goal")
+    assert lines[1] == f"control process: {summary['realtime']}"
     assert lines[-1].startswith("STOP: time is up")
     assert_no_child_is_left()
     json.dumps(summary)

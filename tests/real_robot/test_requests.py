@@ -38,15 +38,17 @@ def chunk(request: ActRequest) -> ActionChunk:
     return ActionChunk(actions=actions, t_obs_ns=request.observation.t_obs_ns, dt_ns=DT)
 
 
-def ask(wires: Wires, config: WorkerConfig) -> Requests:
+def ask(wires: Wires, config: WorkerConfig, latency_ns: int = 0) -> Requests:
     """Return the requests of a policy whose chunks have eight actions."""
-    return Requests(Reaching(), Goal(text="go"), wires.observations, wires.status, config)
+    goal = Goal(text="go")
+    return Requests(Reaching(), goal, wires.observations, wires.status, config, latency_ns)
 
 
-def tell(wires: Wires, t_ns: int, phase: Phase, delay: int) -> None:
+def tell(wires: Wires, t_ns: int, phase: Phase, delay: int, rest_ns: int = 0, **chunk: int) -> None:
     """Write what the loop says at a tick."""
-    text = encode_text("")
-    wires.status.write({"t_ns": t_ns, "phase": phase, "changes": 0, "delay": delay, "text": text})
+    record = {"t_ns": t_ns, "phase": phase, "changes": 0, "delay": delay, "rest_ns": rest_ns}
+    under_way = {"chunk_t_obs_ns": -1, "chunk_shift_ns": 0} | chunk
+    wires.status.write({**record, **under_way, "text": encode_text("")})
 
 
 @given(
@@ -139,11 +141,37 @@ def test_a_chunk_that_the_loop_does_not_follow_leaves_nothing(phase: Phase) -> N
     tell(wires, DT - 1, phase, delay=1)  # it has not had the chunk yet
     write(wires, 2 * DT)
     second = requests.next()
-    assert second is not None and second.prefix is not None and len(second.prefix) == 6
+    assert second is not None and second.prefix is not None
+    assert len(second.prefix) == 7, "it begins when it comes"
     tell(wires, DT + 1, phase, delay=1)
     write(wires, 3 * DT)
     third = requests.next()
     assert third is not None and (third.prefix, third.inference_delay) == (None, 0)
+    wires.close()
+
+
+def test_what_is_left_of_a_chunk_that_began_from_rest_is_counted_from_there() -> None:
+    wires = Wires.create(arm_interface(), 8, 64)
+    requests = ask(wires, WorkerConfig(execute_horizon=2), latency_ns=DT + 1)
+    write(wires, 0)
+    first = requests.next()
+    assert first is not None
+    requests.answered(first, chunk(first), 6 * DT)  # a slow first call
+    shift = {"chunk_t_obs_ns": 0, "chunk_shift_ns": 7 * DT}
+    tell(wires, 7 * DT, Phase.ACTIVE, delay=-1, **shift)
+    write(wires, 8 * DT)
+    assert requests.next() is None, "two steps are to be carried out before the next"
+    write(wires, 9 * DT)
+    second = requests.next()
+    assert second is not None and second.prefix is not None
+    assert second.prefix[:, 0].tolist() == [2, 3, 4, 5, 6, 7]
+    assert second.inference_delay == 2, "as long as the loop knows of none, that of the warm-up"
+    requests.answered(second, chunk(second), 10 * DT)
+    tell(wires, 10 * DT, Phase.HOLD, delay=-1, rest_ns=10 * DT)  # the chunk is on its way
+    write(wires, 11 * DT)
+    third = requests.next()
+    assert third is not None and third.prefix is not None
+    assert third.prefix[:, 0].tolist() == [2, 3, 4, 5, 6, 7], "it goes on from where the hold began"
     wires.close()
 
 

@@ -1,0 +1,171 @@
+"""Which signal to which process ends a run how; what is refused before; what is left after."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from telic.control import ControlConfig, run
+from telic.real_robot.daemon import DaemonConfig, supervise
+from telic.real_robot.lease import Lease, robot_lease
+from telic.real_robot.robot import identity_of
+from telic.real_robot.simulated import MetaWorldConfig
+from telic.real_robot.simulated_arm import ArmConfig
+from telic.real_robot.summary_file import SummaryFile
+from telic.tests.real_robot.addressed import AddressedConfig
+from telic.tests.real_robot.breaking import BreakingArmConfig, OpenBreaking
+from telic.tests.real_robot.reaching import OpenReaching
+from telic.tests.real_robot.test_daemon import start_daemon, wait_for_the_group_to_end
+
+FROM_TERMINALS = (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGTSTP)
+
+
+def children(pid: int) -> list[int]:
+    """Return the processes that a daemon started: the control process, the policy worker."""
+    ids = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return sorted(int(i) for i in ids if b"spawn_main" in Path(f"/proc/{i}/cmdline").read_bytes())
+
+
+@pytest.mark.parametrize(
+    ("whose", "number", "reason", "failed", "stopped"),
+    [
+        *(("daemon", n, f"ordered to stop: {n.name}", False, True) for n in FROM_TERMINALS),
+        *(("all", n, f"ordered to stop: {n.name}", False, True) for n in FROM_TERMINALS[1:]),
+        ("control", signal.SIGTERM, "ordered to stop: SIGTERM to the control", False, True),
+        ("control", signal.SIGKILL, "fault: the control process was killed", True, False),
+        ("worker", signal.SIGTERM, "fault: the policy worker was killed by SIGTERM", True, True),
+    ],
+)
+def test_a_signal_ends_the_run_with_its_reason(
+    tmp_path: Path, whose: str, number: signal.Signals, reason: str, failed: bool, stopped: bool
+) -> None:
+    process = start_daemon(tmp_path, "ACTIVE")
+    control, worker = children(process.pid)
+    for child in (control, worker):  # what a terminal sends is the daemon's to answer
+        for ignored in FROM_TERMINALS:
+            os.kill(child, ignored)
+    if whose == "all":
+        os.killpg(process.pid, number)
+    else:
+        os.kill({"daemon": process.pid, "control": control, "worker": worker}[whose], number)
+    out, _ = process.communicate(timeout=20)
+    ended = json.loads(out.splitlines()[-1])["ended"]
+    assert ended["reason"].startswith(reason)
+    assert ended["failed"] is failed
+    assert ended["signal"] == (None if failed else number.name)
+    assert (tmp_path / "stopped").exists() is stopped
+    wait_for_the_group_to_end(process.pid)
+
+
+def test_a_terminal_that_is_gone_ends_no_run(tmp_path: Path) -> None:
+    def report(line: str) -> None:
+        raise BrokenPipeError(32, "Broken pipe")
+
+    arm = BreakingArmConfig(stopped_file=str(tmp_path / "stopped"))
+    summary = supervise(arm, OpenReaching(), DaemonConfig(duration_s=0.5), report=report)
+    assert summary["ended"]["cause"] == "time is up" and summary["ticks"] > 10
+
+
+@pytest.mark.parametrize(
+    ("out", "complaint"),
+    [
+        ("folder", r"^out=.*folder is a folder; give a file in it: out=.*folder/control.json$"),
+        ("file/control.json", r"^out=.* cannot be written \(.*\); give another file, or out=null$"),
+    ],
+)
+def test_an_out_that_cannot_be_written_is_refused_before_anything_is_started(
+    tmp_path: Path, out: str, complaint: str
+) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    began = time.monotonic()
+    with pytest.raises(ValueError, match=complaint):
+        run(ControlConfig(checkpoint="nowhere", robot="arm", out=str(tmp_path / out)))
+    assert time.monotonic() - began < 1.0, "no process was started"
+
+
+def test_what_is_refused_leaves_no_file(tmp_path: Path) -> None:
+    out, kept = tmp_path / "new" / "control.json", tmp_path / "kept.json"
+    kept.write_text("{}")
+    for path in (out, kept):
+        with SummaryFile(str(path)):
+            pass
+    assert not out.exists() and kept.read_text() == "{}"
+
+
+def test_a_summary_replaces_the_one_before_as_a_whole_or_says_why_not(tmp_path: Path) -> None:
+    out = tmp_path / "control.json"
+    out.write_text("before")
+    with SummaryFile(str(out)) as file:
+        assert out.read_text() == "before"
+        assert file.write({"ticks": 3}) is None
+    assert json.loads(out.read_text()) == {"ticks": 3}
+    with SummaryFile(str(out)) as file:
+        (tmp_path / f".{out.name}.writing").mkdir()  # as good as a full disk, also for root
+        problem = file.write({"ticks": 4})
+        assert problem is not None and "could not be written to" in problem
+    assert json.loads(out.read_text()) == {"ticks": 3}
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from telic.real_robot.lease import Lease
+lease = Lease(Path(sys.argv[1]), "{}")
+print("held", flush=True)
+time.sleep(60)
+"""
+
+
+def test_two_runs_of_one_summary_are_one_too_many(tmp_path: Path) -> None:
+    out = tmp_path / "control.json"
+    other = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(out)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert other.stdout is not None and other.stdout.readline() == "held\n"
+    with pytest.raises(
+        ValueError, match=rf"^out={out} is being written by process {other.pid}, another run; give"
+    ):
+        run(ControlConfig(checkpoint="nowhere", robot="arm", out=str(out)))
+    other.kill()
+    other.communicate()
+    with SummaryFile(str(out)):  # the lock went with its process
+        pass
+
+
+def test_two_runs_of_one_robot_are_one_too_many(tmp_path: Path) -> None:
+    arm = AddressedConfig(ip=f"10.0.0.2 of {tmp_path}")
+    lease = robot_lease(identity_of(arm) or "")
+    config = DaemonConfig(duration_s=0.2)
+    with pytest.raises(
+        ValueError, match=rf"^the robot \(ip=10.0.0.2 .*\) is driven by process {os.getpid()}"
+    ):
+        supervise(arm, OpenBreaking("hang", 1), config)
+    lease.release(remove=True)
+    assert supervise(arm, OpenReaching(), config)["ended"]["cause"] == "time is up"
+    assert not lease.path.exists()
+
+
+def test_what_a_robot_is_locked_by() -> None:
+    assert identity_of(ArmConfig()) is None and identity_of(MetaWorldConfig()) is None
+    assert identity_of(AddressedConfig(ip="10.0.0.2")) == "ip=10.0.0.2"
+    assert identity_of(AddressedConfig(ip="")) == "telic.tests.real_robot.addressed:AddressedConfig"
+
+
+def test_a_lease_is_on_the_file_that_stands_there(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    first = Lease(path, "held by {}")
+    path.rename(tmp_path / "aside")
+    second = Lease(path, "held by {}")  # another file: whoever holds the first is no matter
+    first.release(remove=True)
+    assert path.exists(), "not the one that it held"
+    second.release(remove=True)
+    assert not path.exists()
