@@ -14,7 +14,6 @@ clean renderings and 1.0 to 1.2 times once there is sensor noise of 2 grey level
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ import zarr
 from telic.datasets import statistics
 from telic.datasets.arrays import RowArray, create_rows, read_meta
 from telic.datasets.language import Language
-from telic.datasets.lock import WriterLock
+from telic.replacement import Kind
 from telic.spec import ArraySpec
 
 FORMAT, VERSION = "telic-episodes", 1
@@ -34,41 +33,30 @@ VECTOR_CHUNK_BYTES = 256 << 10
 
 
 def build(path: Path, fields: Mapping[str, ArraySpec], attributes: Mapping[str, Any]) -> None:
-    """Make an empty store at `path`; a store that is there gives way only once this one is whole.
-
-    It is built beside `path` and renamed, so a half-made one never stands there.
-    """
-    building = path.with_name(f"{path.name}.partial")
-    replaced = path.with_name(f"{path.name}.replaced.partial")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for leftover in (building, replaced):
-        shutil.rmtree(leftover, ignore_errors=True)
+    """Make an empty store at `path`, where nothing is."""
     written = {name: spec.to_json() for name, spec in fields.items()}
     zarr.create_group(
-        building,
+        path,
         attributes={"format": FORMAT, "version": VERSION, "fields": written, **attributes},
     )
     for name, spec in fields.items():
-        create_rows(building, f"data/{name}", row_shape(spec), spec.dtype, _chunk_rows(spec))
+        create_rows(path, f"data/{name}", row_shape(spec), spec.dtype, _chunk_rows(spec))
         shape, dtype = statistics.summary_shape(spec)
-        create_rows(building, f"meta/stats/{name}", shape, dtype, 64)
-    Language.create(building)
-    create_rows(building, "meta/episode_ends", (), "int64", 4096)
-    if path.exists():
-        path.rename(replaced)
-    building.rename(path)
-    shutil.rmtree(replaced, ignore_errors=True)
+        create_rows(path, f"meta/stats/{name}", shape, dtype, 64)
+    Language.create(path)
+    create_rows(path, "meta/episode_ends", (), "int64", 4096)
 
 
-def require_replaceable(path: Path) -> None:
-    """Raise ValueError unless what stands at `path` is a store that nobody is writing."""
+def is_store(path: Path) -> bool:
+    """Return whether a store stands at `path`, a damaged one too."""
     try:
-        attributes = read_meta(path).get("attributes", {})
+        attributes = read_meta(path).get("attributes")
     except ValueError:
-        attributes = {}
-    if attributes.get("format") != FORMAT:
-        raise ValueError(f"{path}: is not an episode store; remove it yourself to write here")
-    WriterLock(path).release()
+        return False
+    return isinstance(attributes, dict) and attributes.get("format") == FORMAT
+
+
+STORE = Kind("an episode store", is_store)
 
 
 def read_attributes(path: Path) -> dict[str, Any]:

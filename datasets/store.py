@@ -21,6 +21,7 @@ from telic.datasets.arrays import RowArray
 from telic.datasets.checks import check_episode, check_fields
 from telic.datasets.language import Language, Segment
 from telic.datasets.lock import WriterLock
+from telic.replacement import replacing
 from telic.spec import Array, ArraySpec, FieldStats, Interface, near_misses
 
 
@@ -93,10 +94,6 @@ class EpisodeStore:
         again in `attrs`.
         """
         path = Path(path)
-        if path.exists():
-            if not overwrite:
-                raise ValueError(f"{path}: is already there; pass overwrite or another path")
-            layout.require_replaceable(path)
         check_fields(path, fields, rate_hz)
         attributes = {
             "rate_hz": float(rate_hz),
@@ -106,12 +103,8 @@ class EpisodeStore:
             "source": source,
             **(extra or {}),
         }
-        try:
-            layout.build(path, fields, attributes)
-        except OSError as error:
-            raise ValueError(
-                f"{path}: {error.strerror or error} while creating the store"
-            ) from error
+        with replacing(path, layout.STORE, asked=overwrite) as fresh:
+            layout.build(fresh, fields, attributes)
         return cls(path, "a")
 
     @classmethod
