@@ -19,6 +19,7 @@ from telic.datasets.unified import Space, robots_of, unified_interface, unified_
 from telic.datasets.windows import WindowConfig, Windows
 from telic.policy.anchors import AnchorSet, build_anchors, relative_columns
 from telic.policy.normalizer import NormalizerConfig
+from telic.ranges import require_range
 
 STDOUT = Console(soft_wrap=True, highlight=False)
 MOST_CHUNKS = 20_000  # that are clustered; of more, as many are drawn
@@ -41,9 +42,10 @@ class BuildAnchorsConfig:
     def __post_init__(self) -> None:
         if not self.stores:
             raise ValueError("stores is empty; give one: stores=[runs/demo/demos.zarr]")
-        for name in ("count", "action_horizon"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        if not self.out.strip():
+            raise ValueError("out is empty; name a file, out=runs/anchors.safetensors")
+        require_range(self, "count", "action_horizon", at_least=1)
+        require_range(self, "seed", at_least=0)
 
 
 def run(config: BuildAnchorsConfig) -> AnchorSet:

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from telic.ranges import require_range
 from telic.spec import ArraySpec, FieldStats
 
 Vector = NDArray[np.float64]
@@ -35,10 +36,7 @@ class NormalizerConfig:
     clamp: float | None = None  # normalised entries are kept within +- this
 
     def __post_init__(self) -> None:
-        if self.std_floor <= 0 or (self.clamp is not None and self.clamp <= 0):
-            raise ValueError(
-                f"normalizer std_floor={self.std_floor} and clamp={self.clamp} must be positive"
-            )
+        require_range(self, "std_floor", "clamp", above=0, prefix="normalizer ")
 
     def build(self, name: str, spec: ArraySpec, stats: FieldStats | None) -> Normalizer:
         """Return the normalizer of field `name`; ValueError where what it needs is absent."""

@@ -24,6 +24,7 @@ from telic.policy.language_encoder import LanguageConfig
 from telic.policy.normalizer import NormalizerConfig, Scaling
 from telic.policy.requests import Needs, stack_requests
 from telic.policy.tensors import load_exactly
+from telic.ranges import require_range
 from telic.spec import ActionChunk, ActRequest, Array, FieldStats, Interface, near_misses
 
 STATE, GOAL = "state", "goal"  # what robomimic calls its two inputs
@@ -61,8 +62,7 @@ class RobomimicConfig:
     settings: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.learning_rate <= 0:
-            raise ValueError(f"policy.learning_rate={self.learning_rate} must be positive")
+        require_range(self, "learning_rate", above=0, prefix="policy.")
 
     def robomimic(self) -> Any:
         """Return robomimic's own config object with everything filled in."""

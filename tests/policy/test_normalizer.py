@@ -96,5 +96,5 @@ def test_what_a_scaling_needs_is_asked_for() -> None:
         NormalizerConfig(scaling=Scaling.bounds).build("action", free, None)
     with pytest.raises(ValueError, match="free size"):
         NormalizerConfig().build("state", ArraySpec(shape=(None,)), None)
-    with pytest.raises(ValueError, match="must be positive"):
+    with pytest.raises(ValueError, match="std_floor=0.0 must be more than 0"):
         NormalizerConfig(std_floor=0.0)
