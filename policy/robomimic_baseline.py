@@ -28,6 +28,7 @@ from telic.ranges import require_range
 from telic.spec import ActionChunk, ActRequest, Array, FieldStats, Interface, near_misses
 
 STATE, GOAL = "state", "goal"  # what robomimic calls its two inputs
+_ACTION_SCALING = NormalizerConfig(scaling=Scaling.identity)  # constants alone are settled
 _STATE_SCALING = NormalizerConfig(scaling=Scaling.mean_std, clamp=5.0)  # as our own policies do
 
 
@@ -127,6 +128,7 @@ class RobomimicPolicy(nn.Module):
         self.config, self.stats = config, dict(stats)
         self.interface = replace(interface, images={})
         self.normalizer = _STATE_SCALING.build("state", interface.state, stats.get("state"))
+        self._actions = _ACTION_SCALING.build("action", interface.action, stats.get("action"))
         self.language = config.language.build()
         config.language.dim = self.language.dim
         modules, theirs = import_robomimic(), config.robomimic()
@@ -212,6 +214,7 @@ class RobomimicPolicy(nn.Module):
             actions = network(obs)
         else:
             actions = self._act_with_memory(network, obs, requests)
+        actions = self._actions.settle(actions)
         return [
             ActionChunk(
                 actions=self.interface.action.clip(action[None]),
