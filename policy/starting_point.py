@@ -65,6 +65,7 @@ class StartingPoint:
         ValueError if a policy of `config` for `interface` would scale another entry otherwise than
         the checkpoint does, has another number of entries, or a slot that it never saw.
         """
+        self._require_robot(config, interface)
         stats = {**own, **self.parts.stats}
         old = unified_interface(self.parts.robots) if self.parts.robots else self.parts.interface
         names = ["action"]
@@ -87,6 +88,16 @@ class StartingPoint:
             if name in self.parts.stats:
                 stats[name] = self._thawed(name, getattr(config, name), stats[name], own[name])
         return stats
+
+    def _require_robot(self, config: PolicyConfig, interface: Interface) -> None:
+        """Raise ValueError where the new data's numbers mean something else than they did."""
+        was = replace(self.parts.interface, rate_hz=interface.rate_hz, images={})
+        if self.parts.robots or was.action.shape != interface.action.shape:
+            return  # slots have meanings of their own; sizes are told apart below
+        reads_state = config.use_state or config.goal.state
+        if not reads_state or was.state.shape != interface.state.shape:
+            was = replace(was, state=interface.state)
+        was.require(replace(interface, images={}), self.where, "store of data.stores")
 
     def _thawed(
         self, name: str, config: NormalizerConfig, was: FieldStats, own: FieldStats
