@@ -45,7 +45,7 @@ class DdpmConfig(FormulationConfig):
     answer: Answer = Answer.sample
 
     def __post_init__(self) -> None:
-        require_range(self, "num_timesteps", at_least=2, prefix="formulation.")
+        require_range(self, "num_timesteps", at_least=2, at_most=1e5, prefix="formulation.")
 
     def build(self) -> Ddpm:
         """Return the formulation."""

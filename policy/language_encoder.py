@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from telic.policy.digests import require_intact
 from telic.policy.hugging_face import from_hugging_face
 from telic.ranges import require_range
 from telic.spec import Array
@@ -123,6 +124,7 @@ class LanguageEncoder:
                 "tokenizer.json (or vocab.json and merges.txt) there, or import with --tokenizer "
                 "or --embeddings"
             )
+        require_intact(self.folder.parent, self.folder.name)
         return _load_tower(str(self.folder))
 
     def __call__(self, sentences: Sequence[str], device: torch.device) -> Float[Tensor, "b d"]:

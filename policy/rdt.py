@@ -57,7 +57,7 @@ class RdtConfig(DenoiserConfig):
     def __post_init__(self) -> None:
         counts = ("width", "num_layers", "num_heads", "hidden_ratio")
         require_range(self, *counts, at_least=1, prefix="policy.denoiser.")
-        require_range(self, "num_timesteps", at_least=2, prefix="policy.denoiser.")
+        require_range(self, "num_timesteps", at_least=2, at_most=1e5, prefix="policy.denoiser.")
         if self.width % self.num_heads or self.width % 4:
             raise ValueError(
                 f"policy.denoiser.width={self.width} must be a multiple of 4 and of "

@@ -78,8 +78,8 @@ class SamplingConfig:
     def __post_init__(self) -> None:
         if self.sigmas is not None:
             self.steps = len(schedules.explicit(self.sigmas)) - 1
-        require_range(self, "steps", at_least=1, prefix="sampling.")
-        require_range(self, "num_timesteps", at_least=2, prefix="sampling.")
+        require_range(self, "steps", at_least=1, at_most=1e4, prefix="sampling.")
+        require_range(self, "num_timesteps", at_least=2, at_most=1e5, prefix="sampling.")
         if not 0 < self.sigma_min <= self.sigma_max < math.inf:
             raise ValueError(
                 f"sampling.sigma_min={self.sigma_min} and sigma_max={self.sigma_max} "

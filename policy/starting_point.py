@@ -44,7 +44,7 @@ def starting_config(path: str | Path) -> PolicyConfig:
             f"init_from={path}: is of kind {kind}, which train-policy does not train; give a "
             "checkpoint of train-policy or import-checkpoint"
         )
-    return policy_config(config.get("policy") or {}, str(Path(path) / "config.yaml"))
+    return policy_config(config.get("policy"), str(Path(path) / "config.yaml"))
 
 
 class StartingPoint:
