@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 from scipy.cluster.vq import kmeans2
 
 from telic.policy.normalizer import Normalizer
+from telic.policy.tensors import save_tensors
 from telic.replacement import Kind, replacing
 from telic.spec import Array, Interface
 
@@ -64,13 +65,13 @@ class AnchorSet:
     def save(self, path: Path, overwrite: bool = False) -> None:
         """Write a safetensors file; ValueError if it cannot be written, or is there unasked."""
         arrays = {
-            name: np.ascontiguousarray(getattr(self, name))
+            name: torch.from_numpy(np.array(getattr(self, name)))
             for name in ("chunks", "counts", "residual", "columns", "center", "scale")
         }
         about = {"format": FORMAT, "about": json.dumps({"rms": self.rms})}
         with replacing(path, ANCHORS, asked=overwrite) as fresh:
             try:
-                save_file(arrays, fresh, metadata=about)
+                save_tensors(arrays, fresh, about)
             except SafetensorError as error:
                 raise OSError(str(error)) from error
 
