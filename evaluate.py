@@ -32,7 +32,13 @@ from telic.envs.results import (
     require_same_episodes,
     write_evaluation,
 )
-from telic.envs.rollout import EpisodeJob, EpisodeResult, RolloutConfig, run_rollouts
+from telic.envs.rollout import (
+    EpisodeJob,
+    EpisodeResult,
+    RolloutConfig,
+    crash_list,
+    run_rollouts,
+)
 from telic.policy.checkpoint import git_commit, load_policy, plain, read_config
 from telic.policy.device import pick_device
 from telic.policy.inference import Inference
@@ -138,8 +144,8 @@ def run(config: EvaluateConfig) -> dict[str, Any]:
     data = _report(evaluation, other, out)
     if evaluation.overall().episodes == 0:
         raise ValueError(
-            f"all {len(evaluation.episodes)} episodes crashed, the first one with: "
-            f"{evaluation.episodes[0].crashed}"
+            f"all {len(evaluation.episodes)} {protocol.what} crashed: "
+            f"{crash_list(evaluation.episodes, limit=1)}"
         )
     return data
 

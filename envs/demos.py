@@ -11,6 +11,7 @@ import numpy as np
 
 from telic.envs import registry
 from telic.envs.host import Crashed, EnvChoice, EnvHost, Order, Refused, Report
+from telic.envs.observations import require_action, require_observation
 from telic.envs.pool import Pool, open_pool
 from telic.envs.rollout import EpisodeJob, EpisodeResult, RolloutConfig, env_choice
 from telic.envs.task import DictObs
@@ -58,6 +59,7 @@ class Demonstrate(Order):
         env = host.env(self.slot, self.choice)
         env.draw_images = self.record
         obs, info = env.reset(seed=self.seed)
+        require_observation(obs, env.interface, 0)
         expert = env.expert()
         seen: list[DictObs] = []
         actions: list[Array] = []
@@ -65,12 +67,14 @@ class Demonstrate(Order):
         goal_steps: list[int] = []
         stretches: list[Stretch] = []
         for step in range(1, env.max_steps + 1):
-            action = expert.act(obs)
+            action = np.asarray(expert.act(obs), env.interface.action.dtype)
             if self.record:
+                require_action(action, env.interface, step - 1)
                 seen.append(obs)
                 actions.append(action)
             before = info
             obs, _, terminated, truncated, info = env.step(action)
+            require_observation(obs, env.interface, step)
             if info["success"] and first_success is None:
                 first_success = step
             if info.get("goals_reached", 0) > len(goal_steps):

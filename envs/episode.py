@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from telic.envs.host import EnvChoice, EnvHost, Order, Refusal, Report
+from telic.envs.observations import require_observation
 from telic.envs.task import DictObs, TaskEnv
 from telic.envs.video import Camera, Film
 from telic.spec import Array, Interface
@@ -90,6 +91,7 @@ class RunningEpisode:
                 self._camera = Camera(film, env)
                 self._camera.step()
             first = obs | env.images()
+            require_observation(first, env.interface, 0)
         except ValueError as error:  # no such camera, nothing to draw with
             raise Refusal(str(error)) from error
         self._seen.extend([first] * obs_horizon)
@@ -102,6 +104,7 @@ class RunningEpisode:
         for index, action in enumerate(actions):
             obs, _, terminated, truncated, info = self._env.step(action)
             self.steps += 1
+            require_observation(obs, self._env.interface, self.steps)
             if self._camera is not None:
                 self._camera.step()
             if info["success"] and self.first_success_step is None:
@@ -118,6 +121,7 @@ class RunningEpisode:
             horizon = self._seen.maxlen or 0
             if reached or len(actions) - index <= horizon:
                 obs = obs | self._env.images()
+                require_observation(obs, self._env.interface, self.steps)
             self._seen.append(obs)
             if reached:
                 self.instruction = str(info["instruction"])

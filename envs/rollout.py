@@ -68,6 +68,14 @@ class EpisodeResult:
     goal_steps: list[int] = field(default_factory=list)
 
 
+def crash_list(results: Iterable[EpisodeResult], limit: int = 3) -> str:
+    """Return "task, seed: reason; ..." of the crashed ones among `results`, the first `limit`."""
+    crashed = [result for result in results if result.crashed is not None]
+    listed = [f"{result.task}, seed {result.seed}: {result.crashed}" for result in crashed[:limit]]
+    more = [f"and {len(crashed) - limit} more"] if len(crashed) > limit else []
+    return "; ".join([*listed, *more])
+
+
 @dataclass(kw_only=True, slots=True)
 class RolloutConfig:
     """How episodes are run."""
@@ -320,14 +328,19 @@ class _Rollout:
             pool.send(Advance(slot=slot, actions=actions, stop_on_success=stop))
 
     def _checked(self, chunk: ActionChunk, live: _Live) -> Array:
-        """Return the actions to run; ValueError, which ends the run, if one is not finite."""
+        """Return the actions to run; ValueError, which ends the run, if one cannot be run.
+
+        The observations are as promised, so the policy itself is at fault: no episode says more.
+        """
         actions = np.asarray(chunk.actions, np.float32)[: self._horizon]
-        if not np.isfinite(actions).all():
-            assert live.progress is not None
-            raise ValueError(
-                f"{live.job.task} seed {live.job.seed} step {live.progress.steps}: "
-                "the policy's action is not finite"
-            )
+        for index, action in enumerate(actions):
+            if (problem := self._policy.interface.action.malformed(action)) is not None:
+                assert live.progress is not None
+                raise ValueError(
+                    f"task {live.job.task} seed {live.job.seed} step {live.progress.steps}: action "
+                    f"{index} of the policy's chunk: {problem}; the observation was finite, so the "
+                    "policy is at fault: evaluate another checkpoint of it"
+                )
         return actions
 
     def _result(self, slot: int, crashed: str | None) -> EpisodeResult:

@@ -82,6 +82,22 @@ def test_an_interrupted_evaluation_goes_on(toy: str, toy_checkpoint: Path, tmp_p
     assert [e["seed"] for e in other["episodes"]] == list(range(11, 17))
 
 
+def test_one_observation_that_is_not_finite_is_one_crash_at_each_try(
+    toy: str, toy_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for _ in range(2):  # the second time that episode alone is run, and crashes again
+        result = evaluate(
+            toy_checkpoint, tmp_path, f"tasks=['{toy}']", "seed=969", "episodes_per_task=2"
+        )
+        assert result["complete"] and result["overall"]["crashed"] == 1
+        assert result["overall"]["episodes"] == 1
+        assert (
+            "1 crashed episodes are not counted: toy_tasks:toy/sum, seed 969: step 3: the "
+            "observation's state: entry (1,) is not finite"
+        ) in " ".join(capsys.readouterr().out.split())
+    assert "toy_tasks:toy/sum, seed 969: step 3" in (tmp_path / "report.md").read_text()
+
+
 def test_crashed_episodes_are_counted_apart(toy: str, tmp_path: Path) -> None:
     result = evaluate_expert(toy, tmp_path, "seed=898", "episodes_per_task=4")  # 900, 901 break
     overall = result["overall"]
@@ -91,7 +107,7 @@ def test_crashed_episodes_are_counted_apart(toy: str, tmp_path: Path) -> None:
     assert "2 crashed, not counted" in report
     assert "seed 900: ZeroDivisionError: the toy broke" in report
 
-    with pytest.raises(ValueError, match="all 2 episodes crashed, the first one with: Zero"):
+    with pytest.raises(ValueError, match=r"all 2 episodes crashed: .*toy/sum, seed 90.: Zero"):
         evaluate_expert(toy, tmp_path / "all", "seed=900", "episodes_per_task=2")
 
 
