@@ -6,7 +6,6 @@ Every policy meets the same episodes (task, seed), so that two results compare p
 from __future__ import annotations
 
 import hashlib
-import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -17,6 +16,7 @@ import torch
 from rich.console import Console
 
 from telic.configs.launch import launch
+from telic.configs.words import command_line
 from telic.envs.demos import expert_results
 from telic.envs.episode_log import EpisodeLog
 from telic.envs.progress import with_progress
@@ -172,7 +172,7 @@ def contestant(config: EvaluateConfig) -> Contestant:
     title = policy.title if isinstance(policy, RobomimicPolicy) else title
     inference.apply(policy, f"{config.checkpoint} ({title})")
     if isinstance(policy, Policy):
-        title = f"{title}, {policy.sampling.steps} steps"
+        title = f"{title}, {policy.sampling.title}"
         identity["sampling"] = plain(policy.sampling)
         if policy.truncated is not None:
             identity["start"] = plain(policy.start)
@@ -233,9 +233,13 @@ def _film(config: EvaluateConfig, who: Contestant, evaluation: Evaluation) -> di
         films.append(replace(job, video=out / "videos" / name))
     paths: dict[str, list[str]] = {task: [] for task in tasks}
     for result in who.results(films, evaluation.protocol.max_steps, config):
-        if result.crashed is not None:
-            where = f"{result.task}, seed {result.seed}"
-            STDERR.print(f"{where}: no film: {result.crashed}", highlight=False, soft_wrap=True)
+        if (why := result.crashed or result.film_failure) is not None:
+            STDERR.print(
+                f"{result.task}, seed {result.seed}: no film: {why}",
+                highlight=False,
+                markup=False,
+                soft_wrap=True,
+            )
         if result.video is not None:
             outcome = "success" if result.success else "failure"
             named = result.video.with_stem(f"{result.video.stem}_{outcome}")
@@ -246,13 +250,22 @@ def _film(config: EvaluateConfig, who: Contestant, evaluation: Evaluation) -> di
 
 def _report(evaluation: Evaluation, other: Evaluation | None, out: Path) -> dict[str, Any]:
     """Write results.json and report.md, show the table; return what results.json holds."""
-    comparison = None if other is None else compare(evaluation, other)
+    comparison = None if other is None else compare(evaluation, _told_apart(other, evaluation))
     data = write_evaluation(evaluation, comparison, out)
     write_report(evaluation, comparison, out)
     STDOUT.print(table(evaluation, comparison))
     for name in ("report.md", "results.json"):
         STDOUT.print(f"{out / name}", highlight=False, soft_wrap=True)
     return data
+
+
+def _told_apart(other: Evaluation, evaluation: Evaluation) -> Evaluation:
+    """Return `other`; under its checkpoint's name too, where its title is that of `evaluation`."""
+    if other.policy != evaluation.policy:
+        return other
+    found = other.about.get("checkpoint", {})
+    path = found.get("path") if isinstance(found, dict) else None
+    return replace(other, policy=f"{other.policy} ({path or 'the other one'})")
 
 
 def _about(config: EvaluateConfig, who: Contestant) -> dict[str, Any]:
@@ -278,18 +291,8 @@ def _about(config: EvaluateConfig, who: Contestant) -> dict[str, Any]:
 def _command(config: EvaluateConfig) -> str:
     """Return the command line of which `config` is made."""
     given, default = plain(config), plain(EvaluateConfig(checkpoint=config.checkpoint))
-    words = [f"checkpoint={config.checkpoint}"]
-    words += [f"{key}={_word(value)}" for key, value in given.items() if value != default[key]]
-    return shlex.join(["evaluate-policy", *words])
-
-
-def _word(value: Any) -> str:
-    """Return `value` as Hydra reads it."""
-    if isinstance(value, dict):
-        return "{" + ",".join(f"{key}:{_word(entry)}" for key, entry in value.items()) + "}"
-    if isinstance(value, list):
-        return f"[{','.join(map(_word, value))}]"
-    return "null" if value is None else str(value).lower() if value in (True, False) else str(value)
+    changed = {key: value for key, value in given.items() if value != default[key]}
+    return command_line("evaluate-policy", {"checkpoint": config.checkpoint, **changed})
 
 
 def _digest(checkpoint: Path) -> str:
