@@ -10,11 +10,11 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from telic.envs import registry
-from telic.envs.host import Crashed, EnvChoice, EnvHost, Order, Refused, Report
+from telic.envs.host import Crashed, EnvChoice, EnvHost, Order, Refusal, Refused, Report
 from telic.envs.observations import require_action, require_observation
 from telic.envs.pool import Pool, open_pool
 from telic.envs.rollout import EpisodeJob, EpisodeResult, RolloutConfig, env_choice
-from telic.envs.task import DictObs
+from telic.envs.task import DictObs, NoExpert
 from telic.spec import Array, Interface
 
 LOOKAHEAD: Final = 16  # jobs a slot may be ahead of the one that is due; they wait in memory
@@ -60,7 +60,10 @@ class Demonstrate(Order):
         env.draw_images = self.record
         obs, info = env.reset(seed=self.seed)
         require_observation(obs, env.interface, 0)
-        expert = env.expert()
+        try:
+            expert = env.expert()
+        except NoExpert as error:
+            raise Refusal(str(error)) from error
         seen: list[DictObs] = []
         actions: list[Array] = []
         first_success: int | None = None

@@ -66,6 +66,7 @@ class EpisodeResult:
     video: Path | None = None
     solution: str | None = None
     goal_steps: list[int] = field(default_factory=list)
+    film_failure: str | None = None  # why there is no video, where one was asked for
 
 
 def crash_list(results: Iterable[EpisodeResult], limit: int = 3) -> str:
@@ -346,6 +347,7 @@ class _Rollout:
     def _result(self, slot: int, crashed: str | None) -> EpisodeResult:
         live = self._live[slot]
         progress = live.progress
+        film_failure = None if progress is None else progress.film_failure
         first_success = None if progress is None else progress.first_success_step
         return EpisodeResult(
             task=live.job.task,
@@ -357,7 +359,8 @@ class _Rollout:
             crashed=crashed,
             policy_latency_ms=live.latency_ms,
             wall_s=time.perf_counter() - live.began,
-            video=live.job.video if crashed is None else None,
+            video=live.job.video if crashed is None and film_failure is None else None,
+            film_failure=film_failure,
             solution=None if progress is None else progress.solution,
             goal_steps=[] if progress is None else list(progress.goal_steps),
         )
