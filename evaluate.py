@@ -28,8 +28,7 @@ from telic.envs.results import (
     Evaluation,
     Latency,
     compare,
-    read_evaluation,
-    require_same_episodes,
+    read_comparable,
     write_evaluation,
 )
 from telic.envs.rollout import (
@@ -46,6 +45,7 @@ from telic.policy.latency import chunk_latency_ms
 from telic.policy.machine import machine, versions
 from telic.policy.policy import Policy
 from telic.policy.robomimic_baseline import RobomimicPolicy
+from telic.ranges import LAST_SEED, require_range, require_text
 from telic.spec import ChunkPolicy
 
 EXPERT = "expert"
@@ -82,14 +82,26 @@ class EvaluateConfig(ProtocolSettings):
                 "checkpoint is empty; give a directory (checkpoint=runs/demo/checkpoints/best) or "
                 "checkpoint=expert"
             )
-        for name in ("episodes_per_task", "max_steps", "execute_horizon"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise ValueError(f"{name}={value} must be at least 1")
-        for name in ("seed", "videos"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}={getattr(self, name)} must not be negative")
+        require_text(self, "checkpoint", "out", "compare", "language_file", "env")
+        counts = ("episodes_per_task", "max_steps", "execute_horizon", "envs_per_worker", "threads")
+        require_range(self, *counts, "num_chains", at_least=1)
+        require_range(self, "videos", "num_workers", at_least=0)
+        require_range(self, "seed", at_least=0, at_most=LAST_SEED)
+        require_range(self, "temperature")
+        self.inference()
+        build_protocol(self)
         if self.checkpoint == EXPERT and self.videos:
             raise ValueError(f"videos={self.videos}: the scripted experts are not filmed")
+
+    def inference(self) -> Inference:
+        """Return what is chosen of the policy; ValueError for what there is not."""
+        return Inference(
+            sampling=self.sampling,
+            anchors=self.anchors,
+            temperature=self.temperature,
+            numbers=self.numbers,
+            prefixing=self.prefixing,
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -124,9 +136,7 @@ def run(config: EvaluateConfig) -> dict[str, Any]:
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     protocol, out = build_protocol(config), Path(config.out)
-    other = None if config.compare is None else read_evaluation(Path(config.compare))
-    if other is not None:
-        require_same_episodes(protocol, other.protocol, str(config.compare))
+    other = None if config.compare is None else read_comparable(Path(config.compare), protocol)
     who = contestant(config)
     evaluation = Evaluation(policy=who.title, protocol=protocol, about=_about(config, who))
     if isinstance(who.policy, Policy | RobomimicPolicy):  # not in the middle of the first episodes
@@ -152,13 +162,7 @@ def run(config: EvaluateConfig) -> dict[str, Any]:
 
 def contestant(config: EvaluateConfig) -> Contestant:
     """Return who is evaluated; ValueError where checkpoint or sampling do not fit."""
-    inference = Inference(
-        sampling=config.sampling,
-        anchors=config.anchors,
-        temperature=config.temperature,
-        numbers=config.numbers,
-        prefixing=config.prefixing,
-    )
+    inference = config.inference()
     if config.checkpoint == EXPERT:
         inference.refuse("the scripted expert")
         return Contestant(title="scripted expert", identity={"checkpoint": EXPERT}, policy=None)
@@ -189,7 +193,8 @@ def _run_episodes(config: EvaluateConfig, who: Contestant, evaluation: Evaluatio
     protocol = evaluation.protocol
     order = {(job.task, job.seed): n for n, job in enumerate(protocol.jobs())}
     try:
-        with EpisodeLog(Path(config.out) / "episodes.jsonl", identity, config.resume) as log:
+        path = Path(config.out) / "episodes.jsonl"
+        with EpisodeLog(path, identity, order.keys(), config.resume) as log:
             evaluation.episodes = log.finished
             done = {(episode.task, episode.seed) for episode in log.finished}
             jobs = [j for j in protocol.jobs() if (j.task, j.seed) not in done]

@@ -26,7 +26,10 @@ from telic.collect import CollectConfig
 from telic.configs.launch import USER_ERRORS, compose, launch, one_line, register_preparation
 from telic.configs.words import word
 from telic.control import ControlConfig
+from telic.envs import registry
 from telic.evaluate import EvaluateConfig
+from telic.policy.sampling import preset
+from telic.ranges import require_range, require_text
 from telic.spec import near_misses
 from telic.train import TrainConfig
 
@@ -83,6 +86,12 @@ class RecipeConfig:
             raise ValueError(
                 "out, collect and samplings must not be empty; choose a recipe by experiment=NAME"
             )
+        require_text(self, "out", "control_task")
+        require_range(self, "control_s", above=0)
+        for name in [*self.samplings, self.control_sampling]:
+            preset(name)
+        if self.control_task is not None:
+            registry.entry(self.control_task)
         for stage, arguments in self.more.items():
             command, _, store = stage.partition(".")
             if store and store not in self.collect:

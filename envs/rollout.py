@@ -21,6 +21,7 @@ from telic.envs.episode import Advance, Begin, Progress
 from telic.envs.host import Crashed, EnvChoice, Refused, Report
 from telic.envs.pool import Pool, open_pool
 from telic.envs.video import Film, part_path
+from telic.ranges import require_range
 from telic.spec import (
     ActionChunk,
     ActRequest,
@@ -93,15 +94,10 @@ class RolloutConfig:
     video_fps: float = 20.0
 
     def __post_init__(self) -> None:
-        for name in ("envs_per_worker", "execute_horizon", "max_steps"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"rollout.{name}={value} must be >= 1")
-        for name in ("timeout_s", "video_fps"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"rollout.{name}={getattr(self, name)} must be positive")
-        if self.num_workers < 0:
-            raise ValueError(f"rollout.num_workers={self.num_workers} must be >= 0")
+        counts = ("envs_per_worker", "execute_horizon", "max_steps", "video_height", "video_width")
+        require_range(self, *counts, at_least=1, prefix="rollout.")
+        require_range(self, "timeout_s", "video_fps", above=0, prefix="rollout.")
+        require_range(self, "num_workers", at_least=0, prefix="rollout.")
         if self.video_height % 2 or self.video_width % 2:
             raise ValueError(
                 f"rollout.video_height={self.video_height} and video_width={self.video_width} "

@@ -222,7 +222,7 @@ def test_a_store_of_another_robot_is_not_gone_on_with(tmp_path: Path, toy: str) 
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["episodes_per_task=0"], "episodes_per_task=0 must be >= 1"),
+        (["episodes_per_task=0"], "episodes_per_task=0 must be at least 1"),
         (["image_size=[96]"], r"image_size=\[96\] must be \[height, width\]"),
         (["max_attempts=3"], "max_attempts=3 must be >= episodes_per_task=25"),
         (["env=playtable", "tasks=[mt10]"], r"contradict each other; .* tasks=\[playtable/"),
