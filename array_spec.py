@@ -75,8 +75,8 @@ class ArraySpec:
         if kind not in _NUMERIC_KINDS:
             raise ValueError(f"dtype {self.dtype!r} is not one of numbers")
 
-    def problem(self, value: Array) -> str | None:
-        """Return what is wrong with `value` ("shape is (6,), expected (7,)"), or None."""
+    def malformed(self, value: Array) -> str | None:
+        """Return what is wrong with shape, dtype or finiteness ("shape is (6,), ..."), or None."""
         value = np.asarray(value)
         fits = len(value.shape) == len(self.shape) and all(
             want is None or want == got for want, got in zip(self.shape, value.shape, strict=True)
@@ -87,6 +87,13 @@ class ArraySpec:
             return f"dtype is {value.dtype}, expected {self.dtype}"
         if value.dtype.kind == "f" and not np.isfinite(value).all():
             return f"entry {_first(~np.isfinite(value))} is not finite"
+        return None
+
+    def problem(self, value: Array) -> str | None:
+        """Return what is wrong with `value`, its bounds included, or None."""
+        value = np.asarray(value)
+        if (malformed := self.malformed(value)) is not None:
+            return malformed
         if self.minimum is not None and (low := value < np.asarray(self.minimum)).any():
             return f"entry {_first(low)} is {value[low][0]:.6g}, below {min(self.minimum):.6g}"
         if self.maximum is not None and (high := value > np.asarray(self.maximum)).any():

@@ -26,6 +26,7 @@ from telic.envs.demos import DemoJob, Demonstration, Stretch, demonstrations, in
 from telic.envs.host import Crashed, EnvChoice
 from telic.envs.pool import Pool, open_pool
 from telic.envs.task import StateChoice
+from telic.ranges import LAST_SEED, require_range, require_text
 from telic.replacement import require_replaceable
 from telic.spec import ArraySpec, Interface
 
@@ -73,11 +74,11 @@ class CollectConfig:
     resume: bool = False  # go on with what is at `out`, if anything is
 
     def __post_init__(self) -> None:
-        for name in ("episodes_per_task", "max_steps"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise ValueError(f"{name}={value} must be >= 1")
-        if not 0 <= self.annotated <= 1:
-            raise ValueError(f"annotated={self.annotated} must lie in [0, 1]")
+        require_text(self, "out", "env")
+        require_range(self, "episodes_per_task", "max_steps", "max_attempts", at_least=1)
+        require_range(self, "annotated", at_least=0, at_most=1)
+        require_range(self, "steps_after_success", "num_workers", at_least=0)
+        require_range(self, "seed", at_least=0, at_most=LAST_SEED)
         if self.mode is Mode.play and self.env is None:
             raise ValueError("mode=play needs a family that plays; give env=playtable")
         if self.tasks is not None and self.env is not None:
@@ -85,9 +86,6 @@ class CollectConfig:
                 f"tasks={self.tasks} and env={self.env} contradict each other; single tasks of a "
                 f"family are tasks=[{self.env}/...]"
             )
-        for name in ("seed", "steps_after_success", "num_workers"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}={getattr(self, name)} must be >= 0")
         if len(self.image_size) != 2 or min(self.image_size) < 1:
             raise ValueError(f"image_size={self.image_size} must be [height, width] in pixels")
         if self.max_attempts is not None and self.max_attempts < self.episodes_per_task:
@@ -97,6 +95,7 @@ class CollectConfig:
             )
         if self.overwrite and self.resume:
             raise ValueError("overwrite=true and resume=true contradict each other")
+        self.task_ids()
 
     def task_ids(self) -> list[str]:
         """Return the ids of the tasks; ValueError with near misses for an unknown one."""

@@ -6,7 +6,6 @@ Every policy meets the same episodes (task, seed), so that two results compare p
 from __future__ import annotations
 
 import hashlib
-import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -17,6 +16,7 @@ import torch
 from rich.console import Console
 
 from telic.configs.launch import launch
+from telic.configs.words import command_line
 from telic.envs.demos import expert_results
 from telic.envs.episode_log import EpisodeLog
 from telic.envs.progress import with_progress
@@ -28,11 +28,16 @@ from telic.envs.results import (
     Evaluation,
     Latency,
     compare,
-    read_evaluation,
-    require_same_episodes,
+    read_comparable,
     write_evaluation,
 )
-from telic.envs.rollout import EpisodeJob, EpisodeResult, RolloutConfig, run_rollouts
+from telic.envs.rollout import (
+    EpisodeJob,
+    EpisodeResult,
+    RolloutConfig,
+    crash_list,
+    run_rollouts,
+)
 from telic.policy.checkpoint import git_commit, load_policy, plain, read_config
 from telic.policy.device import pick_device
 from telic.policy.inference import Inference
@@ -40,6 +45,7 @@ from telic.policy.latency import chunk_latency_ms
 from telic.policy.machine import machine, versions
 from telic.policy.policy import Policy
 from telic.policy.robomimic_baseline import RobomimicPolicy
+from telic.ranges import LAST_SEED, require_range, require_text
 from telic.spec import ChunkPolicy
 
 EXPERT = "expert"
@@ -76,14 +82,26 @@ class EvaluateConfig(ProtocolSettings):
                 "checkpoint is empty; give a directory (checkpoint=runs/demo/checkpoints/best) or "
                 "checkpoint=expert"
             )
-        for name in ("episodes_per_task", "max_steps", "execute_horizon"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise ValueError(f"{name}={value} must be at least 1")
-        for name in ("seed", "videos"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}={getattr(self, name)} must not be negative")
+        require_text(self, "checkpoint", "out", "compare", "language_file", "env")
+        counts = ("episodes_per_task", "max_steps", "execute_horizon", "envs_per_worker", "threads")
+        require_range(self, *counts, "num_chains", at_least=1)
+        require_range(self, "videos", "num_workers", at_least=0)
+        require_range(self, "seed", at_least=0, at_most=LAST_SEED)
+        require_range(self, "temperature")
+        self.inference()
+        build_protocol(self)
         if self.checkpoint == EXPERT and self.videos:
             raise ValueError(f"videos={self.videos}: the scripted experts are not filmed")
+
+    def inference(self) -> Inference:
+        """Return what is chosen of the policy; ValueError for what there is not."""
+        return Inference(
+            sampling=self.sampling,
+            anchors=self.anchors,
+            temperature=self.temperature,
+            numbers=self.numbers,
+            prefixing=self.prefixing,
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -118,9 +136,7 @@ def run(config: EvaluateConfig) -> dict[str, Any]:
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     protocol, out = build_protocol(config), Path(config.out)
-    other = None if config.compare is None else read_evaluation(Path(config.compare))
-    if other is not None:
-        require_same_episodes(protocol, other.protocol, str(config.compare))
+    other = None if config.compare is None else read_comparable(Path(config.compare), protocol)
     who = contestant(config)
     evaluation = Evaluation(policy=who.title, protocol=protocol, about=_about(config, who))
     if isinstance(who.policy, Policy | RobomimicPolicy):  # not in the middle of the first episodes
@@ -138,21 +154,15 @@ def run(config: EvaluateConfig) -> dict[str, Any]:
     data = _report(evaluation, other, out)
     if evaluation.overall().episodes == 0:
         raise ValueError(
-            f"all {len(evaluation.episodes)} episodes crashed, the first one with: "
-            f"{evaluation.episodes[0].crashed}"
+            f"all {len(evaluation.episodes)} {protocol.what} crashed: "
+            f"{crash_list(evaluation.episodes, limit=1)}"
         )
     return data
 
 
 def contestant(config: EvaluateConfig) -> Contestant:
     """Return who is evaluated; ValueError where checkpoint or sampling do not fit."""
-    inference = Inference(
-        sampling=config.sampling,
-        anchors=config.anchors,
-        temperature=config.temperature,
-        numbers=config.numbers,
-        prefixing=config.prefixing,
-    )
+    inference = config.inference()
     if config.checkpoint == EXPERT:
         inference.refuse("the scripted expert")
         return Contestant(title="scripted expert", identity={"checkpoint": EXPERT}, policy=None)
@@ -166,7 +176,7 @@ def contestant(config: EvaluateConfig) -> Contestant:
     title = policy.title if isinstance(policy, RobomimicPolicy) else title
     inference.apply(policy, f"{config.checkpoint} ({title})")
     if isinstance(policy, Policy):
-        title = f"{title}, {policy.sampling.steps} steps"
+        title = f"{title}, {policy.sampling.title}"
         identity["sampling"] = plain(policy.sampling)
         if policy.truncated is not None:
             identity["start"] = plain(policy.start)
@@ -183,7 +193,8 @@ def _run_episodes(config: EvaluateConfig, who: Contestant, evaluation: Evaluatio
     protocol = evaluation.protocol
     order = {(job.task, job.seed): n for n, job in enumerate(protocol.jobs())}
     try:
-        with EpisodeLog(Path(config.out) / "episodes.jsonl", identity, config.resume) as log:
+        path = Path(config.out) / "episodes.jsonl"
+        with EpisodeLog(path, identity, order.keys(), config.resume) as log:
             evaluation.episodes = log.finished
             done = {(episode.task, episode.seed) for episode in log.finished}
             jobs = [j for j in protocol.jobs() if (j.task, j.seed) not in done]
@@ -227,9 +238,13 @@ def _film(config: EvaluateConfig, who: Contestant, evaluation: Evaluation) -> di
         films.append(replace(job, video=out / "videos" / name))
     paths: dict[str, list[str]] = {task: [] for task in tasks}
     for result in who.results(films, evaluation.protocol.max_steps, config):
-        if result.crashed is not None:
-            where = f"{result.task}, seed {result.seed}"
-            STDERR.print(f"{where}: no film: {result.crashed}", highlight=False, soft_wrap=True)
+        if (why := result.crashed or result.film_failure) is not None:
+            STDERR.print(
+                f"{result.task}, seed {result.seed}: no film: {why}",
+                highlight=False,
+                markup=False,
+                soft_wrap=True,
+            )
         if result.video is not None:
             outcome = "success" if result.success else "failure"
             named = result.video.with_stem(f"{result.video.stem}_{outcome}")
@@ -240,13 +255,22 @@ def _film(config: EvaluateConfig, who: Contestant, evaluation: Evaluation) -> di
 
 def _report(evaluation: Evaluation, other: Evaluation | None, out: Path) -> dict[str, Any]:
     """Write results.json and report.md, show the table; return what results.json holds."""
-    comparison = None if other is None else compare(evaluation, other)
+    comparison = None if other is None else compare(evaluation, _told_apart(other, evaluation))
     data = write_evaluation(evaluation, comparison, out)
     write_report(evaluation, comparison, out)
     STDOUT.print(table(evaluation, comparison))
     for name in ("report.md", "results.json"):
         STDOUT.print(f"{out / name}", highlight=False, soft_wrap=True)
     return data
+
+
+def _told_apart(other: Evaluation, evaluation: Evaluation) -> Evaluation:
+    """Return `other`; under its checkpoint's name too, where its title is that of `evaluation`."""
+    if other.policy != evaluation.policy:
+        return other
+    found = other.about.get("checkpoint", {})
+    path = found.get("path") if isinstance(found, dict) else None
+    return replace(other, policy=f"{other.policy} ({path or 'the other one'})")
 
 
 def _about(config: EvaluateConfig, who: Contestant) -> dict[str, Any]:
@@ -272,18 +296,8 @@ def _about(config: EvaluateConfig, who: Contestant) -> dict[str, Any]:
 def _command(config: EvaluateConfig) -> str:
     """Return the command line of which `config` is made."""
     given, default = plain(config), plain(EvaluateConfig(checkpoint=config.checkpoint))
-    words = [f"checkpoint={config.checkpoint}"]
-    words += [f"{key}={_word(value)}" for key, value in given.items() if value != default[key]]
-    return shlex.join(["evaluate-policy", *words])
-
-
-def _word(value: Any) -> str:
-    """Return `value` as Hydra reads it."""
-    if isinstance(value, dict):
-        return "{" + ",".join(f"{key}:{_word(entry)}" for key, entry in value.items()) + "}"
-    if isinstance(value, list):
-        return f"[{','.join(map(_word, value))}]"
-    return "null" if value is None else str(value).lower() if value in (True, False) else str(value)
+    changed = {key: value for key, value in given.items() if value != default[key]}
+    return command_line("evaluate-policy", {"checkpoint": config.checkpoint, **changed})
 
 
 def _digest(checkpoint: Path) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Final
+
+LAST_SEED: Final = 2**31 - 1  # simulators take no larger one
 
 
 def require_range(
@@ -32,6 +34,14 @@ def require_range(
         )
         if outside:
             raise ValueError(f"{prefix}{name}={value} must be {wanted}")
+
+
+def require_text(config: object, *names: str, prefix: str = "") -> None:
+    """Raise ValueError where one of the fields `names` of `config` is blank; None is left alone."""
+    for name in names:
+        value: Any = getattr(config, name)
+        if value is not None and not value.strip():
+            raise ValueError(f"{prefix}{name}={value!r} is blank; give it a value, or leave it out")
 
 
 def _wanted(at_least: float | None, above: float | None, at_most: float | None) -> str:

@@ -24,8 +24,12 @@ from rich.table import Table
 
 from telic.collect import CollectConfig
 from telic.configs.launch import USER_ERRORS, compose, launch, one_line, register_preparation
+from telic.configs.words import word
 from telic.control import ControlConfig
+from telic.envs import registry
 from telic.evaluate import EvaluateConfig
+from telic.policy.sampling import preset
+from telic.ranges import require_range, require_text
 from telic.replacement import Kind, replacing, require_replaceable
 from telic.spec import near_misses
 from telic.train import TrainConfig
@@ -83,6 +87,12 @@ class RecipeConfig:
             raise ValueError(
                 "out, collect and samplings must not be empty; choose a recipe by experiment=NAME"
             )
+        require_text(self, "out", "control_task")
+        require_range(self, "control_s", above=0)
+        for name in [*self.samplings, self.control_sampling]:
+            preset(name)
+        if self.control_task is not None:
+            registry.entry(self.control_task)
         for stage, arguments in self.more.items():
             command, _, store = stage.partition(".")
             if store and store not in self.collect:
@@ -169,7 +179,8 @@ def run(config: RecipeConfig) -> dict[str, Any]:
     STDOUT.print(table(summary))
     for name, folder in _evaluated(config).items():
         films = f", videos: {folder / 'videos'}" if (folder / "videos").is_dir() else ""
-        STDOUT.print(f"report, {name} steps: {folder / 'report.md'}{films}")
+        report = f"report, {summary['policy'][name]}: {folder / 'report.md'}{films}"
+        STDOUT.print(report, highlight=False, markup=False)
     STDOUT.print(f"summary: {out / 'summary.json'}")
     return summary
 
@@ -182,8 +193,8 @@ def stages(config: RecipeConfig) -> Iterator[Stage]:
         added = [*more.get("collect", []), *more.get(f"collect.{name}", [])]
         arguments = [*config.collect[name], *added, f"out={path}", "resume=true"]
         yield Stage(name=f"collect_{name}", command="collect", arguments=arguments)
-    listed = ",".join(str(path) for path in stores.values())
-    decided = [f"out={out}", f"data.stores=[{listed}]", "resume=true"]
+    listed = word([str(path) for path in stores.values()])
+    decided = [f"out={out}", f"data.stores={listed}", "resume=true"]
     arguments = [*config.train, *more.get("train", []), *decided]
     yield Stage(name="train", command="train", arguments=arguments)
     checkpoint = f"checkpoint={out / 'checkpoints' / 'best'}"
@@ -212,12 +223,13 @@ def _control_json(config: RecipeConfig) -> Path:
 
 
 def summarize(results: dict[str, dict[str, Any]], control: dict[str, Any] | None) -> dict[str, Any]:
-    """Return what one looks at first, by denoising steps: success, latency; the control run.
+    """Return what one looks at first, by sampling: policy, success, latency; the control run.
 
     Of chains also their average length, and the shares that did 1 to 5 tasks in a row; `success`
     is that of whole chains.
     """
     summary: dict[str, Any] = {
+        "policy": {name: result["policy"] for name, result in results.items()},
         "success": {name: result["overall"]["success"] for name, result in results.items()},
         "intervals": {name: result["overall"]["interval"] for name, result in results.items()},
         "episodes": {name: result["overall"]["episodes"] for name, result in results.items()},
@@ -239,9 +251,9 @@ def summarize(results: dict[str, dict[str, Any]], control: dict[str, Any] | None
 
 
 def table(summary: dict[str, Any]) -> Table:
-    """Return the summary for people: a column for each number of denoising steps."""
+    """Return the summary for people: a column for each policy, named with sampler and steps."""
     names = list(summary["success"])
-    shown = Table("task", *(f"{name} denoising steps" for name in names))
+    shown = Table("task", *(summary["policy"][name] for name in names))
     for task in summary["per_task"][names[0]]:
         rates = [summary["per_task"][name][task] for name in names]  # None: it never came up
         shown.add_row(task, *("-" if rate is None else f"{rate:.2f}" for rate in rates))
@@ -286,13 +298,7 @@ def gather(overrides: Sequence[str]) -> list[str]:
         more.setdefault(stage, []).append(argument)
     if not more:
         return kept
-    added = [f"{stage}:[{','.join(map(_quoted, texts))}]" for stage, texts in more.items()]
-    return [*kept, f"more={{{','.join(added)}}}"]
-
-
-def _quoted(text: str) -> str:
-    escaped = text.replace("'", "\\'")
-    return f"'{escaped}'"
+    return [*kept, f"more={word(more)}"]
 
 
 register_preparation("recipe", gather)

@@ -112,6 +112,8 @@ class Goal:
     def __post_init__(self) -> None:
         if self.text is None and not self.images and self.state is None:
             raise ValueError("a goal needs a sentence, a picture or a state; all three are absent")
+        if self.text is not None and not self.text.strip():
+            raise ValueError(f"a goal's sentence must say something, it is {self.text!r}")
 
 
 @dataclass(kw_only=True, slots=True)

@@ -37,7 +37,7 @@ from telic.policy.robomimic_baseline import (
 )
 from telic.policy.run_log import RunLog, WandbConfig
 from telic.policy.stop_signals import StopSignals
-from telic.ranges import require_range
+from telic.ranges import LAST_SEED, require_range, require_text
 from telic.replacement import require_replaceable
 from telic.train_data import prime_embeddings
 
@@ -61,12 +61,11 @@ class TrainBaselineConfig:
     wandb: WandbConfig = field(default_factory=WandbConfig)
 
     def __post_init__(self) -> None:
-        if not self.out.strip():
-            raise ValueError("out is empty; name a folder, out=runs/baseline")
-        counts = ("steps", "batch_size", "threads", "log_every", "checkpoint_every")
+        require_text(self, "out", "store", "device")
+        counts = ("steps", "batch_size", "log_every", "checkpoint_every", "threads")
         require_range(self, *counts, at_least=1)
         require_range(self, "minutes", above=0)
-        require_range(self, "seed", at_least=0)
+        require_range(self, "seed", at_least=0, at_most=LAST_SEED)
 
 
 def run(config: TrainBaselineConfig) -> dict[str, float]:

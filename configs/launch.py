@@ -11,20 +11,21 @@ import os
 import re
 import signal
 import sys
-import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar, cast, get_type_hints
+from typing import Any, TypeVar, cast
 
 import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from telic.configs.words import as_hydra, key_types, sweeps
 from telic.spec import near_misses, warnings_in_one_line
 
 Config = TypeVar("Config")
@@ -68,6 +69,7 @@ def launch(schema: type[Config], body: Callable[[Config], object], name: str) ->
     def compose_and_run(cfg: DictConfig) -> None:
         with one_line_errors():  # inside the job too: Hydra adds lines of its own to what escapes
             config = _to_object(cfg, schema)
+            _give_own_out(config, name, sys.argv[1:])
             os.environ["HYDRA_FULL_ERROR"] = given  # for the commands that `body` starts
             try:
                 body(config)
@@ -75,10 +77,28 @@ def launch(schema: type[Config], body: Callable[[Config], object], name: str) ->
                 os.environ["HYDRA_FULL_ERROR"] = "1"
 
     with one_line_errors():
-        sys.argv[1:] = _prepared(name, sys.argv[1:])
+        sys.argv[1:] = _prepared(name, sys.argv[1:], schema)
         hydra.main(version_base="1.3", config_path=str(CONFIGS / name), config_name="config")(
             compose_and_run
         )()
+
+
+def _give_own_out(config: Any, name: str, arguments: Sequence[str]) -> None:
+    """Have each job of a sweep (`-m`) write to an `out` of its own, and say to which.
+
+    A folder X becomes X/0, X/1, ...; a file or a store x.zarr becomes x_0.zarr. Nothing is changed
+    where `out` itself is swept, or where there is none.
+    """
+    job = HydraConfig.get()
+    out = getattr(config, "out", None)
+    if job.mode != RunMode.MULTIRUN or not out or sweeps(arguments, "out"):
+        return
+    path, number = Path(out), job.job.num
+    is_file = re.fullmatch(r"\.[a-z][a-z0-9]*", path.suffix) is not None
+    own = path.with_stem(f"{path.stem}_{number}") if is_file else path / str(number)
+    config.out = str(own)
+    given = [text for text in job.overrides.task if not text.startswith("out=")]
+    print(f"{name}: job {number}, {', '.join(given)}: out={own}", file=sys.stderr)
 
 
 def compose(schema: type[Config], name: str, overrides: Sequence[str] = ()) -> Config:
@@ -86,7 +106,8 @@ def compose(schema: type[Config], name: str, overrides: Sequence[str] = ()) -> C
     _register(schema, name)
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(str(CONFIGS / name), version_base="1.3"):
-        return _to_object(hydra.compose("config", overrides=_prepared(name, overrides)), schema)
+        prepared = _prepared(name, overrides, schema)
+        return _to_object(hydra.compose("config", overrides=prepared), schema)
 
 
 def _to_object(cfg: DictConfig, schema: type[Config]) -> Config:
@@ -94,7 +115,9 @@ def _to_object(cfg: DictConfig, schema: type[Config]) -> Config:
         return cast(Config, OmegaConf.to_object(cfg))
     except AttributeError as error:  # a key that `+key=value` added to a slotted dataclass
         key = str(error).rsplit("'", 2)[-2] if "no attribute" in str(error) else str(error)
-        raise ValueError(f"{key} is not a config key{near_misses(key, _keys(schema))}") from error
+        raise ValueError(
+            f"{key} is not a config key{near_misses(key, key_types(schema))}"
+        ) from error
 
 
 def register_choices(group: str, choices: Mapping[str, object]) -> None:
@@ -111,8 +134,8 @@ def register_preparation(name: str, prepare: Callable[[Sequence[str]], list[str]
     _PREPARATIONS[name] = prepare
 
 
-def _prepared(name: str, overrides: Sequence[str]) -> list[str]:
-    return _PREPARATIONS.get(name, list)(overrides)
+def _prepared(name: str, overrides: Sequence[str], schema: type[Any]) -> list[str]:
+    return as_hydra(_PREPARATIONS.get(name, list)(overrides), schema)
 
 
 def _register(schema: type[object], name: str) -> None:
@@ -138,7 +161,7 @@ def one_line(error: Exception, schema: type[Any]) -> str:
     if unknown:
         key = re.search(r"full_key: (\S+)", text)
         full_key = key.group(1) if key else unknown.group(1)
-        return f"{full_key} is not a config key{near_misses(full_key, _keys(schema))}"
+        return f"{full_key} is not a config key{near_misses(full_key, key_types(schema))}"
     parts = [
         part.strip()
         for part in text.splitlines()
@@ -163,17 +186,3 @@ def _unchosen(arguments: Sequence[str]) -> str | None:
                 f"{setting} is a setting of {group}; choose that too: {group}={'|'.join(choices)}"
             )
     return None
-
-
-def _keys(schema: type[Any], prefix: str = "") -> list[str]:
-    """Return the dotted names of all config keys below `schema`."""
-    keys = []
-    hints = get_type_hints(schema)
-    for entry in fields(cast(Any, schema)):
-        keys.append(prefix + entry.name)
-        inner = hints[entry.name]
-        options = inner.__args__ if isinstance(inner, types.UnionType) else (inner,)
-        for option in options:
-            if is_dataclass(option) and isinstance(option, type):
-                keys += _keys(option, f"{prefix}{entry.name}.")
-    return keys

@@ -100,12 +100,12 @@ class Arm7Task(TaskEnv):
     ) -> None:
         if name not in POSES:
             raise ValueError(f"arm7 has no task {name!r}{near_misses(name, POSES)}")
+        self.task_id = f"arm7/{name}"
         for camera in cameras:
             self.picture(camera, image_size)
         if max_steps < 1:
             raise ValueError(f"{name}: max_steps={max_steps} must be at least 1")
         pose, sentences = POSES[name]
-        self.task_id = f"arm7/{name}"
         self.instructions = list(sentences)
         self.max_steps = max_steps
         self.interface = INTERFACE
@@ -140,10 +140,6 @@ class Arm7Task(TaskEnv):
     def expert(self) -> Expert:
         """Return the expert that leads every joint straight to the pose."""
         return _Straight(self.pose)
-
-    def picture(self, camera: str, size: tuple[int, int]) -> Array:
-        """Raise ValueError: nothing is drawn of this arm."""
-        raise ValueError(f"arm7 has no camera {camera!r}; it is not drawn")
 
     def _observation(self) -> DictObs:
         parts = (self._angle, self._speed, flange(self._angle))

@@ -9,8 +9,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from telic.envs.records import read_record
 from telic.replacement import Kind, replacing
 
+_WAY_OUT = "pass overwrite=true or another out"
 KEPT, FAILED, CRASHED = "kept", "failed", "crashed"
 
 
@@ -61,7 +63,7 @@ class AttemptLog:
                     f"{path}: was begun with {key}={begun.get(key)}, now {key}={plan[key]}; "
                     "resume it as it was, or pass overwrite=true or another out"
                 )
-        attempts = [Attempt(**line) for line in lines]
+        attempts = [_attempt(path, number, line) for number, line in enumerate(lines, start=2)]
         kept = [i for i, attempt in enumerate(attempts) if attempt.outcome == KEPT]
         if not num_episodes <= len(kept) <= num_episodes + 1:
             raise ValueError(
@@ -94,18 +96,35 @@ ATTEMPTS = Kind("the log of a collection", is_log)
 
 def _lines(path: Path) -> list[dict[str, Any]]:
     """Return the lines of the log; a torn last one is left out."""
-    texts = path.read_text().splitlines()
-    lines = []
+    texts = path.read_text(errors="replace").split("\n")
+    texts = texts if texts[-1] else texts[:-1]
+    lines: list[dict[str, Any]] = []
     for index, text in enumerate(texts):
         try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError as error:
+            line = json.loads(text)
+        except (json.JSONDecodeError, RecursionError) as error:
             if index == len(texts) - 1 and index > 0:
                 break
-            raise ValueError(f"{path} line {index + 1}: is not JSON ({error.msg})") from error
+            raise ValueError(
+                f"{path} line {index + 1}: is not JSON ({error}); {_WAY_OUT}"
+            ) from error
+        if not isinstance(line, dict):
+            raise ValueError(f"{path} line {index + 1}: is {line!r:.40}, no attempt; {_WAY_OUT}")
+        lines.append(line)
     if not lines:
-        raise ValueError(f"{path}: is empty; pass overwrite=true or another out")
+        raise ValueError(f"{path}: is empty; {_WAY_OUT}")
     return lines
+
+
+def _attempt(path: Path, number: int, line: dict[str, Any]) -> Attempt:
+    """Return the attempt of a line; a damaged one leaves unknown what the store's episodes are."""
+    try:
+        attempt = read_record(Attempt, line)
+        if attempt.outcome not in (KEPT, FAILED, CRASHED):
+            raise ValueError(f"outcome={attempt.outcome!r} is none")
+    except ValueError as error:
+        raise ValueError(f"{path} line {number}: {error}; {_WAY_OUT}") from error
+    return attempt
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -10,10 +10,11 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from telic.envs import registry
-from telic.envs.host import Crashed, EnvChoice, EnvHost, Order, Refused, Report
+from telic.envs.host import Crashed, EnvChoice, EnvHost, Order, Refusal, Refused, Report
+from telic.envs.observations import require_action, require_observation
 from telic.envs.pool import Pool, open_pool
 from telic.envs.rollout import EpisodeJob, EpisodeResult, RolloutConfig, env_choice
-from telic.envs.task import DictObs
+from telic.envs.task import DictObs, NoExpert
 from telic.spec import Array, Interface
 
 LOOKAHEAD: Final = 16  # jobs a slot may be ahead of the one that is due; they wait in memory
@@ -58,19 +59,25 @@ class Demonstrate(Order):
         env = host.env(self.slot, self.choice)
         env.draw_images = self.record
         obs, info = env.reset(seed=self.seed)
-        expert = env.expert()
+        require_observation(obs, env.interface, 0)
+        try:
+            expert = env.expert()
+        except NoExpert as error:
+            raise Refusal(str(error)) from error
         seen: list[DictObs] = []
         actions: list[Array] = []
         first_success: int | None = None
         goal_steps: list[int] = []
         stretches: list[Stretch] = []
         for step in range(1, env.max_steps + 1):
-            action = expert.act(obs)
+            action = np.asarray(expert.act(obs), env.interface.action.dtype)
             if self.record:
+                require_action(action, env.interface, step - 1)
                 seen.append(obs)
                 actions.append(action)
             before = info
             obs, _, terminated, truncated, info = env.step(action)
+            require_observation(obs, env.interface, step)
             if info["success"] and first_success is None:
                 first_success = step
             if info.get("goals_reached", 0) > len(goal_steps):

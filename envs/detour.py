@@ -109,10 +109,6 @@ class DetourTask(TaskEnv):
         """Return the expert, which draws its way: left or right, wide or close."""
         return _Around(int(self.np_random.integers(2**32)))
 
-    def picture(self, camera: str, size: tuple[int, int]) -> Array:
-        """Raise ValueError: nothing is drawn of the plane."""
-        raise ValueError(f"detour has no camera {camera!r}; it is not drawn")
-
     def _observation(self) -> DictObs:
         return {"state": self._place.astype(np.float32)}
 

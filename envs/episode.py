@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from telic.envs.host import EnvChoice, EnvHost, Order, Refusal, Report
+from telic.envs.observations import require_observation
 from telic.envs.task import DictObs, TaskEnv
 from telic.envs.video import Camera, Film
 from telic.spec import Array, Interface
@@ -21,7 +22,8 @@ class Progress(Report):
 
     A finished episode has none. instruction: of the goal it is at; goal_steps: steps taken when
     each goal of a task with several was reached; solution: which of the task's it took, as far as
-    known. interface: the environment's, in the answer to `Begin` only.
+    known; film_failure: why there is no film, where there was to be one. interface: the
+    environment's, in the answer to `Begin` only.
     """
 
     steps: int
@@ -33,6 +35,7 @@ class Progress(Report):
     images: dict[str, Array] = field(default_factory=dict)
     interface: Interface | None = None
     solution: str | None = None
+    film_failure: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,15 +87,25 @@ class RunningEpisode:
         self._seen: deque[DictObs] = deque(maxlen=obs_horizon)
         obs, info = env.reset(seed=seed)
         self.instruction = str(info["instruction"])
-        self._camera: Camera | None = None
+        self.film_failure: str | None = None
+        self._camera = None if film is None else Camera(film, env)
         try:
-            if film is not None:
-                self._camera = Camera(film, env)
-                self._camera.step()
+            self._begin(obs)
+        except BaseException:
+            self.abandon()
+            raise
+
+    def _begin(self, obs: DictObs) -> None:
+        """Take in the first observation, and film it."""
+        env = self._env
+        if self._camera is not None:
+            self._camera.step()
+        try:
             first = obs | env.images()
         except ValueError as error:  # no such camera, nothing to draw with
             raise Refusal(str(error)) from error
-        self._seen.extend([first] * obs_horizon)
+        require_observation(first, env.interface, 0)
+        self._seen.extend([first] * (self._seen.maxlen or 0))
 
     def advance(self, actions: Array, stop_on_success: bool) -> None:
         """Take actions until they are used up, or success or the limit ends the episode.
@@ -102,6 +115,7 @@ class RunningEpisode:
         for index, action in enumerate(actions):
             obs, _, terminated, truncated, info = self._env.step(action)
             self.steps += 1
+            require_observation(obs, self._env.interface, self.steps)
             if self._camera is not None:
                 self._camera.step()
             if info["success"] and self.first_success_step is None:
@@ -118,6 +132,7 @@ class RunningEpisode:
             horizon = self._seen.maxlen or 0
             if reached or len(actions) - index <= horizon:
                 obs = obs | self._env.images()
+                require_observation(obs, self._env.interface, self.steps)
             self._seen.append(obs)
             if reached:
                 self.instruction = str(info["instruction"])
@@ -141,12 +156,14 @@ class RunningEpisode:
             images={key[6:]: np.stack([obs[key] for obs in seen]) for key in cameras if seen},
             interface=interface,
             solution=self.solution,
+            film_failure=self.film_failure,
         )
 
     def close(self) -> None:
         """Finish the film, if there is one."""
         if self._camera is not None:
             self._camera.close()
+            self.film_failure = self._camera.failure
             self._camera = None
 
     def abandon(self) -> None:

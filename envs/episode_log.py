@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import signal
+import warnings
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TextIO
 
+from telic.envs.records import read_record
 from telic.envs.rollout import EpisodeResult
 
 
@@ -16,21 +19,30 @@ class EpisodeLog:
     """`episodes.jsonl`: line 1 says of which evaluation, each further line is an episode's result.
 
     Use it as a context; `finished` holds what an earlier run of the same evaluation left, and what
-    was appended. A line cut off by a kill is dropped, a crashed episode is run again.
+    was appended. A line that is damaged, or cut off by a kill, is dropped with a word; its episode
+    and those that crashed are run again.
     """
 
-    def __init__(self, path: Path, evaluation: dict[str, Any], resume: bool = True) -> None:
-        """Open or begin the log at `path`; `evaluation` is all that its episodes depend on.
+    def __init__(
+        self,
+        path: Path,
+        evaluation: dict[str, Any],
+        episodes: Collection[tuple[str, int]],
+        resume: bool = True,
+    ) -> None:
+        """Open or begin the log at `path`; `evaluation` is all that its `episodes` depend on.
 
-        Raises ValueError where `path` holds another evaluation and `resume` would mix the two.
+        episodes: (task, seed) of each. Raises ValueError where `path` holds another evaluation and
+        `resume` would mix the two.
         """
         self._path = path
         header = json.loads(json.dumps(evaluation))
-        lines = path.read_text().splitlines() if resume and path.exists() else []
-        records = [record for record in map(_record, lines) if record is not None]
-        if records and records[0].get("evaluation") != header:
-            raise ValueError(_other_evaluation(path, records[0].get("evaluation"), header))
-        results = [EpisodeResult(**record) for record in records[1:]]
+        # a byte that is no UTF-8 spoils its line alone
+        text = path.read_text(errors="replace") if resume and path.exists() else ""
+        first, *lines = text.split("\n") if text.strip() else [json.dumps({"evaluation": header})]
+        if (found := _header(first)) != header:
+            raise ValueError(_other_evaluation(path, found, header))
+        results = _results(path, lines, episodes)
         self.finished = [result for result in results if result.crashed is None]
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial")
@@ -70,12 +82,35 @@ def _write(file: TextIO, record: dict[str, Any]) -> None:
     file.write(json.dumps(record) + "\n")
 
 
-def _record(line: str) -> dict[str, Any] | None:
+def _header(line: str) -> Any:
+    """Return what the first line says of its evaluation, or None if it is no such line."""
     try:
         record = json.loads(line)
-    except json.JSONDecodeError:
+    except (json.JSONDecodeError, RecursionError):
         return None
-    return record if isinstance(record, dict) else None
+    return record.get("evaluation") if isinstance(record, dict) else None
+
+
+def _results(
+    path: Path, lines: Sequence[str], episodes: Collection[tuple[str, int]]
+) -> list[EpisodeResult]:
+    """Return one result for each episode that the lines tell of, the last that is told."""
+    results: dict[tuple[str, int], EpisodeResult] = {}
+    for number, line in enumerate(lines, start=2):
+        if not line.strip():
+            continue
+        try:
+            result = read_record(EpisodeResult, json.loads(line))
+            if (result.task, result.seed) not in episodes:
+                raise ValueError(f"{result.task}, seed {result.seed} is not of this evaluation")
+        except (ValueError, RecursionError) as error:
+            torn = number == len(lines) + 1 and isinstance(error, json.JSONDecodeError)
+            if not torn:  # that a kill cuts the last line off is nothing to tell of
+                text = " ".join(str(error).split())
+                warnings.warn(f"{path} line {number} is left out: {text}", stacklevel=2)
+            continue
+        results[result.task, result.seed] = result
+    return list(results.values())
 
 
 def _other_evaluation(path: Path, old: Any, new: dict[str, Any]) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from telic.envs import registry
+from telic.envs.observations import Broken
 from telic.envs.task import TaskEnv
 
 
@@ -127,7 +128,9 @@ class EnvHost:
 
 
 def _reason(error: Exception) -> str:
-    """Return the error and the place it was raised, in one line."""
+    """Return the error and the place it was raised, in one line; of `Broken` its own words."""
+    if isinstance(error, Broken):
+        return str(error)
     where = traceback.extract_tb(error.__traceback__)[-1]
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text} ({where.filename.rsplit('/', 1)[-1]}:{where.lineno})"

@@ -212,5 +212,5 @@ class _Worker:
 def _worker_environment() -> dict[str, str]:
     """Return the environment of a worker: our import path, one thread for each library."""
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    path = os.pathsep.join(entry for entry in sys.path if entry)
+    path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)  # noqa: PTH100 ("" too)
     return os.environ | threads | {"PYTHONPATH": path}

@@ -8,6 +8,7 @@ from typing import Any
 
 from telic.envs.playtable.evaluation import ChainProtocol, SingleProtocol
 from telic.envs.protocol import EvaluationProtocol, ProtocolSettings, TaskProtocol
+from telic.envs.records import read_record
 from telic.spec import near_misses
 
 
@@ -49,9 +50,11 @@ def build_protocol(settings: ProtocolSettings) -> EvaluationProtocol:
 
 
 def protocol_from_json(data: Mapping[str, Any]) -> EvaluationProtocol:
-    """Return the protocol that `to_json` wrote."""
+    """Return the protocol that `to_json` wrote; ValueError for what it did not write."""
+    if not isinstance(data, Mapping):
+        raise ValueError(f"protocol={data!r:.40} is none")
     given = dict(data)
-    return _entry(given.pop("protocol", TaskProtocol.name)).protocol(**given)
+    return read_record(_entry(str(given.pop("protocol", TaskProtocol.name))).protocol, given)
 
 
 def _entry(name: str) -> ProtocolEntry:

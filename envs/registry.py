@@ -7,7 +7,6 @@ registers them; worker processes then find them too.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,6 +23,7 @@ from telic.envs.playtable.instructions import Phrases, instructions
 from telic.envs.playtable.play import PlayTask
 from telic.envs.playtable.tasks import TASKS
 from telic.envs.task import TaskEnv
+from telic.plugins import import_named
 from telic.spec import near_misses
 
 
@@ -119,21 +119,28 @@ def make(
     """Return a new environment of `task`; `max_steps=None` leaves the task's own limit.
 
     `kwargs` go to the family's constructor (Meta-World: `state="robot"` hides the objects).
+    ValueError for what that does not take.
     """
     if max_steps is not None:
         kwargs["max_steps"] = max_steps
     size = (int(image_size[0]), int(image_size[1]))
-    return entry(task).make(cameras=tuple(cameras), image_size=size, **kwargs)
+    given = {"cameras": tuple(cameras), "image_size": size, **kwargs}
+    try:
+        return entry(task).make(**given)
+    except TypeError as error:
+        if "unexpected keyword argument" not in str(error):
+            raise
+        raise ValueError(
+            f"task {task}: its environment is made with {', '.join(given)}, and {error}; leave "
+            "that setting out, or have its constructor take it"
+        ) from error
 
 
 def _import_module(task: str) -> str:
     """Import the module before the colon, if there is one, and return what follows it."""
     module, _, name = task.rpartition(":")
     if module:
-        try:
-            importlib.import_module(module)
-        except ModuleNotFoundError as error:
-            raise ValueError(f"task {task!r}: no module {error.name!r} to import") from error
+        import_named(module, f"task {task!r}")
     return name
 
 

@@ -11,6 +11,7 @@ import ctypes
 import importlib.util
 import os
 import sys
+import warnings
 import weakref
 from functools import cache
 from pathlib import Path
@@ -90,14 +91,21 @@ def _load_triton() -> None:
 
 @cache
 def _context() -> Any:
-    """Return the OpenGL context that every scene of this process is drawn in."""
+    """Return the OpenGL context that every scene of this process is drawn in.
+
+    Raises whatever a library raises without one: GLFW gives a context without a display too, in
+    which only drawing fails, so a first buffer is made here.
+    """
     _load_triton()
     import mujoco  # not before the backend is chosen
 
     context: Any = mujoco.GLContext.__new__(mujoco.GLContext)
     context._context = None  # else its destructor complains where its constructor has failed
-    context.__init__(640, 480)
-    context.make_current()
+    with warnings.catch_warnings(action="ignore"):  # GLFW's are in the error that comes
+        context.__init__(640, 480)
+        context.make_current()
+    empty = mujoco.MjModel.from_xml_string("<mujoco/>")
+    mujoco.MjrContext(empty, mujoco.mjtFontScale.mjFONTSCALE_100).free()
     atexit.register(_free_all)  # after MuJoCo has registered the end of its display, so before it
     return context
 
@@ -130,11 +138,13 @@ def require_rendering() -> None:
         _context()
     except (ImportError, RuntimeError, AttributeError, OpenGLError, mujoco.FatalError) as error:
         text = str(error) if isinstance(error, ImportError) else f"{type(error).__name__} in OpenGL"
+        if choose_backend() == "glfw":
+            text = f"MUJOCO_GL=glfw opens no window on DISPLAY={os.environ.get('DISPLAY', '')}"
         raise ValueError(f"cannot draw camera pictures: {text}; {_WAY_OUT}") from error
 
 
 _WAY_OUT: Final = (
-    f"on Debian or Ubuntu `apt-get install {DEBIAN_PACKAGES}` (and leave MUJOCO_GL unset), "
+    f"leave MUJOCO_GL unset (on Debian or Ubuntu with `apt-get install {DEBIAN_PACKAGES}`), "
     "or ask for no cameras and no videos"
 )
 

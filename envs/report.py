@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from telic.envs.results import Comparison, Evaluation, Latency, Score, SuccessRow
+from telic.envs.rollout import crash_list
 from telic.envs.statistics import Interval, PairedDifference
 
 BLUE, GREY, INK = "#1f5fa8", "#8a8f98", "#22252a"
@@ -33,7 +34,11 @@ def table(evaluation: Evaluation, comparison: Comparison | None = None) -> Group
         if row is rows[-1]:
             shown.add_section()
         shown.add_row(*(row[index] for index in kept), style="bold" if row is rows[-1] else None)
-    return Group(Text(_title(evaluation), style="bold"), shown, *_footnotes(evaluation, comparison))
+    return Group(
+        Text(_title(evaluation), style="bold"),
+        shown,
+        *map(Text, _footnotes(evaluation, comparison)),
+    )
 
 
 def write_report(evaluation: Evaluation, comparison: Comparison | None, folder: Path) -> None:
@@ -196,7 +201,11 @@ def _compared(comparison: Comparison) -> list[tuple[PairedDifference, SuccessRow
 
 def _footnotes(evaluation: Evaluation, comparison: Comparison | None) -> list[str]:
     protocol, crashed = evaluation.protocol, evaluation.overall().crashed
-    lines = [f"{crashed} crashed {protocol.what} are not counted"] if crashed else []
+    lines = (
+        [f"{crashed} crashed {protocol.what} are not counted: {crash_list(evaluation.episodes)}"]
+        if crashed
+        else []
+    )
     if (score := _score(evaluation)) is not None:
         lines.insert(0, f"{protocol.score_name} {_score_text(score)}")
     for label, latency in _latencies(evaluation):
@@ -267,7 +276,7 @@ def _video_lines(evaluation: Evaluation, folder: Path) -> list[str]:
 
 def _crash_lines(evaluation: Evaluation) -> list[str]:
     lines = [
-        f"- {_short_name(e.task)} seed {e.seed}: {e.crashed}"
+        f"- {e.task}, seed {e.seed}: {e.crashed}"
         for e in evaluation.episodes
         if e.crashed is not None
     ]

@@ -15,6 +15,7 @@ import numpy as np
 
 from telic.envs.protocol import EvaluationProtocol, Outcome
 from telic.envs.protocols import protocol_from_json
+from telic.envs.records import read_record
 from telic.envs.rollout import EpisodeResult
 from telic.envs.statistics import (
     Interval,
@@ -173,19 +174,24 @@ class Evaluation:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Evaluation:
-        """Return the evaluation that `to_json` wrote."""
+        """Return the evaluation that `to_json` wrote; ValueError or KeyError for another."""
 
         def latency(name: str) -> Latency | None:
-            return None if data[name] is None else Latency(**data[name])
+            return None if data[name] is None else read_record(Latency, data[name])
 
+        policy, about, videos = (data[name] for name in ("policy", "about", "videos"))
+        if not isinstance(policy, str) or not isinstance(about, dict):
+            raise ValueError(f"policy={policy!r:.40} and about={about!r:.40} cannot be")
+        if not isinstance(videos, dict) or not isinstance(data["episodes"], list):
+            raise ValueError("videos and episodes are not what they must be")
         return cls(
-            policy=data["policy"],
+            policy=policy,
             protocol=protocol_from_json(data["protocol"]),
-            episodes=[EpisodeResult(**episode) for episode in data["episodes"]],
-            about=data["about"],
+            episodes=[read_record(EpisodeResult, episode) for episode in data["episodes"]],
+            about=about,
             chunk_latency_ms=latency("chunk_latency_ms"),
             batch_latency_ms=latency("batch_latency_ms"),
-            videos=data["videos"],
+            videos=videos,
         )
 
 
@@ -254,15 +260,41 @@ def read_evaluation(path: Path) -> Evaluation:
     file = path / "results.json" if path.is_dir() else path
     try:
         data = json.loads(file.read_text())
-        if data["format"] != FORMAT:
-            raise ValueError(f"{file}: format is {data['format']!r}, expected {FORMAT!r}")
-        return Evaluation.from_json(data)
     except FileNotFoundError as error:
         raise ValueError(
             f"no results at {file}; evaluate-policy writes results.json into its out"
         ) from error
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{file} is not a results.json of evaluate-policy ({error})") from error
+    except (ValueError, RecursionError) as error:  # no JSON, or no text at all
+        text = " ".join(str(error).split())
+        raise ValueError(f"{file} is not a results.json of evaluate-policy ({text})") from error
+    found = data.get("format") if isinstance(data, dict) else None
+    if found != FORMAT:
+        raise ValueError(f"{file}: format is {found!r:.40}, expected {FORMAT!r}")
+    try:
+        return Evaluation.from_json(data)
+    except KeyError as error:
+        raise ValueError(
+            f"{file} is damaged: it has no {error}; run that evaluation again"
+        ) from error
+    except ValueError as error:
+        text = " ".join(str(error).split())
+        raise ValueError(f"{file} is damaged: {text}; run that evaluation again") from error
+
+
+def read_comparable(path: Path, protocol: EvaluationProtocol) -> Evaluation:
+    """Return the evaluation at `path`; ValueError unless its episodes are those of `protocol`."""
+    found = read_evaluation(path)
+    require_same_episodes(protocol, found.protocol, str(path))
+    episodes = {(job.task, job.seed) for job in protocol.jobs()}
+    told = [(episode.task, episode.seed) for episode in found.episodes]
+    if strange := next((key for key in told if key not in episodes), None):
+        raise ValueError(
+            f"compare={path}: {strange[0]}, seed {strange[1]} is not of its protocol; the file is "
+            "damaged, run that evaluation again"
+        )
+    if len(set(told)) < len(told):
+        raise ValueError(f"compare={path}: tells of an episode twice; run that evaluation again")
+    return found
 
 
 def write_evaluation(

@@ -21,6 +21,7 @@ from telic.envs.episode import Advance, Begin, Progress
 from telic.envs.host import Crashed, EnvChoice, Refused, Report
 from telic.envs.pool import Pool, open_pool
 from telic.envs.video import Film, part_path
+from telic.ranges import require_range
 from telic.spec import (
     ActionChunk,
     ActRequest,
@@ -66,6 +67,15 @@ class EpisodeResult:
     video: Path | None = None
     solution: str | None = None
     goal_steps: list[int] = field(default_factory=list)
+    film_failure: str | None = None  # why there is no video, where one was asked for
+
+
+def crash_list(results: Iterable[EpisodeResult], limit: int = 3) -> str:
+    """Return "task, seed: reason; ..." of the crashed ones among `results`, the first `limit`."""
+    crashed = [result for result in results if result.crashed is not None]
+    listed = [f"{result.task}, seed {result.seed}: {result.crashed}" for result in crashed[:limit]]
+    more = [f"and {len(crashed) - limit} more"] if len(crashed) > limit else []
+    return "; ".join([*listed, *more])
 
 
 @dataclass(kw_only=True, slots=True)
@@ -84,15 +94,10 @@ class RolloutConfig:
     video_fps: float = 20.0
 
     def __post_init__(self) -> None:
-        for name in ("envs_per_worker", "execute_horizon", "max_steps"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"rollout.{name}={value} must be >= 1")
-        for name in ("timeout_s", "video_fps"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"rollout.{name}={getattr(self, name)} must be positive")
-        if self.num_workers < 0:
-            raise ValueError(f"rollout.num_workers={self.num_workers} must be >= 0")
+        counts = ("envs_per_worker", "execute_horizon", "max_steps", "video_height", "video_width")
+        require_range(self, *counts, at_least=1, prefix="rollout.")
+        require_range(self, "timeout_s", "video_fps", above=0, prefix="rollout.")
+        require_range(self, "num_workers", at_least=0, prefix="rollout.")
         if self.video_height % 2 or self.video_width % 2:
             raise ValueError(
                 f"rollout.video_height={self.video_height} and video_width={self.video_width} "
@@ -320,19 +325,25 @@ class _Rollout:
             pool.send(Advance(slot=slot, actions=actions, stop_on_success=stop))
 
     def _checked(self, chunk: ActionChunk, live: _Live) -> Array:
-        """Return the actions to run; ValueError, which ends the run, if one is not finite."""
+        """Return the actions to run; ValueError, which ends the run, if one cannot be run.
+
+        The observations are as promised, so the policy itself is at fault: no episode says more.
+        """
         actions = np.asarray(chunk.actions, np.float32)[: self._horizon]
-        if not np.isfinite(actions).all():
-            assert live.progress is not None
-            raise ValueError(
-                f"{live.job.task} seed {live.job.seed} step {live.progress.steps}: "
-                "the policy's action is not finite"
-            )
+        for index, action in enumerate(actions):
+            if (problem := self._policy.interface.action.malformed(action)) is not None:
+                assert live.progress is not None
+                raise ValueError(
+                    f"task {live.job.task} seed {live.job.seed} step {live.progress.steps}: action "
+                    f"{index} of the policy's chunk: {problem}; the observation was finite, so the "
+                    "policy is at fault: evaluate another checkpoint of it"
+                )
         return actions
 
     def _result(self, slot: int, crashed: str | None) -> EpisodeResult:
         live = self._live[slot]
         progress = live.progress
+        film_failure = None if progress is None else progress.film_failure
         first_success = None if progress is None else progress.first_success_step
         return EpisodeResult(
             task=live.job.task,
@@ -344,7 +355,8 @@ class _Rollout:
             crashed=crashed,
             policy_latency_ms=live.latency_ms,
             wall_s=time.perf_counter() - live.began,
-            video=live.job.video if crashed is None else None,
+            video=live.job.video if crashed is None and film_failure is None else None,
+            film_failure=film_failure,
             solution=None if progress is None else progress.solution,
             goal_steps=[] if progress is None else list(progress.goal_steps),
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from enum import Enum
 from typing import Any, Protocol, cast
@@ -31,7 +30,11 @@ class Expert(Protocol):
         ...
 
 
-class TaskEnv(gymnasium.Env[DictObs, Array], ABC):
+class NoExpert(ValueError):
+    """Raised by a task that nobody has scripted a solution for."""
+
+
+class TaskEnv(gymnasium.Env[DictObs, Array]):
     """One task as a Gymnasium environment.
 
     `reset(seed=)` returns {"state": f32 [P], "image/<camera>": u8 [h w 3]} and
@@ -39,6 +42,8 @@ class TaskEnv(gymnasium.Env[DictObs, Array], ABC):
     returns obs, reward, terminated, truncated and an info with "success": bool and, where a task
     has several solutions, "solution": str | None, the one that is taken. An episode is not
     terminated by success, only truncated at `max_steps`; stepping on after that is harmless.
+    Its constructor takes `cameras`, `image_size` (h, w) and `max_steps` by name, and `state` where
+    it offers several. `expert` and `picture` are for who has them.
     A task of several goals in a row adds "goals_reached": int and "instruction": str, the sentence
     of the goal it is at, to the info of each step; it succeeds with the last of them.
     """
@@ -50,9 +55,12 @@ class TaskEnv(gymnasium.Env[DictObs, Array], ABC):
     film_camera: str = ""  # whose pictures tell people best what happens
     draw_images: bool = True  # False leaves the pictures out of observations, for who draws few
 
-    @abstractmethod
     def expert(self) -> Expert:
         """Return the scripted expert for the episode that the last reset began."""
+        raise NoExpert(
+            f"task {self.task_id} has no scripted expert, so nothing can be collected from it and "
+            "checkpoint=expert cannot do it; give its class the method `expert`"
+        )
 
     def images(self) -> DictObs:
         """Return {"image/<camera>": u8 [h w 3]} of the interface's cameras, drawn now."""
@@ -63,12 +71,12 @@ class TaskEnv(gymnasium.Env[DictObs, Array], ABC):
             drawn[f"image/{camera}"] = self.picture(camera, (height, width))
         return drawn
 
-    @abstractmethod
     def picture(self, camera: str, size: tuple[int, int]) -> Array:
         """Return what `camera` sees now, u8 [h w 3], upright, size = (h, w).
 
         Raises ValueError for a camera that the task has not, or where nothing can be drawn.
         """
+        raise ValueError(f"{self.task_id.split('/')[0]} has no camera {camera!r}; it is not drawn")
 
 
 def observation_space(interface: Interface) -> spaces.Space[DictObs]:

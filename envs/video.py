@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import imageio_ffmpeg
+import numpy as np
 
 from telic.envs.task import TaskEnv
-from telic.spec import Array
+from telic.spec import Array, ArraySpec
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,6 +38,7 @@ class VideoWriter:
         if size[0] % 2 or size[1] % 2:
             raise ValueError(f"{path}: video size {size[0]}x{size[1]} must be even in both")
         path.parent.mkdir(parents=True, exist_ok=True)
+        self._spec = ArraySpec(shape=(*size, 3), dtype="uint8")
         self._path = path
         self._part = part_path(path)
         self._frames = imageio_ffmpeg.write_frames(
@@ -43,8 +47,10 @@ class VideoWriter:
         self._frames.send(None)
 
     def add(self, frame: Array) -> None:
-        """Append a frame, u8 [h w 3]."""
-        self._frames.send(frame)
+        """Append a frame, u8 [h w 3] in any memory order; ValueError for anything else."""
+        if (problem := self._spec.malformed(frame)) is not None:
+            raise ValueError(f"a frame's {problem}")
+        self._frames.send(np.ascontiguousarray(frame))
 
     def close(self) -> None:
         """Finish the file and put it in its place."""
@@ -63,24 +69,45 @@ def part_path(path: Path) -> Path:
 
 
 class Camera:
-    """Films an episode of `env` as it goes: call `step` after the reset and after every step."""
+    """Films an episode of `env` as it goes: call `step` after the reset and after every step.
+
+    A film that fails leaves no file and does not trouble the episode; `failure` says why.
+    """
 
     def __init__(self, film: Film, env: TaskEnv) -> None:
         self._film, self._env = film, env
         self._name = env.film_camera if film.camera is None else film.camera
-        self._writer = VideoWriter(film.path, film.size, film.fps)
+        self._writer: VideoWriter | None = None
         self._seen = 0
+        self.failure: str | None = None
+        with self._noted():
+            self._writer = VideoWriter(film.path, film.size, film.fps)
 
     def step(self) -> None:
         """Draw and keep a frame if this step is one to be kept."""
-        if self._seen % self._film.every == 0:
-            self._writer.add(self._env.picture(self._name, self._film.size))
+        if self._seen % self._film.every == 0 and self._writer is not None:
+            with self._noted():
+                self._writer.add(self._env.picture(self._name, self._film.size))
         self._seen += 1
 
     def close(self) -> None:
         """Finish the file."""
-        self._writer.close()
+        if self._writer is not None:
+            with self._noted():
+                self._writer.close()
 
     def abandon(self) -> None:
         """Leave no file."""
-        self._writer.abandon()
+        if self._writer is not None:
+            writer, self._writer = self._writer, None
+            writer.abandon()
+
+    @contextmanager
+    def _noted(self) -> Iterator[None]:
+        """Keep why the film failed; a task may raise anything from its pictures."""
+        try:
+            yield
+        except Exception as error:
+            self.failure = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            with suppress(Exception):  # ffmpeg may be what has failed
+                self.abandon()

@@ -92,6 +92,11 @@ class SamplingConfig:
         if self.sigmas is None and self.schedule is Schedule.timesteps:
             schedules.timesteps(self.steps, self.spacing, self.num_timesteps)
 
+    @property
+    def title(self) -> str:
+        """The sampler and its steps, for people: "heun, 2 steps"."""
+        return f"{self.sampler.value}, {self.steps} step{'' if self.steps == 1 else 's'}"
+
     def levels(self) -> Float[Tensor, " levels"]:
         """Return the sigmas, f32 [steps + 1], the last one 0."""
         if self.sigmas is not None:

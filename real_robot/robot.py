@@ -9,14 +9,12 @@ control process alone, in this order:
 
 from __future__ import annotations
 
-import importlib
-import sys
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol, cast, get_args, get_type_hints
 
+from telic.plugins import import_named
 from telic.real_robot.clock import Clock
 from telic.real_robot.timeline import Motion
 from telic.spec import Array, Interface, near_misses
@@ -196,18 +194,7 @@ def _schema(name: str) -> type[Any]:
             f"robot={name} is not one of {', '.join(ROBOTS)}, nor module:Config of another package"
             f"{near_misses(name, ROBOTS)}"
         )
-    if (here := str(Path.cwd())) not in sys.path:  # a robot of one's own often lies where one is
-        sys.path.append(here)
-    try:
-        found = getattr(importlib.import_module(module), attribute, None)
-    except ModuleNotFoundError as error:
-        raise ValueError(
-            f"robot={name}: no module {error.name!r}; install it, or put its folder on PYTHONPATH"
-        ) from error
-    except Exception as error:
-        raise ValueError(
-            f"robot={name}: {module} fails: {type(error).__name__}: {error}"
-        ) from error
+    found = getattr(import_named(module, f"robot={name}"), attribute, None)
     if not (isinstance(found, type) and is_dataclass(found) and hasattr(found, "build")):
         raise ValueError(f"robot={name}: {module} has no dataclass {attribute} with `build`")
     return found

@@ -69,6 +69,34 @@ def test_overrides_reach_the_dataclass(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "text", ["what's there", "open (the) drawer", "Öffne die Schublade", "a=b", "one, two", " "]
+)
+def test_plain_text_arrives_as_it_was_typed(tmp_path: Path, text: str) -> None:
+    done = launched(tmp_path, f"out={text}", f"inner.tasks=[{text},b]")
+    assert done.returncode == 0, done.stderr
+    assert f"out={text!r}" in done.stdout
+
+
+def test_each_job_of_a_sweep_has_an_out_of_its_own(tmp_path: Path) -> None:
+    done = launched(tmp_path, "-m", "inner.rate=1,2", "out=it's (here)")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.splitlines() == [
+        "control: job 0, inner.rate=1: out=it's (here)/0",
+        "control: job 1, inner.rate=2: out=it's (here)/1",
+    ]
+    for number, line in enumerate(done.stdout.strip().splitlines()):
+        assert f"it's (here)/{number}" in line and f"rate={number + 1}.0" in line
+    done = launched(tmp_path, "-m", "inner.rate=1,2", "out=demos.zarr")
+    assert "out='demos_0.zarr'" in done.stdout and "out='demos_1.zarr'" in done.stdout
+
+
+def test_an_out_that_is_swept_is_left_alone(tmp_path: Path) -> None:
+    done = launched(tmp_path, "-m", "out=it's,b c")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "it's" in done.stdout and "out='b c'" in done.stdout
+
+
+@pytest.mark.parametrize(
     ("argument", "says"),
     [
         ("outt=3", "outt is not a config key; did you mean out"),

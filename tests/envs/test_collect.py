@@ -146,6 +146,10 @@ def test_failures_and_crashes_are_counted(
     reasons = [json.loads(line)["reason"] for line in log]
     assert reasons[2:] == ["worker process died of SIGKILL"] * 2
     assert [json.loads(line)["outcome"] for line in log] == [CRASHED] * 4
+    config.seed, config.max_attempts = 966, 5  # 966 to 969 senses nan
+    with pytest.raises(ValueError, match="1 of 4; it crashed with step 3: the observation's state"):
+        run(config)
+    assert EpisodeStore.open(out).num_episodes == 1
 
 
 def test_too_few_successes_are_said_after_the_rest_is_written(tmp_path: Path, toy: str) -> None:
@@ -218,7 +222,7 @@ def test_a_store_of_another_robot_is_not_gone_on_with(tmp_path: Path, toy: str) 
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["episodes_per_task=0"], "episodes_per_task=0 must be >= 1"),
+        (["episodes_per_task=0"], "episodes_per_task=0 must be at least 1"),
         (["image_size=[96]"], r"image_size=\[96\] must be \[height, width\]"),
         (["max_attempts=3"], "max_attempts=3 must be >= episodes_per_task=25"),
         (["env=playtable", "tasks=[mt10]"], r"contradict each other; .* tasks=\[playtable/"),

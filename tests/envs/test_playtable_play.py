@@ -111,7 +111,7 @@ def test_play_is_labelled_by_what_was_done(tmp_path: Path) -> None:
     ("changes", "says"),
     [
         ({"env": None}, "mode=play needs a family that plays; give env=playtable"),
-        ({"annotated": 1.5}, r"annotated=1.5 must lie in \[0, 1\]"),
+        ({"annotated": 1.5}, "annotated=1.5 must be at least 0 and at most 1"),
         ({"env": "playtabel"}, "playtabel"),
         ({"env": "metaworld"}, "metaworld/play"),
         ({"scenes": ["E"]}, "no scene 'E'; it has A, B, C, D"),

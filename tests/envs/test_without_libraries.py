@@ -85,6 +85,25 @@ def test_asking_for_cameras_is_one_line_and_status_2(tmp_path: Path) -> None:
     assert not (tmp_path / "demos.zarr").exists()
 
 
+def test_a_display_that_is_not_there_is_one_attempt_and_one_line(tmp_path: Path) -> None:
+    pytest.importorskip("glfw")
+    given = ["tasks=[mt1]", f"out={tmp_path / 'demos.zarr'}", "cameras=[corner4]", "num_workers=1"]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-m", "telic.collect", *given],
+        env=environment | {"MUJOCO_GL": "glfw", "DISPLAY": ":77"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith(
+        "collect: cannot draw camera pictures: MUJOCO_GL=glfw opens no window on DISPLAY=:77; "
+        "leave MUJOCO_GL unset"
+    )
+    assert len(done.stderr.splitlines()) == 1 and not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("asked", ["off", "osmesa", "glfw"])
 def test_no_choice_of_backend_kills_the_import(asked: str) -> None:
     script = (

@@ -22,7 +22,8 @@ class ToyTask(TaskEnv):
     """State (steps taken, sum of actions); success once the sum passes +1.
 
     Seeds: 90.. raise at step 3, 91.. kill their process, 92.. never come back, 93.. raise in
-    reset. Pictures show the number of steps as their grey level. TOY_SLEEP_S slows the steps down.
+    reset, 94.. sense float64 at the start, 95.. a longer state at step 3, 96.. nan there. Pictures
+    show the number of steps as their grey level. TOY_SLEEP_S slows the steps down.
     """
 
     def __init__(
@@ -52,7 +53,7 @@ class ToyTask(TaskEnv):
         self.kind = 0 if seed is None else seed // 10
         if self.kind == 93:
             raise RuntimeError("no\nstart")
-        self.state = np.zeros(2, np.float32)
+        self.state = np.zeros(2, np.float64 if self.kind == 94 else np.float32)
         return self._observation(), {"instruction": self.instructions[0]}
 
     def step(self, action: Array) -> tuple[DictObs, float, bool, bool, dict[str, Any]]:
@@ -65,6 +66,10 @@ class ToyTask(TaskEnv):
                 os.kill(os.getpid(), signal.SIGKILL)
             if self.kind == 92:
                 time.sleep(1000)
+            if self.kind == 96:
+                self.state[1] = np.nan
+            if self.kind == 95:
+                self.state = np.zeros(3, np.float32)
         success = bool(self.state[1] > 1)
         return (
             self._observation(), 0.0, False, self.state[0] >= self.max_steps, {"success": success}

@@ -11,6 +11,7 @@ from telic.envs.task import StateChoice
 from telic.policy.checkpoint import save_checkpoint
 from telic.policy.mode import ModeConfig
 from telic.policy.policy_config import PolicyConfig
+from telic.policy.sampling import SamplingConfig
 from telic.spec import ArraySpec, FieldStats, Interface
 
 TASKS = ["reach-v3", "drawer-close-v3"]
@@ -43,7 +44,12 @@ def toy_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return checkpoint(tmp_path_factory.mktemp("toy") / "best", TOY, sentences)
 
 
-def checkpoint(path: Path, interface: Interface, sentences: list[str]) -> Path:
+def checkpoint(
+    path: Path,
+    interface: Interface,
+    sentences: list[str],
+    sampling: SamplingConfig | None = None,
+) -> Path:
     """Write a tiny MoDE with random weights to `path`; its sentence vectors are random too."""
     size = interface.state.shape[0] or 0
     zeros, ones = np.zeros(size), np.ones(size)
@@ -51,7 +57,8 @@ def checkpoint(path: Path, interface: Interface, sentences: list[str]) -> Path:
         minimum=zeros, maximum=ones, mean=zeros, std=ones, q01=zeros, q99=ones, count=2
     )
     denoiser = ModeConfig(width=16, num_layers=1, num_heads=2, feed_forward=16)
-    policy = PolicyConfig(denoiser=denoiser).build(interface, {"state": stats})
+    config = PolicyConfig(denoiser=denoiser, sampling=sampling or SamplingConfig())
+    policy = config.build(interface, {"state": stats})
     rng = np.random.default_rng(0)
     policy.set_embeddings({text: rng.standard_normal(384, np.float32) for text in sentences})
     save_checkpoint(path, policy)

@@ -15,6 +15,9 @@ from telic.configs.launch import compose
 from telic.envs.rendering import choose_backend
 from telic.envs.statistics import wilson_interval
 from telic.evaluate import EvaluateConfig, run
+from telic.policy.sampling import Sampler, SamplingConfig
+
+from .conftest import TOY, checkpoint
 
 METAWORLD = ["tasks=[reach-v3,drawer-close-v3]", "episodes_per_task=2", "max_steps=40"]
 FAST = ["num_workers=0", "device=cpu", "threads=1", "sampling=2"]
@@ -82,6 +85,22 @@ def test_an_interrupted_evaluation_goes_on(toy: str, toy_checkpoint: Path, tmp_p
     assert [e["seed"] for e in other["episodes"]] == list(range(11, 17))
 
 
+def test_one_observation_that_is_not_finite_is_one_crash_at_each_try(
+    toy: str, toy_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for _ in range(2):  # the second time that episode alone is run, and crashes again
+        result = evaluate(
+            toy_checkpoint, tmp_path, f"tasks=['{toy}']", "seed=969", "episodes_per_task=2"
+        )
+        assert result["complete"] and result["overall"]["crashed"] == 1
+        assert result["overall"]["episodes"] == 1
+        assert (
+            "1 crashed episodes are not counted: toy_tasks:toy/sum, seed 969: step 3: the "
+            "observation's state: entry (1,) is not finite"
+        ) in " ".join(capsys.readouterr().out.split())
+    assert "toy_tasks:toy/sum, seed 969: step 3" in (tmp_path / "report.md").read_text()
+
+
 def test_crashed_episodes_are_counted_apart(toy: str, tmp_path: Path) -> None:
     result = evaluate_expert(toy, tmp_path, "seed=898", "episodes_per_task=4")  # 900, 901 break
     overall = result["overall"]
@@ -91,7 +110,7 @@ def test_crashed_episodes_are_counted_apart(toy: str, tmp_path: Path) -> None:
     assert "2 crashed, not counted" in report
     assert "seed 900: ZeroDivisionError: the toy broke" in report
 
-    with pytest.raises(ValueError, match="all 2 episodes crashed, the first one with: Zero"):
+    with pytest.raises(ValueError, match=r"all 2 episodes crashed: .*toy/sum, seed 90.: Zero"):
         evaluate_expert(toy, tmp_path / "all", "seed=900", "episodes_per_task=2")
 
 
@@ -145,6 +164,46 @@ def test_all_phrasings_take_turns(toy: str, toy_checkpoint: Path, tmp_path: Path
         "add up",
         "b",
     ]
+
+
+def test_titles_and_comparisons_name_the_sampler(toy: str, tmp_path: Path) -> None:
+    samplings = {
+        "euler": SamplingConfig(steps=2),
+        "heun": SamplingConfig(steps=2, sampler=Sampler.heun),
+    }
+    few = [f"tasks=['{toy}']", "episodes_per_task=1", "sampling=null"]
+    for name, sampling in samplings.items():
+        saved = checkpoint(tmp_path / name / "best", TOY, ["add up"], sampling)
+        compared = [] if name == "euler" else [f"compare={tmp_path / 'euler'}"]
+        result = evaluate(saved, tmp_path / name, *few, *compared)
+        assert result["policy"] == f"mode, {name}, 2 steps"
+    assert result["comparison"]["second"] == "mode, euler, 2 steps"
+    report = (tmp_path / "heun" / "report.md").read_text()
+    assert "# mode, heun, 2 steps: 1 tasks" in report
+    assert "mode, heun, 2 steps minus mode, euler, 2 steps" in report
+
+    again = evaluate(saved, tmp_path / "again", *few, f"compare={tmp_path / 'heun'}")
+    assert again["comparison"]["second"] == f"mode, heun, 2 steps ({saved})"
+
+
+def test_the_recorded_command_runs_again_in_a_shell(toy: str, tmp_path: Path) -> None:
+    out = tmp_path / "it's (here), ö=1"
+    result = evaluate_expert(toy, out, "seed=20", "episodes_per_task=1")
+    line = result["about"]["command"]
+    assert line.startswith("evaluate-policy checkpoint=expert ")
+    script = Path(sys.executable).with_name("evaluate-policy")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    (out / "results.json").unlink()
+    done = subprocess.run(
+        ["bash", "-c", f"{sys.executable} {script.parent}/{line}"],
+        capture_output=True,
+        text=True,
+        env=environment,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "1 of 1 episodes were run before" in done.stderr
+    again = json.loads((out / "results.json").read_text())
+    assert again["about"]["command"] == line and again["episodes"] == result["episodes"]
 
 
 def evaluate_expert(toy: str, out: Path, *overrides: str) -> dict[str, Any]:

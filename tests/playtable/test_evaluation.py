@@ -101,7 +101,7 @@ def test_experts_on_chains(chains: str, tmp_path: Path) -> None:
     ]
     report = (tmp_path / "report.md").read_text()
     assert f"**average length {score['mean']:.3f} [{low:.3f}, {high:.3f}]**" in report
-    assert "1 crashed, not counted" in report and "lh_mtlc seed 13: ZeroDivisionError" in report
+    assert "1 crashed, not counted" in report and "lh_mtlc, seed 13: ZeroDivisionError" in report
     assert "LH-MTLC, 40 chains, scene D, 6 steps a task" in report
     assert (tmp_path / "success.png").stat().st_size > 10_000
     read = read_evaluation(tmp_path).to_json()

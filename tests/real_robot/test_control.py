@@ -193,7 +193,7 @@ def with_torch(pid: int) -> bool:
     ("settings", "complaint"),
     [
         ({"robot": "metaword"}, r"robot=metaword is not one of .*; did you mean metaworld"),
-        ({"robot": "no_such_package:Arm"}, r"no module 'no_such_package'; install it"),
+        ({"robot": "no_such_package:Arm"}, r"no module 'no_such_package' to import; put"),
         ({"robot": "telic.spec:Interface"}, r"telic.spec has no dataclass Interface with `build`"),
         ({"task": "drawer-opn-v3"}, r"unknown task 'drawer-opn-v3'; did you mean drawer-open-v3"),
         ({"robot": "arm", "task": "reach-v3"}, r"robot arm has no option 'task'"),
