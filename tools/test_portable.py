@@ -1,4 +1,4 @@
-"""`make test-portable`: the tests marked `portable` as on other processors.
+"""`make test-portable`: the tests that compare numbers, as on other processors.
 
 Torch and its libraries pick kernels by what the processor has, and can be asked for less: each
 variant is one run of the tests under such a request. What is lacking here is said and left out.
@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+TESTS = ["tests/policy", "tests/train", "--ignore=tests/policy/test_device_alone.py"]
 ISA = {  # ONEDNN_MAX_CPU_ISA -> the flag of /proc/cpuinfo that it takes
     "SSE41": "sse4_1",
     "AVX2": "avx2",
@@ -53,9 +54,10 @@ def _asking(variable: str, value: str, flag: str = "") -> Variant:
 
 
 def main(arguments: list[str]) -> int:
-    """Run every variant that is there, with pytest's `arguments`, and say how each went."""
+    """Run every variant that is there, on `arguments` or else TESTS, and say how each went."""
     flags = set(Path("/proc/cpuinfo").read_text().split())
     rows, failed = [], False
+    cores = len(os.sched_getaffinity(0))
     for variant in variants():
         if variant.needs and variant.needs not in flags:
             rows.append((variant.name, f"left out: this processor has no {variant.needs}"))
@@ -63,8 +65,9 @@ def main(arguments: list[str]) -> int:
         print(f"--- {variant.name}", flush=True)
         began = time.monotonic()
         done = subprocess.run(
-            [*variant.before, sys.executable, "-m", "pytest", "-m", "portable and not slow"]
-            + ["-p", "no:cacheprovider", *variant.arguments, *arguments],
+            [*variant.before, sys.executable, "-m", "pytest", "-m", "not slow"]
+            + ["-p", "no:cacheprovider", "-n", str(0 if variant.before else min(4, cores))]
+            + [*variant.arguments, *(arguments or TESTS)],
             env=os.environ | {"OMP_NUM_THREADS": "1"} | variant.environment,
         )
         failed |= done.returncode != 0

@@ -37,6 +37,7 @@ from telic.policy.truncated import StartConfig, TruncatedConfig
 from telic.tests.policy.test_plan import CONFIGS, MANY_IMAGES, SMALL, context, lively
 
 H, A, BETA = 6, 3, 5.0
+REST = 16 * 80 * 2**-23  # what chunks of two batches may differ by: a few last bits at sigma 80
 Build = Callable[[PolicyConfig], Policy]
 SAMPLERS = [
     SamplingConfig(steps=4),
@@ -377,11 +378,11 @@ def test_a_trained_policy_begins_with_the_prefix_to_the_bit(
             prefix=request.prefix,
             inference_delay=fixed,
         )
-        assert np.allclose(alone.actions, chunk, atol=1e-5)
+        assert np.allclose(alone.actions, chunk, atol=REST)
     free = make_requests(config)
     (unfixed,) = actions(policy, free[1:2])
-    assert np.allclose(chunks[1], unfixed, atol=1e-5), "nothing is fixed, nothing changes"
-    assert np.abs(chunks[0][3:] - actions(policy, free)[0][3:]).max() > 1e-4
+    assert np.allclose(chunks[1], unfixed, atol=REST), "nothing is fixed, nothing changes"
+    assert np.abs(chunks[0][3:] - actions(policy, free)[0][3:]).max() > 1e-3
 
 
 def test_an_untrained_policy_leaves_prefixes_aside_until_it_is_told_to(
@@ -397,9 +398,9 @@ def test_an_untrained_policy_leaves_prefixes_aside_until_it_is_told_to(
     for request, chunk, plain in zip(requests, got, want, strict=True):
         fixed = request.inference_delay
         assert np.array_equal(chunk[:fixed], request.prefix[:fixed])
-        assert np.abs(chunk[fixed:] - plain[fixed:]).max() > 1e-4
+        assert np.abs(chunk[fixed:] - plain[fixed:]).max() > 1e-3
         (alone,) = actions(policy, [request])
-        assert np.allclose(alone, chunk, atol=1e-5)
+        assert np.allclose(alone, chunk, atol=REST)
     assert all(map(np.array_equal, actions(policy, make_requests(config)), want))
     assert all(p.grad is None for p in policy.parameters())
     policy.prefixer.use("none")
@@ -418,8 +419,8 @@ def test_a_delay_beyond_training_is_guided_and_said_once(build: Build, make_requ
         again = actions(policy, requests)
     assert np.array_equal(far, again[0])
     policy.prefixer.use("guided")
-    assert np.allclose(far, actions(policy, requests)[0], atol=1e-5)
-    assert not np.allclose(near, actions(policy, requests)[1], atol=1e-4)
+    assert np.allclose(far, actions(policy, requests)[0], atol=REST)
+    assert not np.allclose(near, actions(policy, requests)[1], atol=1e-3)
 
 
 def test_where_nothing_can_guide_as_much_is_fixed_as_was_trained(
@@ -444,7 +445,7 @@ def test_where_nothing_can_guide_as_much_is_fixed_as_was_trained(
     assert np.array_equal(shorter.actions[4:], chunks[0].actions[4:])
     late.inference_delay = 0
     free, _ = policy.act_batch([late, fits])
-    assert not np.allclose(free.actions[4:], shorter.actions[4:], atol=1e-4)
+    assert not np.allclose(free.actions[4:], shorter.actions[4:], atol=1e-3)
 
 
 def test_anchors_begin_where_they_do_and_keep_what_is_fixed(
@@ -460,7 +461,7 @@ def test_anchors_begin_where_they_do_and_keep_what_is_fixed(
             fixed = request.inference_delay
             assert np.array_equal(chunk[:fixed], request.prefix[:fixed])
             (alone,) = actions(policy, [request])
-            assert np.allclose(alone, chunk, atol=1e-5)
+            assert np.allclose(alone, chunk, atol=REST)
 
 
 def test_a_checkpoint_knows_what_it_was_trained_for(
