@@ -212,8 +212,6 @@ def test_what_can_be_known_at_once_is_refused_at_once(
 def test_a_picture_is_not_taken_for_a_sentence(goal: str) -> None:
     complaint = f"^goal={goal} is a file; control-daemon takes a sentence"
     with pytest.raises(ValueError, match=complaint):
-        ValueError, match=f"^goal={goal} is a file; control-daemon takes a sentence"
-    ):
         ControlConfig(checkpoint="c", goal=goal)
 
 
