@@ -14,6 +14,7 @@ import sys
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -29,6 +30,7 @@ from telic.real_robot.safety import SafetyConfig
 from telic.real_robot.summary import render
 from telic.real_robot.summary_file import SummaryFile
 
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".npy", ".npz")
 STDERR = Console(stderr=True, soft_wrap=True)
 
 
@@ -72,8 +74,19 @@ class ControlConfig:
         require_range(self, "seed", at_least=0, at_most=2**31)
         if self.goal is not None and not self.goal.strip():
             raise ValueError("goal is empty; give a sentence, or goal=null for the robot's own")
+        if self.goal is not None and _is_file(self.goal):
+            raise ValueError(
+                f"goal={self.goal} is a file; control-daemon takes a sentence: "
+                "goal='open the drawer', or goal=null for the robot's own"
+            )
         if self.out is not None and not self.out.strip():
             raise ValueError("out is empty; give a file, or out=null for none")
+
+
+def _is_file(goal: str) -> bool:
+    """Return whether a goal is the path of a file, and of a picture even if there is none."""
+    suffix = Path(goal).suffix.lower()
+    return suffix in PICTURES or (suffix not in ("", ".") and Path(goal).is_file())
 
 
 def run(config: ControlConfig) -> dict[str, Any]:

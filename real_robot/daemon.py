@@ -166,8 +166,8 @@ class _Start:
         if ready is None:
             return None
         self.report(f"policy ready, {ready['ready']:.1f} ms a chunk; goal: {text}")
-        if ready["warning"] is not None:
-            self.report(f"warning: {ready['warning']}")
+        for warning in ready["warnings"]:
+            self.report(f"warning: {warning}")
         self.control.send({}, wires.descriptors())
         return wires
 

@@ -89,9 +89,10 @@ def worker_main(
         message, descriptors = channel.receive()
         goal = Goal(text=message["goal"])
         wires = Wires.attach(descriptors)
+        unlike = unlike_trained(policy, message["goal"])  # before it is known from acting on it
         latency_ns = warm_up(policy, goal)
-        warning = check_pace(policy, latency_ns)
-        channel.send({"ready": latency_ns / 1e6, "warning": warning})
+        warnings = [text for text in (unlike, check_pace(policy, latency_ns)) if text is not None]
+        channel.send({"ready": latency_ns / 1e6, "warnings": warnings})
     with reporting(channel, starting=False):
         requests = Requests(policy, goal, wires.observations, wires.status, config, latency_ns)
         answer(policy, requests, wires, lambda: os.getppid() != daemon_pid)
@@ -115,6 +116,16 @@ def answer(
         finished_ns = time.monotonic_ns()
         wires.chunks.write(chunk_record(chunk, request.episode, started_ns, finished_ns))
         requests.answered(request, chunk, finished_ns)
+
+
+def unlike_trained(policy: ChunkPolicy, sentence: str) -> str | None:
+    """Return how far `sentence` is from those that the policy was trained on; None: it is one."""
+    if not hasattr(policy, "known_embeddings"):
+        return None
+    from telic.policy.nearest_sentence import nearest_sentence
+
+    nearest = nearest_sentence(policy, sentence)
+    return None if nearest is None else str(nearest)
 
 
 def warm_up(policy: ChunkPolicy, goal: Goal) -> int:

@@ -27,6 +27,8 @@ def make_prompt(priority: int | None) -> str:
 def _schedule(priority: int | None) -> str:
     if priority == 0:
         return "no real-time scheduling (loop.priority=0)"
+    if priority is None and _could_starve_all():
+        return "no real-time scheduling (one core, and nothing would be left for others)"
     asked = USUAL_PRIORITY if priority is None else priority
     try:
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(asked))
@@ -38,6 +40,18 @@ def _schedule(priority: int | None) -> str:
             f"loop.priority={priority}: real-time scheduling {way}; use loop.priority=0 without it"
         ) from error
     return f"real-time scheduling (SCHED_FIFO {asked})"
+
+
+def _could_starve_all() -> bool:
+    """Return whether a loop that hangs in real time would keep all others from running.
+
+    Linux leaves them 5 % of each core unless that is switched off.
+    """
+    try:
+        unbounded = int(Path("/proc/sys/kernel/sched_rt_runtime_us").read_text()) < 0
+    except (OSError, ValueError):
+        unbounded = False
+    return unbounded and len(os.sched_getaffinity(0)) < 2
 
 
 def _lock_memory() -> str:

@@ -183,7 +183,7 @@ class Tally:
             "ticks": self._ticks,
             "missed_ticks": self._missed_ticks,
             "resets": self._resets,
-            "lag_ms": self._lag.as_ms({"p50": 0.5, "p99": 0.99}),
+            "lag_ms": self._lag.as_ms({"p50": 0.5, "p99": 0.99, "p99.9": 0.999}),
             "busy_ms": self._busy.as_ms({"p50": 0.5, "p99": 0.99}),
             "latency_ms": self._latency.as_ms({"median": 0.5, "p95": 0.95}),
             "inference_ms": self._inference.as_ms({"median": 0.5, "p95": 0.95}),
@@ -230,6 +230,7 @@ def _rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
                 f"{steps['used']} used, {steps['late']} late "
                 f"(a step lasts {summary['step_ms']:.2f} ms)",
             ),
+            ("control process", summary.get("realtime", "-")),
             ("time in phases", ", ".join(f"{k} {v:.2f} s" for k, v in summary["phase_s"].items())),
             ("held for", ", ".join(f"{k} {v:.2f} s" for k, v in summary["hold_s"].items()) or "-"),
             ("robot", ", ".join(f"{k} {_short(v)}" for k, v in robot.items()) or "-"),

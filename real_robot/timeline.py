@@ -15,6 +15,7 @@ The seam is a ramp, with the old and the new value of every step that it covers:
 
 At rest no time passes for a chunk: it begins with the step that was due when the robot came to
 rest (step 0 where the observation is from later), and all of its steps are due by so much later.
+So are those of chunks that come later and whose observation is from that rest.
 """
 
 from __future__ import annotations
@@ -62,7 +63,8 @@ class Timeline:
 
     `chunk` i64 [N] numbers the chunk that each step came from, -1 for where a seam begins.
     `t_obs_ns` is when the newest chunk's observation was taken, `shift_ns` by how much its steps
-    are due later than t_obs_ns + i * dt_ns.
+    are due later than t_obs_ns + i * dt_ns. It was begun at rest, which lasted from `rest_ns` to
+    `resume_ns`.
     """
 
     due_ns: Array
@@ -70,6 +72,8 @@ class Timeline:
     chunk: Array
     t_obs_ns: int = -1
     shift_ns: int = 0
+    rest_ns: int = 0
+    resume_ns: int = 0
 
     def __len__(self) -> int:
         return len(self.due_ns)
@@ -119,15 +123,19 @@ def merge(
     """
     due = chunk.t_obs_ns + chunk.dt_ns * np.arange(len(chunk.actions), dtype=np.int64)
     begin_ns = now_ns if rest_ns is None else rest_ns
+    shift_ns, rested = 0, (timeline.rest_ns, timeline.resume_ns)
+    if rest_ns is None:  # what is left of the rest after its observation
+        shift_ns = max(0, timeline.resume_ns - max(chunk.t_obs_ns, timeline.rest_ns))
+        due = due + shift_ns
     fresh = due > _window(begin_ns, rules)[0] if _once(rules) else due >= begin_ns
     if chunk.t_obs_ns < timeline.t_obs_ns or not fresh.any():
         return Merged(timeline=timeline, late=len(due))
     due, new = due[fresh], np.asarray(chunk.actions[fresh], np.float32)
-    shift_ns = 0
     if rest_ns is not None:
         first_ns = now_ns if _once(rules) else last_ns + _way_in_ns(chunk.actions, last, new, rules)
         shift_ns = int(first_ns - due[0])
         due = due + shift_ns
+        rested = (rest_ns, max(chunk.t_obs_ns, rest_ns) + shift_ns)
 
     progress = (due - last_ns) / rules.dt_ns
     ramp = (np.round(progress) if _once(rules) else progress) / (rules.seam_steps + 1)
@@ -152,6 +160,8 @@ def merge(
             ),
             t_obs_ns=chunk.t_obs_ns,
             shift_ns=shift_ns,
+            rest_ns=rested[0],
+            resume_ns=rested[1],
         ),
         late=int((~fresh).sum()),
     )

@@ -19,7 +19,7 @@ from telic.envs.registry import make
 from telic.policy.checkpoint import save_checkpoint
 from telic.policy.mode import ModeConfig
 from telic.policy.policy_config import PolicyConfig
-from telic.real_robot.policy_worker import open_checkpoint
+from telic.real_robot.policy_worker import open_checkpoint, unlike_trained
 from telic.real_robot.simulated_arm import arm_interface
 from telic.spec import FieldStats, Interface
 from telic.tests.real_robot.test_endings import children
@@ -206,6 +206,31 @@ def test_what_can_be_known_at_once_is_refused_at_once(
 ) -> None:
     with pytest.raises(ValueError, match=complaint):
         run(ControlConfig(checkpoint="nowhere", out=None, **settings))
+
+
+@pytest.mark.parametrize("goal", ["goals/drawer.png", "Drawer.JPG", "the open drawer.npy"])
+def test_a_picture_is_not_taken_for_a_sentence(goal: str) -> None:
+    complaint = f"^goal={goal} is a file; control-daemon takes a sentence"
+    with pytest.raises(ValueError, match=complaint):
+        ControlConfig(checkpoint="c", goal=goal)
+
+
+def test_a_file_is_not_taken_for_a_sentence_and_a_sentence_not_for_a_file(tmp_path: Path) -> None:
+    (tmp_path / "goal.yaml").touch()
+    with pytest.raises(ValueError, match=r"goal.yaml is a file"):
+        ControlConfig(checkpoint="c", goal=str(tmp_path / "goal.yaml"))
+    for goal in ("open the drawer.", "what's there?", "v1.5 of it", "pick/place"):
+        assert ControlConfig(checkpoint="c", goal=goal).goal == goal
+
+
+def test_a_sentence_unlike_any_trained_is_said(arm_checkpoint: str) -> None:
+    policy = open_checkpoint(arm_checkpoint)
+    assert unlike_trained(policy, "bring the arm to its goal") is None
+    text = unlike_trained(policy, "sing a song")
+    assert text is not None and text.startswith(
+        "the policy was not trained on the sentence 'sing a song'; the nearest of 1 is "
+        "'bring the arm to its goal', cosine "
+    )
 
 
 def test_what_the_worker_cannot_open_is_told_in_words(arm_checkpoint: str, tmp_path: Path) -> None:

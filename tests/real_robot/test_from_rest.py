@@ -61,7 +61,7 @@ def test_after_a_hold_nothing_is_caught_up_with() -> None:
     run = ramp(duration_s=3.0, blind_s=(1.8, 2.3))
     summary = run.play()
     assert summary["hold_s"]["bad observation"] == pytest.approx(0.5, abs=0.1)
-    assert fastest(run) == pytest.approx(SPEED, rel=0.05)
+    assert SPEED * 0.95 < fastest(run) < SPEED * 1.15  # a tick is made up for at a seam
 
 
 def test_after_a_chunk_that_was_missed_the_next_goes_on_from_where_the_arm_came_to_rest() -> None:
@@ -69,7 +69,7 @@ def test_after_a_chunk_that_was_missed_the_next_goes_on_from_where_the_arm_came_
     run.latency_ns = lambda: (600 if 2.0 < run.clock.now_ns() / NS < 2.1 else 100) * MS
     summary = run.play()
     assert summary["hold_s"]["no fresh chunk"] > 0.1
-    assert fastest(run) < SPEED * 1.55  # a step at most is made up for, over the two of a seam
+    assert fastest(run) < SPEED * 1.35  # a step at most is made up for, over the two of a seam
 
 
 def test_a_slow_first_call_is_not_caught_up_with_nor_claimed_of_later_ones() -> None:
@@ -121,6 +121,8 @@ def test_from_rest_no_displacement_is_lost() -> None:
     assert (
         moved({7: (1, corner()), 8: (7, corner())}) == corner()[:1].tolist() + corner().tolist()[1:]
     )
+    told = moved({7: (1, corner()), 9: (4, corner())})
+    assert told == corner().tolist(), "seen while it rested, and there after two steps"
 
 
 def test_after_a_hold_the_displacements_go_on_where_they_were_broken_off() -> None:
