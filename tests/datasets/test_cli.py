@@ -126,11 +126,11 @@ def test_many_findings_are_counted(store: EpisodeStore, capsys: pytest.CaptureFi
     assert run("validate", store.path) == 1
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 52 and lines[-2:] == [
-        "and 110 more; --all shows them",
-        f"{store.path}: 160 findings",
+        "and 111 more; --all shows them",
+        f"{store.path}: 160 findings, warnings: 1",
     ]
     assert run("validate", "--all", store.path) == 1
-    assert len(capsys.readouterr().out.splitlines()) == 161
+    assert len(capsys.readouterr().out.splitlines()) == 162
 
 
 def test_info_shows_fields_and_tasks(
