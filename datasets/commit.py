@@ -92,7 +92,8 @@ def require_cuttable(tables: Tables) -> None:
             raise ValueError(f"{lost[0]}; {WAY_OUT}")
     known = {tables.path / "data" / name for name in tables.fields}
     for meta in sorted((tables.path / "data").rglob("zarr.json")):
-        if meta.parent not in known and any(meta.parent.glob("c*")):
+        holds = any(path.is_file() and path != meta for path in meta.parent.iterdir())
+        if meta.parent not in known and holds:
             raise ValueError(
                 f"{meta.parent}: holds rows, but the store has no such field; {WAY_OUT}"
             )
