@@ -145,7 +145,7 @@ class Resumed:
             before, now = map(_shown, differ[key])
             note = _note(key)
             if key not in ("resume", "overwrite"):
-                self.said.append(f"changed: {key}={now} (was {before})" + (note and f"; {note}"))
+                self.said.append(f"changed: {key}={now} (was {before}){note and f'; {note}'}")
         rollouts = any(key.startswith("rollouts.") for key in free)
         self.best_holds = not (rollouts and config.best_by is BestBy.success)
 
