@@ -20,7 +20,7 @@ from telic.datasets.windows import WindowConfig, Windows
 from telic.policy.anchors import AnchorSet, build_anchors, relative_columns
 from telic.policy.normalizer import NormalizerConfig
 
-STDOUT = Console(soft_wrap=True, highlight=False)
+STDOUT = Console(soft_wrap=True, highlight=False, markup=False)
 MOST_CHUNKS = 20_000  # that are clustered; of more, as many are drawn
 _BATCH = 2000
 

@@ -29,8 +29,8 @@ from telic.ranges import LAST_SEED, require_range, require_text
 from telic.spec import ArraySpec, Interface
 
 _ANNOTATED = 1  # the stream from which it is drawn what is labelled
-STDERR = Console(stderr=True)
-STDOUT = Console(soft_wrap=True)
+STDERR = Console(stderr=True, markup=False)
+STDOUT = Console(soft_wrap=True, markup=False)
 
 
 class Phrasings(Enum):

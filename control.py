@@ -27,7 +27,7 @@ from telic.real_robot.robot import robot_config
 from telic.real_robot.safety import SafetyConfig
 from telic.real_robot.summary import render
 
-STDERR = Console(stderr=True, soft_wrap=True)
+STDERR = Console(stderr=True, soft_wrap=True, markup=False)
 
 
 @dataclass(kw_only=True, slots=True)
