@@ -28,7 +28,7 @@ from telic.policy.normalizer import NormalizerConfig
 from telic.ranges import require_range
 from telic.replacement import require_replaceable
 
-STDOUT = Console(soft_wrap=True, highlight=False)
+STDOUT = Console(soft_wrap=True, highlight=False, markup=False)
 MOST_CHUNKS = 20_000  # that are clustered; of more, as many are drawn
 _BATCH = 2000
 

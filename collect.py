@@ -31,8 +31,8 @@ from telic.replacement import require_replaceable
 from telic.spec import ArraySpec, Interface
 
 _ANNOTATED = 1  # the stream from which it is drawn what is labelled
-STDERR = Console(stderr=True)
-STDOUT = Console(soft_wrap=True)
+STDERR = Console(stderr=True, markup=False)
+STDOUT = Console(soft_wrap=True, markup=False)
 
 
 class Phrasings(Enum):

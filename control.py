@@ -31,7 +31,7 @@ from telic.real_robot.summary import render
 from telic.real_robot.summary_file import SummaryFile
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".npy", ".npz")
-STDERR = Console(stderr=True, soft_wrap=True)
+STDERR = Console(stderr=True, soft_wrap=True, markup=False)
 
 
 @dataclass(kw_only=True, slots=True)

@@ -49,7 +49,7 @@ from telic.ranges import LAST_SEED, require_range, require_text
 from telic.spec import ChunkPolicy
 
 EXPERT = "expert"
-STDOUT, STDERR = Console(), Console(stderr=True)
+STDOUT, STDERR = Console(markup=False), Console(stderr=True, markup=False)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -148,8 +148,9 @@ def run(config: EvaluateConfig) -> dict[str, Any]:
             evaluation.chunk_latency_ms = Latency.of(chunk_latency_ms(who.policy, text))
         if config.videos and _can_film(out):
             evaluation.videos = _film(config, who, evaluation)
-    except KeyboardInterrupt:
-        _report(evaluation, other, out)
+    except (KeyboardInterrupt, ValueError) as error:
+        if evaluation.episodes or isinstance(error, KeyboardInterrupt):
+            _report(evaluation, other, out)  # what was finished stands
         raise
     data = _report(evaluation, other, out)
     if evaluation.overall().episodes == 0:
@@ -242,7 +243,6 @@ def _film(config: EvaluateConfig, who: Contestant, evaluation: Evaluation) -> di
             STDERR.print(
                 f"{result.task}, seed {result.seed}: no film: {why}",
                 highlight=False,
-                markup=False,
                 soft_wrap=True,
             )
         if result.video is not None:

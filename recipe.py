@@ -21,6 +21,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from telic.collect import CollectConfig
 from telic.configs.launch import USER_ERRORS, compose, launch, one_line, register_preparation
@@ -34,7 +35,7 @@ from telic.replacement import Kind, replacing, require_replaceable
 from telic.spec import near_misses
 from telic.train import TrainConfig
 
-STDOUT = Console(soft_wrap=True)
+STDOUT = Console(soft_wrap=True, markup=False)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -131,8 +132,8 @@ class Stage:
         """Run it to its end; return its seconds. A failure ends this process alike."""
         command = [sys.executable, "-m", f"telic.{self.command}", *self.arguments]
         shown = shlex.join([COMMANDS[self.command].script, *self.arguments])
-        STDOUT.rule(f"[bold]{self.command}", align="left")
-        STDOUT.print(f"$ {shown}", highlight=False, markup=False)
+        STDOUT.rule(Text(self.command, style="bold"), align="left")
+        STDOUT.print(f"$ {shown}", highlight=False)
         began = time.monotonic()
         with subprocess.Popen(command) as process:
             while True:
@@ -175,12 +176,12 @@ def run(config: RecipeConfig) -> dict[str, Any]:
     summary = summarize(results, control) | {"seconds": seconds}
     with replacing(out / "summary.json", SUMMARY, asked=True) as fresh:
         fresh.write_text(json.dumps(summary, indent=1))
-    STDOUT.rule(f"[bold]{out}", align="left")
+    STDOUT.rule(Text(str(out), style="bold"), align="left")
     STDOUT.print(table(summary))
     for name, folder in _evaluated(config).items():
         films = f", videos: {folder / 'videos'}" if (folder / "videos").is_dir() else ""
         report = f"report, {summary['policy'][name]}: {folder / 'report.md'}{films}"
-        STDOUT.print(report, highlight=False, markup=False)
+        STDOUT.print(report, highlight=False)
     STDOUT.print(f"summary: {out / 'summary.json'}")
     return summary
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from telic.configs.launch import register_choices, register_preparation
+from telic.configs.words import text_of
 from telic.datasets.goals import GoalConfig
 from telic.envs.selection import SelectionRollouts
 from telic.policy.ema import EmaConfig
@@ -140,8 +141,8 @@ RECORDED = ("data.stores", "data.video_only", "accumulate")
 def choose_policy(overrides: Sequence[str]) -> list[str]:
     """Return `overrides` with the policy of `init_from=DIR` chosen, unless they choose another."""
     given = dict(override.partition("=")[::2] for override in overrides)
-    path = given.get("init_from", "null").strip("'\"")
-    if path == "null" or "policy" in given:
+    path = text_of(given.get("init_from", "null"))
+    if path is None or "policy" in given:
         return list(overrides)
     register_choices("policy", {"init_from": starting_config(path)})
     return [*overrides, "policy=init_from"]

@@ -81,6 +81,13 @@ def _text(value: str, sweeping: bool) -> str:
     return quoted(value, interpolates=_interpolates(value))
 
 
+def text_of(value: str) -> str | None:
+    """Return the text that the value of a key of text is typed for; None for `null`."""
+    override = _parsed(_text(value, False))
+    read = None if override is None else override.value()
+    return None if read is None else str(read)
+
+
 def quoted(text: str, interpolates: bool = False) -> str:
     """Return `text` in the quotes in which Hydra reads exactly it, unless it `interpolates`."""
     if not interpolates:  # "${" begins an interpolation even in quotes
@@ -103,8 +110,16 @@ def word(value: Any) -> str:
 
 
 def command_line(script: str, given: Mapping[str, Any]) -> str:
-    """Return the line that runs `script` with the values `given`, to be pasted into a shell."""
-    return shlex.join([script, *(f"{key}={word(value)}" for key, value in given.items())])
+    """Return the line that runs `script` with the values `given`, to be pasted into a shell.
+
+    A value that is text stands as it is, unless it would be read as something else.
+    """
+
+    def typed(value: Any) -> str:
+        plain = isinstance(value, str) and _text(value, False) == quoted(value)
+        return value if plain else word(value)
+
+    return shlex.join([script, *(f"{key}={typed(value)}" for key, value in given.items())])
 
 
 def key_types(schema: type[Any], prefix: str = "") -> dict[str, Any]:

@@ -19,7 +19,7 @@ from telic.envs.results import Evaluation
 from telic.envs.rollout import EpisodeResult
 
 SAY_EVERY_S = 15.0
-STDERR = Console(stderr=True)
+STDERR = Console(stderr=True, markup=False)
 
 
 def with_progress(

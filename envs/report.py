@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.box import SIMPLE_HEAD
@@ -71,6 +72,11 @@ def write_report(evaluation: Evaluation, comparison: Comparison | None, folder: 
 
 def figure(evaluation: Evaluation, comparison: Comparison | None = None) -> Figure:
     """Return success rates with their intervals; beside them, where compared, the differences."""
+    with rc_context({"text.parse_math": False}):  # "$" in a name is a "$"
+        return _figure(evaluation, comparison)
+
+
+def _figure(evaluation: Evaluation, comparison: Comparison | None) -> Figure:
     rows = list(evaluation.rows().items())
     names = [_short_name(task) for task, _ in rows]
     size = (7.2 if comparison is None else 10.4, 1.5 + 0.3 * len(rows))

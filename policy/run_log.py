@@ -63,7 +63,7 @@ class RunLog:
         self._folder, self._config, self._wandb = folder, config, wandb
         self._steps, self._start, self._enabled = steps, start, enabled
         self._interval_s = interval_s
-        self._console = Console(stderr=True)
+        self._console = Console(stderr=True, markup=False)
         self._run: Any = None
         self._said_at = self._began = time.monotonic()
 

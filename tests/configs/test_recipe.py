@@ -17,6 +17,7 @@ from telic.envs.playtable.protocol import evaluation_chains
 from telic.envs.protocol import EvaluationProtocol, TaskProtocol
 from telic.envs.results import Evaluation, Latency
 from telic.envs.rollout import EpisodeResult
+from telic.evaluate import EvaluateConfig
 from telic.policy.mdt import MdtConfig
 from telic.policy.mode import ModeConfig
 from telic.recipe import COMMANDS, RecipeConfig, Stage, run, stages, summarize, table
@@ -233,3 +234,21 @@ def test_the_summary_of_success_rates() -> None:
         "all (Wilson 95 %)": ["0.750 [0.301, 0.954]"],
         "chunk latency, median ms": ["3.0"],
     }
+
+
+def test_a_folder_with_any_name_and_plain_text_reach_the_stages() -> None:
+    folder = "runs/it's (here), ö=1"
+    added = ["train.wandb.project=what's (this), a=b", "evaluate.device=it's"]
+    config = compose(RecipeConfig, "recipe", ["experiment=debug", f"out={folder}", *added])
+    assert config.more == {
+        "train": ["wandb.project=what's (this), a=b"],
+        "evaluate": ["device=it's"],
+    }
+    for stage in stages(config):
+        if stage.name == "train":
+            made = compose(TrainConfig, stage.command, stage.arguments)
+            assert (made.out, made.wandb.project) == (folder, "what's (this), a=b")
+            assert made.data.stores == [f"{folder}/demos.zarr"]
+        if stage.command == "evaluate":
+            told = compose(EvaluateConfig, stage.command, stage.arguments)
+            assert (told.out, told.device) == (f"{folder}/eval_2", "it's")

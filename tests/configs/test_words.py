@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from telic.configs.launch import compose
-from telic.configs.words import as_hydra, command_line, key_types, sweeps, word
+from telic.configs.words import as_hydra, command_line, key_types, sweeps, text_of, word
 from telic.evaluate import EvaluateConfig
 
 
@@ -142,6 +142,14 @@ def test_any_text_that_is_typed_is_read(text: str) -> None:
         assert read(f"goal={text}").goal == text
 
 
+@pytest.mark.parametrize(
+    ("typed", "text"),
+    [("null", None), ("it's (b)", "it's (b)"), ("'it\\'s'", "it's"), ("a', 'b'", "a', 'b'")],
+)
+def test_what_is_typed_for_a_key_of_text_can_be_asked(typed: str, text: str | None) -> None:
+    assert text_of(typed) == text
+
+
 def test_keys_without_text_are_left_to_hydra() -> None:
     given_ = ["count=3", "--cfg", "job", "stores=x", "experiment=debug", "~inner", "+x=1"]
     assert as_hydra(given_, Config) == given_
@@ -150,12 +158,29 @@ def test_keys_without_text_are_left_to_hydra() -> None:
                                        "inner.cameras"]  # fmt: skip
 
 
+@given(text=st.text(st.characters(codec="utf-8", exclude_characters="\0")))
+@example("null")
+@example("'quoted'")
+@example("${a}")
+@settings(max_examples=200, deadline=None)
+def test_any_text_in_a_recorded_command_comes_back(text: str) -> None:
+    _, *words = shlex.split(command_line("run", {"goal": text, "stores": [text]}))
+    config = read(*words)
+    if text != "???":
+        assert (config.goal, config.stores) == (text, [text])
+
+
+def test_a_recorded_command_is_as_it_would_be_typed() -> None:
+    line = command_line("run", {"sampling": "2", "out": "a=b (c)", "tasks": ["mt10"], "count": 1})
+    assert line == "run sampling=2 'out=a=b (c)' 'tasks=[mt10]' count=1"
+
+
 def test_a_recorded_command_is_the_same_config_again() -> None:
     """Through a real shell: what it splits the line into composes to what was recorded."""
     changed = {
         "checkpoint": "runs/it's (the) best=1/ö ${x}",
         "out": "a=b, c",
-        "tasks": ["my_tasks:lab/stack", "what's there", "a,b"],
+        "tasks": ["mt10", "metaworld/reach-v3"],
         "episodes_per_task": 1,
         "max_steps": None,
         "resume": False,

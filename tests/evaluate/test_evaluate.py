@@ -187,7 +187,7 @@ def test_titles_and_comparisons_name_the_sampler(toy: str, tmp_path: Path) -> No
 
 
 def test_the_recorded_command_runs_again_in_a_shell(toy: str, tmp_path: Path) -> None:
-    out = tmp_path / "it's (here), ö=1"
+    out = tmp_path / "it's (here) [/b], ö=1"
     result = evaluate_expert(toy, out, "seed=20", "episodes_per_task=1")
     line = result["about"]["command"]
     assert line.startswith("evaluate-policy checkpoint=expert ")
