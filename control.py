@@ -68,7 +68,10 @@ class ControlConfig:
             raise ValueError(
                 "checkpoint is missing; give one: checkpoint=runs/demo/checkpoints/best"
             )
-        require_range(self, "duration_s", above=0, at_most=1e9)
+        try:
+            require_range(self, "duration_s", above=0, at_most=1e9)
+        except ValueError as error:
+            raise ValueError(f"{error}; duration_s=null: until stopped") from None
         require_range(self, "anchors", "threads", "execute_horizon", at_least=1)
         require_range(self, "temperature", at_least=0)
         require_range(self, "seed", at_least=0, at_most=2**31)

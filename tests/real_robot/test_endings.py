@@ -71,6 +71,21 @@ def test_a_terminal_that_is_gone_ends_no_run(tmp_path: Path) -> None:
     assert summary["ended"]["cause"] == "time is up" and summary["ticks"] > 10
 
 
+def test_a_bug_of_the_daemon_is_a_fault_of_the_run_and_the_robot_is_stopped(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def report(line: str) -> None:
+        if line.startswith("ACTIVE"):
+            raise RuntimeError("a bug")
+
+    arm = BreakingArmConfig(stopped_file=str(tmp_path / "stopped"))
+    summary = supervise(arm, OpenReaching(), DaemonConfig(duration_s=5.0), report=report)
+    assert summary["ended"]["failed"] is True
+    assert summary["ended"]["reason"] == "fault: the daemon failed with RuntimeError: a bug"
+    assert float((tmp_path / "stopped").read_text()) < 0.05
+    assert "Traceback" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("out", "complaint"),
     [

@@ -29,6 +29,7 @@ WALL_NS = 1_800_000_000 * NS
 READINGS: dict[str, tuple[Callable[[Reading, int], Reading], bool]] = {
     "sound": (lambda r, now: r, False),
     "late": (lambda r, now: replace(r, t_obs_ns=now - 50 * MS), False),
+    "standing": (lambda r, now: replace(r, t_obs_ns=now - now % (400 * MS)), False),
     "ahead": (lambda r, now: replace(r, t_obs_ns=now + 10 * NS), True),
     "a little ahead": (lambda r, now: replace(r, t_obs_ns=now + 6 * MS), True),
     "wall clock": (lambda r, now: replace(r, t_obs_ns=WALL_NS + now), True),
