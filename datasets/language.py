@@ -16,7 +16,7 @@ import numpy as np
 import zarr
 from zarr.codecs import Crc32cCodec
 
-from telic.datasets.arrays import RowArray, create_rows
+from telic.datasets.arrays import RowArray, create_rows, read_meta
 from telic.spec import Array, near_misses
 
 SEGMENT_COLUMNS = ("start", "end", "instruction_id", "task_id")  # steps count over all episodes
@@ -134,6 +134,7 @@ class Language:
         try:
             array = zarr.open_array(self._root, path=f"meta/{name}", mode="r")
             known = min(int(used.max(initial=-1)) + 1, array.shape[0])
+            _require_counts(self._root / "meta" / name, array)
             sentences = np.asarray(array[:known])
         except Exception as error:  # zarr raises anything where files are damaged
             why = " ".join(str(error).split())
@@ -141,6 +142,19 @@ class Language:
         if not all(isinstance(sentence, str) for sentence in sentences.tolist()):
             raise ValueError(f"{self._root}/meta/{name}: holds {array.dtype}, expected sentences")
         return [str(sentence) for sentence in sentences]
+
+
+def _require_counts(folder: Path, array: zarr.Array) -> None:
+    """Raise ValueError for a chunk that says it holds more strings than a chunk does: zarr would
+    make room for them."""
+    names = [codec["name"] for codec in read_meta(folder)["codecs"]]
+    if names != ["vlen-utf8", "crc32c"]:
+        return  # of a store without checksums, compressed
+    for chunk in sorted((folder / "c").glob("*")):
+        with chunk.open("rb") as file:
+            count = int.from_bytes(file.read(4), "little")
+        if count != array.chunks[0]:
+            raise ValueError(f"{chunk} says it holds {count} texts, a chunk has {array.chunks[0]}")
 
 
 def write_embeddings(root: Path, encoder: str, sentences: Sequence[str], vectors: Array) -> None:
@@ -163,7 +177,7 @@ def write_embeddings(root: Path, encoder: str, sentences: Sequence[str], vectors
             f"{root}: {encoder} has vectors of {array.row_shape[0]} entries here, "
             f"got {vectors.shape[1]}; name the encoder by its version"
         )
-    known = _vectors(array)
+    known = read_vectors(array)
     new = [
         i
         for i, sentence in enumerate(sentences)
@@ -182,7 +196,7 @@ def read_embeddings(root: Path, encoder: str) -> dict[str, Array]:
             f"{root}: no embeddings of {encoder!r}, only of {', '.join(known) or 'none'}"
             f"{near_misses(encoder, known)}"
         )
-    return _vectors(RowArray(root / EMBEDDINGS / quote(encoder, safe="")))
+    return read_vectors(RowArray(root / EMBEDDINGS / quote(encoder, safe="")))
 
 
 def encoders(root: Path) -> list[str]:
@@ -192,7 +206,7 @@ def encoders(root: Path) -> list[str]:
     return [str(a.attributes["encoder"]) for a in arrays if "encoder" in a.attributes]
 
 
-def _vectors(array: RowArray) -> dict[str, Array]:
+def read_vectors(array: RowArray) -> dict[str, Array]:
     """Return sentence -> vector; where a sentence was written twice, the later counts."""
     sentences = array.attributes.get("sentences", [])
     whole = isinstance(sentences, list) and all(isinstance(s, str) for s in sentences)

@@ -78,7 +78,11 @@ class EpisodeStore:
             if mode == "a":
                 self._cut()
         except OSError as error:
+            self.close()
             raise ValueError(f"{path}: {error.strerror or error} while opening it") from error
+        except BaseException:
+            self.close()
+            raise
 
     @classmethod
     def create(

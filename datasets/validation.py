@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from telic.datasets import layout, statistics
-from telic.datasets.arrays import PARTIAL, RowArray
+from telic.datasets import language, layout, statistics
+from telic.datasets.arrays import PARTIAL, RowArray, read_meta
 from telic.datasets.checks import find_problems, unlike_picture
 from telic.datasets.language import Language
 from telic.spec import Array, ArraySpec, near_misses
@@ -20,13 +20,15 @@ KNOWN_FIELDS = ("state", "action", "timestamp_ns", "reward", "done", "states")
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something wrong at a step of an episode."""
+    """Something wrong at a step of an episode; episode None: in what belongs to none."""
 
-    episode: int
+    episode: int | None
     step: int
     text: str
 
     def __str__(self) -> str:
+        if self.episode is None:
+            return self.text
         return f"episode {self.episode} step {self.step}: {self.text}"
 
 
@@ -66,19 +68,44 @@ def validate(path: Path, deep: bool = False) -> Iterator[Finding | Warned]:
         found = True
         yield finding
     if not found:
-        yield from _of_the_whole(path, ends)
+        yield from _of_the_whole(path)
+    yield from _of_groups(path)
+    yield from _of_embeddings(path)
     yield from of_training(path, fields, ends)
     yield from _of_files(path, fields, deep)
 
 
-def _of_the_whole(path: Path, ends: Array) -> Iterator[Finding]:
+def _of_groups(path: Path) -> Iterator[Finding]:
+    """Yield which groups other zarr readers would not find."""
+    folders = {file.parent for top in ("data", "meta") for file in (path / top).rglob("zarr.json")}
+    groups = {parent for folder in folders for parent in folder.parents if path in parent.parents}
+    for group in sorted(groups - {path}):
+        try:
+            kind = read_meta(group).get("node_type")
+        except ValueError as error:
+            yield Finding(None, 0, f"{error}; other zarr readers need it")
+            continue
+        if kind != "group":
+            yield Finding(None, 0, f"{group}/zarr.json: is of {kind!r:.40}, expected a group")
+
+
+def _of_embeddings(path: Path) -> Iterator[Finding]:
+    """Yield which vectors of sentences cannot be read."""
+    for meta in sorted((path / language.EMBEDDINGS).glob("*/zarr.json")):
+        try:
+            language.read_vectors(RowArray(meta.parent))
+        except ValueError as error:
+            yield Finding(None, 0, str(error))
+
+
+def _of_the_whole(path: Path) -> Iterator[Finding]:
     """Yield why the store cannot be opened, if no single episode is at fault."""
     from telic.datasets.store import EpisodeStore
 
     try:
         EpisodeStore.open(path)
     except ValueError as error:
-        yield Finding(max(len(ends) - 1, 0), 0, str(error))
+        yield Finding(None, 0, str(error))
 
 
 def of_training(path: Path, fields: Mapping[str, ArraySpec], ends: Array) -> Iterator[Warned]:
@@ -222,19 +249,19 @@ def _same_summary(summaries: RowArray, episode: int, expected: Array) -> bool:
 
 def _of_segments(path: Path, ends: Array) -> Iterator[Finding]:
     total = int(ends[-1]) if len(ends) else 0
-    language = Language(path, total)
-    for number, (start, end, instruction, task) in enumerate(language.table.tolist()):
+    spoken = Language(path, total)
+    for number, (start, end, instruction, task) in enumerate(spoken.table.tolist()):
         row = min(max(start, 0), max(total - 1, 0))
         problems = []
         if not 0 <= start < end:
             problems.append("expected 0 <= start < end")
         elif np.searchsorted(ends, start, "right") != np.searchsorted(ends, end - 1, "right"):
             problems.append("crosses the end of the episode")
-        if not 0 <= instruction < len(language.instructions):
+        if not 0 <= instruction < len(spoken.instructions):
             problems.append(f"instruction_id {instruction} is not in meta/instructions")
-        elif not language.instructions[instruction].strip():
+        elif not spoken.instructions[instruction].strip():
             problems.append(f"instruction {instruction} is empty")
-        if not 0 <= task < len(language.tasks):
+        if not 0 <= task < len(spoken.tasks):
             problems.append(f"task_id {task} is not in meta/tasks")
         for problem in problems:
             first = _at(ends, row, "")

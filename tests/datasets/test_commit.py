@@ -10,6 +10,7 @@ import pytest
 import zarr
 
 from telic.datasets.cli import main
+from telic.datasets.lock import WriterLock
 from telic.datasets.store import EpisodeStore, Segment, rebuild_ends
 
 MakeStore = Callable[..., EpisodeStore]
@@ -109,6 +110,7 @@ def test_damage_is_refused_and_nothing_is_cut(
         EpisodeStore.open(path, "a")
     assert "\n" not in str(caught.value) and str(path) in str(caught.value)
     assert files(path) == before
+    WriterLock(path).release()
 
 
 @pytest.mark.parametrize("damage", ["last end", "smaller last end", "two episodes", "no episode"])

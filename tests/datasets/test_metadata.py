@@ -148,6 +148,12 @@ def to_itself(path: Path) -> None:
     (path / "data/state/c.0.0").symlink_to("c.0.0")
 
 
+def texts_without_end(path: Path) -> None:
+    """A file of another array, whose checksum fits, where the sentences are."""
+    other = (path / "meta/stats/state/c.0.0.0").read_bytes()
+    (path / "meta/instructions/c/0").write_bytes(other)
+
+
 def other_layout(path: Path) -> None:
     """The same field as another program would write it."""
     group = zarr.open_group(path, mode="r+")
@@ -165,8 +171,16 @@ def other_layout(path: Path) -> None:
         *(kind("meta/episode_ends/c.0") for kind in (lose, make_pipe, make_folder)),
         to_itself,
         other_layout,
+        texts_without_end,
     ],
 )
 def test_what_is_no_file_is_one_line(path: Path, damage: Callable[[Path], object]) -> None:
     damage(path)
     assert list(outcomes(path))
+
+
+@pytest.mark.parametrize("name", ["data/image/zarr.json", "meta/zarr.json", "data/zarr.json"])
+def test_a_group_that_other_readers_need_is_missed(path: Path, name: str) -> None:
+    (path / name).unlink()
+    assert any("other zarr readers need it" in str(found) for found in validate(path))
+    use(path)
