@@ -141,6 +141,7 @@ def _run(config: TrainConfig, stack: ExitStack) -> dict[str, float]:
     model, optimizer = accelerator.prepare(policy, training.optimizer)
     batches = batches_from(config, train_windows, accelerator, progress.step)
     measured: dict[str, float] = {}
+    written = progress.step if begun == last else -1  # the step that `last` is of
     main = accelerator.is_main_process
     stop = stack.enter_context(StopSignals())
     log = stack.enter_context(
@@ -156,7 +157,8 @@ def _run(config: TrainConfig, stack: ExitStack) -> dict[str, float]:
         try:
             numbers = train_step(config, accelerator, model, optimizer, batch, progress.step)
         except NonFiniteLoss as error:
-            training.checkpoint("last")
+            if progress.step > written:
+                training.checkpoint("last")
             raise NonFiniteLoss(
                 f"{error}, in {where_from(batch, error.rows, train_windows)}; {last} holds what "
                 "was learnt before this step; demo-store validate finds bad data, a lower "
@@ -179,6 +181,7 @@ def _run(config: TrainConfig, stack: ExitStack) -> dict[str, float]:
                 training.checkpoint("best")
         if final or stopping or step % config.checkpoint_every == 0:
             training.checkpoint("last")
+            written = step
         if stopping:
             log.say(f"stopped at step {step}; {last} holds it: go on with resume=true")
             raise KeyboardInterrupt(int(stop.received or signal.SIGINT))

@@ -44,7 +44,7 @@ def readable(path: Path) -> Iterator[None]:
         raise ValueError(f"{path}: damaged ({error} is not in it)") from error
     except _UNREADABLE as error:
         line = str(error).partition("\n")[0] or type(error).__name__
-        line = line.removeprefix(f"{path}: ")
+        line = line.removeprefix(f"{path}: ")[:300]
         raise ValueError(f"{path}: damaged ({line})") from error
 
 

@@ -53,7 +53,7 @@ def _listed(folder: Path) -> dict[str, str]:
             return dict(digests)
         reason = "digests are text"
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        reason = repr(error).splitlines()[0]
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0][:120]
     raise ValueError(f"{folder / FILE}: damaged ({reason}); {_WAY_OUT}")
 
 
