@@ -79,7 +79,7 @@ def test_a_baseline_trains_and_is_evaluated(algorithm: str, toy: str, tmp_path: 
     store = make_store(tmp_path / "demos.zarr")
     checkpoint = train(store, tmp_path / "run", algorithm)
     assert sorted(path.suffix for path in checkpoint.iterdir()) == [
-        ".json", ".safetensors", ".safetensors", ".safetensors", ".yaml"
+        ".json", ".json", ".safetensors", ".safetensors", ".safetensors", ".yaml"
     ]  # fmt: skip
     assert {path.name for path in (tmp_path / "run").iterdir()} == {"checkpoints", "log.jsonl"}
     given = [
