@@ -128,6 +128,8 @@ def _run(config: TrainConfig, stack: ExitStack) -> dict[str, float]:
         policy, said = new_policy(config, train_windows)
     else:
         policy = resumed_policy(config, train_windows, resumed)
+    if config.rollouts.tasks:
+        config.rollouts.require(policy)
     training = Training(config, policy, accelerator, record)
     if accelerator.is_main_process:
         out.mkdir(parents=True, exist_ok=True)

@@ -119,6 +119,23 @@ def run_rollouts(
     not fit the tasks' interface.
     """
     jobs = list(jobs)
+    horizon = _begin(jobs, policy, config)
+    return _with_pool(_Rollout(jobs, policy, config, horizon), config, pool)
+
+
+def require_fit(jobs: Sequence[EpisodeJob], policy: ChunkPolicy, config: RolloutConfig) -> None:
+    """Raise ValueError unless `policy` can act in the jobs' tasks; each is made, none is run."""
+    _begin(jobs, policy, config)
+    for job in jobs:
+        env = env_choice(job, config, policy.interface).make()
+        try:
+            policy.interface.require(env.interface, "the policy", f"task {job.task}")
+        finally:
+            env.close()
+
+
+def _begin(jobs: Sequence[EpisodeJob], policy: ChunkPolicy, config: RolloutConfig) -> int:
+    """Have a policy of several robots act for that of the jobs; return the execute horizon."""
     robots = {registry.entry(job.task).robot for job in jobs}
     if isinstance(policy, ManyRobots) and policy.robots and jobs:
         if len(robots) > 1:
@@ -133,7 +150,7 @@ def run_rollouts(
             f"rollout.execute_horizon={horizon} must be <= the policy's "
             f"action_horizon={policy.action_horizon}"
         )
-    return _with_pool(_Rollout(jobs, policy, config, horizon), config, pool)
+    return horizon
 
 
 def _with_pool(

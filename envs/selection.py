@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from telic.envs.registry import expand
-from telic.envs.rollout import EpisodeJob, RolloutConfig, crash_list, run_rollouts
+from telic.envs.rollout import EpisodeJob, RolloutConfig, crash_list, require_fit, run_rollouts
 from telic.ranges import require_range
 from telic.spec import ChunkPolicy
 
@@ -35,6 +35,21 @@ class SelectionRollouts:
             except ValueError as error:
                 raise ValueError(f"rollouts.tasks: {error}") from error
 
+    def require(self, policy: ChunkPolicy) -> None:
+        """Raise ValueError unless `policy` can act in the tasks, of which nothing is run."""
+        jobs = [EpisodeJob(task=task, seed=self.seed) for task in expand(self.tasks)]
+        try:
+            require_fit(jobs, policy, self._rollout())
+        except ValueError as error:
+            raise ValueError(f"rollouts.tasks: {error}") from error
+
+    def _rollout(self) -> RolloutConfig:
+        return RolloutConfig(
+            num_workers=self.num_workers,
+            execute_horizon=self.execute_horizon,
+            max_steps=self.max_steps,
+        )
+
     def measure(self, policy: ChunkPolicy) -> dict[str, float]:
         """Return success, failure rate, and the number of crashed episodes, which are neither.
 
@@ -46,11 +61,7 @@ class SelectionRollouts:
             for task in expand(self.tasks)
             for index in range(self.episodes_per_task)
         ]
-        rollout = RolloutConfig(
-            num_workers=self.num_workers,
-            execute_horizon=self.execute_horizon,
-            max_steps=self.max_steps,
-        )
+        rollout = self._rollout()
         results = list(run_rollouts(jobs, policy, rollout))
         crashed = [result for result in results if result.crashed is not None]
         if crashed:

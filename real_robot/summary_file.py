@@ -23,10 +23,13 @@ class SummaryFile:
         """Raise ValueError if `out` cannot be written or another run writes it."""
         self._path = None if out is None else Path(out).resolve()
         self._lease: Lease | None = None
+        self._made: list[Path] = []
         if self._path is None:
             return
         if self._path.is_dir():
             raise ValueError(f"out={out} is a folder; give a file in it: out={out}/control.json")
+        above = self._path.parents
+        self._made = [folder for folder in above if not folder.exists()]  # the deepest first
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             if self._path.exists() and not self._path.is_file():  # a device or a pipe
@@ -73,3 +76,6 @@ class SummaryFile:
         if self._lease is not None:  # an empty file is left to nobody
             empty = self._lease.is_new and self._lease.path.exists()
             self._lease.release(remove=empty and self._lease.path.stat().st_size == 0)
+        for folder in self._made:  # nor is an empty folder
+            with suppress(OSError):
+                folder.rmdir()

@@ -1,6 +1,7 @@
 """Rollouts while training: crashes are named, and never end the training."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -44,3 +45,11 @@ def test_what_cannot_be_run_is_refused_before_training(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         SelectionRollouts(**settings)  # type: ignore[arg-type]
+
+
+def test_tasks_that_do_not_fit_the_policy_are_refused_before_training(toy: str) -> None:
+    rollouts = SelectionRollouts(tasks=[toy], execute_horizon=1)
+    rollouts.require(RandomPolicy(interface=TOY))
+    other = replace(TOY, state=ArraySpec(shape=(5,)))
+    with pytest.raises(ValueError, match=r"^rollouts.tasks: task toy_tasks:toy/sum: state"):
+        rollouts.require(RandomPolicy(interface=other))

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -98,19 +97,17 @@ def test_an_out_that_cannot_be_written_is_refused_before_anything_is_started(
 ) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").touch()
-    began = time.monotonic()
-    with pytest.raises(ValueError, match=complaint):
+    with pytest.raises(ValueError, match=complaint):  # not that there is no such checkpoint
         run(ControlConfig(checkpoint="nowhere", robot="arm", out=str(tmp_path / out)))
-    assert time.monotonic() - began < 1.0, "no process was started"
 
 
-def test_what_is_refused_leaves_no_file(tmp_path: Path) -> None:
+def test_what_is_refused_leaves_neither_file_nor_folder(tmp_path: Path) -> None:
     out, kept = tmp_path / "new" / "control.json", tmp_path / "kept.json"
     kept.write_text("{}")
     for path in (out, kept):
         with SummaryFile(str(path)):
             pass
-    assert not out.exists() and kept.read_text() == "{}"
+    assert not out.parent.exists() and kept.read_text() == "{}"
 
 
 def test_a_summary_replaces_the_one_before_as_a_whole_or_says_why_not(tmp_path: Path) -> None:
