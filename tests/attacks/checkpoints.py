@@ -21,8 +21,7 @@ from safetensors.torch import load_file, save_file
 
 from telic.configs.launch import compose
 from telic.datasets.store import EpisodeStore, Segment
-from telic.policy.checkpoint import load_policy, load_train_state, read_config
-from telic.policy.starting_point import StartingPoint
+from telic.policy.checkpoint import load_policy, load_train_state, read_config, read_parts
 from telic.spec import ActRequest, ArraySpec, Goal, Observation
 from telic.tests.attacks.arena import EQUAL, OTHER, REFUSED, Result, Step, attempt, tree_digest
 from telic.tests.attacks.mutations import (
@@ -123,8 +122,8 @@ def state(path: Path) -> dict[str, str]:
 
 
 def start(path: Path) -> dict[str, str]:
-    """Return what `init_from` would begin with."""
-    parts = StartingPoint(path).parts
+    """Return what a run that starts from it would begin with."""
+    parts = read_parts(path)
     told = {f"weight {k}": fingerprint(v.float().numpy()) for k, v in parts.weights.items()}
     told |= {f"vector {k}": fingerprint(v) for k, v in parts.embeddings.items()}
     for name, stats in parts.stats.items():

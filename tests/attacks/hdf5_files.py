@@ -118,23 +118,25 @@ def cases(base: Path, attack: str, rng: Random) -> Callable[[Path], Iterator[Ste
 
 
 def judge(result: Result) -> None:
-    """Note where a file of ours came to other data in silence.
-
-    Where a file was edited as HDF5 is, it says something else, and may.
+    """Note where other data came in without a word: of a file of ours whose bytes changed, out of
+    another file, from demos that do not hold the same. A file that was edited may say otherwise.
     """
-    bytes_changed = result.attack in BYTES
-    if result.outcomes().get("convert") == OTHER and bytes_changed and _ours(result):
-        told = next(s.text for s in result.steps if s.verb == "convert")
+    told = next((s.text for s in result.steps if s.outcome == OTHER), None)
+    if told is None:
+        return
+    ours, done = result.mutation.partition(": ")[::2]
+    if result.attack in BYTES:
+        wrong = ours == "ours"
+    else:
+        wrong = done.startswith(("external", "raw", "virtual", "device", "demo", "some", "ragged"))
+        wrong = wrong or done.startswith(("huge", "wide", "bomb"))
+    if wrong:
         result.wrong.append(f"silent: convert: {told.strip()}")
 
 
 def unguarded(result: Result) -> bool:
     """Whether a file without digests came through with other numbers."""
     return result.attack in BYTES and result.outcomes().get("convert") == OTHER
-
-
-def _ours(result: Result) -> bool:
-    return result.mutation.startswith("ours")
 
 
 def edit(*changes: Change) -> Callable[[Random, Path, Path], str]:
@@ -167,7 +169,7 @@ def _lose(rng: Random, file: h5py.File, outside: Path) -> str:
     if path == "some":
         demo, name = _dataset(rng, file)
         del demo[name]
-        return f"{demo.name}/{name} lost"
+        return f"some: {demo.name}/{name} lost"
     if path == "all obs":
         for one in file["data"].values():
             del one["obs"]

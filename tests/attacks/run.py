@@ -23,7 +23,7 @@ import numpy as np
 
 from telic.tests.attacks.arena import Result, run_case
 
-KINDS = ("stores", "checkpoints", "hdf5_files", "published")
+KINDS = ("stores", "checkpoints", "hdf5_files", "published", "kills")
 
 
 def run(kind: str, cases: int, first: int, folder: Path, only: str = "") -> Iterator[Result]:
