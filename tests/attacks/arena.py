@@ -123,12 +123,18 @@ def command(main: Callable[[list[str]], None], arguments: list[str], place: str)
 
 
 def run_case(
-    attack: str, case: int, folder: Path, body: Callable[[Path], Iterator[Step | str]]
+    attack: str,
+    case: int,
+    folder: Path,
+    body: Callable[[Path], Iterator[Step | str]],
+    limit: int | None = ADDRESS_SPACE,
+    seconds: float = SECONDS,
 ) -> Result:
     """Run `body(folder)` in a child and return what became of it.
 
     A string that `body` yields says what it did to the artefact. `folder` is made, and removed
-    unless something went wrong.
+    unless something went wrong. The child maps at most `limit` bytes more than this process and
+    may take `seconds` between two things that it yields.
     """
     become_subreaper()
     shutil.rmtree(folder, ignore_errors=True)
@@ -140,20 +146,20 @@ def run_case(
     child = os.fork()
     if not child:
         os.close(reading)
-        _live(folder, writing, body)
+        _live(folder, writing, body, limit)
     os.close(writing)
-    timed_out = _collect(reading, child, result)
+    timed_out = _collect(reading, child, result, seconds)
     _, status, usage = os.wait4(child, 0)
     left = reap()
     if timed_out:
-        result.wrong.append(f"hang: nothing for {SECONDS:g} s after {_last_verb(result)}")
+        result.wrong.append(f"hang: nothing for {seconds:g} s after {_last_verb(result)}")
     elif os.WIFSIGNALED(status):
         number = signal.Signals(os.WTERMSIG(status)).name
         result.wrong.append(f"killed: by {number} after {_last_verb(result)}")
     elif os.WEXITSTATUS(status):
         result.wrong.append(f"traceback: the case itself, after {_last_verb(result)}")
     held = usage.ru_maxrss * 1024 - resident()
-    if held > MEMORY:
+    if limit is not None and held > MEMORY:
         result.wrong.append(f"memory: {held >> 20} MiB")
     if left:
         result.wrong.append(f"left: {left} processes")
@@ -247,7 +253,9 @@ def resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
-def _live(folder: Path, writing: int, body: Callable[[Path], Iterator[Step | str]]) -> None:
+def _live(
+    folder: Path, writing: int, body: Callable[[Path], Iterator[Step | str]], limit: int | None
+) -> None:
     """Be the child: run the case, write a JSON line for each thing that it yields, end."""
     code = 1
     try:
@@ -256,9 +264,10 @@ def _live(folder: Path, writing: int, body: Callable[[Path], Iterator[Step | str
         os.environ["TMPDIR"] = str(folder / "tmp")
         for number, name in ((0, "/dev/null"), (1, "/dev/null"), (2, "/dev/null")):
             os.dup2(os.open(name, os.O_RDWR), number)
-        mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-        limit = mapped + ADDRESS_SPACE
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        if limit is not None:
+            pages = int(Path("/proc/self/statm").read_text().split()[0])
+            most = pages * resource.getpagesize() + limit
+            resource.setrlimit(resource.RLIMIT_AS, (most, most))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         for item in body(folder):
             os.write(writing, (json.dumps(_plain(item)) + "\n").encode())
@@ -270,12 +279,12 @@ def _live(folder: Path, writing: int, body: Callable[[Path], Iterator[Step | str
         os._exit(code)
 
 
-def _collect(reading: int, child: int, result: Result) -> bool:
+def _collect(reading: int, child: int, result: Result, seconds: float) -> bool:
     """Read what the child yields until it ends; kill it and return True if it takes too long."""
     pending = b""
     with open(reading, "rb", buffering=0) as pipe:
         while True:
-            ready, _, _ = select.select([pipe], [], [], SECONDS)
+            ready, _, _ = select.select([pipe], [], [], seconds)
             if not ready:
                 os.kill(child, signal.SIGKILL)
                 return True

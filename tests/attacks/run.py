@@ -21,9 +21,9 @@ from typing import Any
 
 import numpy as np
 
-from telic.tests.attacks.arena import Result, run_case
+from telic.tests.attacks.arena import ADDRESS_SPACE, SECONDS, Result, run_case
 
-KINDS = ("stores", "checkpoints", "hdf5_files", "published", "kills")
+KINDS = ("stores", "checkpoints", "hdf5_files", "published", "kills", "commands")
 
 
 def run(kind: str, cases: int, first: int, folder: Path, only: str = "") -> Iterator[Result]:
@@ -35,7 +35,8 @@ def run(kind: str, cases: int, first: int, folder: Path, only: str = "") -> Iter
     for case in range(first, first + cases):
         attack = attacks[case % len(attacks)]
         body = module.cases(base, attack, np.random.default_rng([len(kind), case]))
-        result = run_case(attack, case, folder / f"case{case}", body)
+        limits = getattr(module, "LIMIT", ADDRESS_SPACE), getattr(module, "SECONDS", SECONDS)
+        result = run_case(attack, case, folder / f"case{case}", body, *limits)
         module.judge(result)
         yield result
 
