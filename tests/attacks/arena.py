@@ -192,7 +192,7 @@ def tree_digest(folder: Path) -> dict[str, str]:
         name = os.fsencode(path.relative_to(folder)).decode("latin-1")
         info = path.lstat()
         if stat.S_ISLNK(info.st_mode):
-            found[name] = f"-> {os.readlink(path)}"
+            found[name] = f"-> {path.readlink()}"
         elif stat.S_ISREG(info.st_mode):
             found[name] = _file_digest(path, info)
         else:

@@ -16,14 +16,15 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch._dynamo  # an optimizer's first step would import it in every case
 import yaml
 from safetensors.torch import load_file, save_file
 
 from telic.configs.launch import compose
 from telic.datasets.store import EpisodeStore, Segment
 from telic.policy.checkpoint import load_policy, load_train_state, read_config, read_parts
-from telic.spec import ActRequest, ArraySpec, Goal, Observation
-from telic.tests.attacks.arena import EQUAL, OTHER, REFUSED, Result, Step, attempt, tree_digest
+from telic.spec import ActRequest, ArraySpec, ChunkPolicy, Goal, Observation
+from telic.tests.attacks.arena import CLEAN, OTHER, REFUSED, Result, Step, attempt, tree_digest
 from telic.tests.attacks.mutations import (
     ANY_FOLDER,
     HUGE,
@@ -35,7 +36,7 @@ from telic.tests.attacks.mutations import (
 )
 from telic.tests.attacks.stores import compare, fingerprint
 from telic.train import run
-from telic.train_config import TrainConfig
+from telic.train_config import DataConfig, TrainConfig
 
 PLACE = "checkpoints/last"
 SETTINGS = [
@@ -72,6 +73,10 @@ def demos(path: Path) -> Path:
                 "timestamp_ns": np.arange(steps) * 100_000_000,
             }
             store.append(data, [Segment(start=0, end=steps, instruction=sentence, task=sentence)])
+        encoder = TrainConfig(
+            data=DataConfig(stores=["x"])
+        ).policy.goal.language.encoder  # vectors that are there need no text model
+        store.write_embeddings(encoder, np.eye(3, 384, dtype=np.float32))
     return path
 
 
@@ -91,15 +96,28 @@ def make(base: Path) -> None:
         pickle.dumps(config(store, Path("OUT"), "steps=3", "resume=true"))
     )
     path = base / "artefact" / "checkpoints" / "last"
-    known = {"act": act(path), "state": state(path), "config": settings(path), "start": start(path)}
+    known = {
+        "act": act(load_policy(path)),
+        "state": state(path),
+        "config": settings(path),
+        "start": start(path),
+    }
     shutil.copytree(base / "artefact", base / "resumed")
     known["resume"] = resume(base, base / "resumed")
     (base / "content.json").write_text(json.dumps(known))
 
 
-def act(path: Path) -> dict[str, str]:
-    """Return what the policy of a checkpoint is and does, as digests."""
-    policy = load_policy(path)
+def warm(base: Path) -> None:
+    """Load the original once, so that cases need not import and compile what loading takes."""
+    torch.set_num_threads(1)
+    path = base / "artefact" / "checkpoints" / "last"
+    act(load_policy(path))
+    for use in (settings, state, start):
+        use(path)
+
+
+def act(policy: ChunkPolicy) -> dict[str, str]:
+    """Return what a policy is and does, as digests."""
     observation = Observation(state=np.full((policy.obs_horizon, 3), 0.3, np.float32))
     told = {"interface": fingerprint(policy.interface.to_json())}
     for text in ("reach", "open the drawer"):
@@ -160,8 +178,23 @@ def cases(base: Path, attack: str, rng: Random) -> Callable[[Path], Iterator[Ste
         path = out / "checkpoints" / "last"
         yield ATTACKS[attack](rng, path, folder / "outside")
         before = tree_digest(folder)
-        for verb, use in (("act", act), ("config", settings), ("state", state), ("start", start)):
-            yield attempt(verb, lambda u=use, v=verb: compare(u(path), known[v]), PLACE)  # type: ignore[misc]
+        loaded: list[ChunkPolicy] = []
+
+        def load() -> str:
+            loaded.append(load_policy(path))
+            return CLEAN
+
+        uses: dict[str, tuple[Callable[[], str], str]] = {
+            "load": (load, PLACE),
+            "act": (lambda: compare(act(loaded[0]), known["act"]), ""),
+            "config": (lambda: compare(settings(path), known["config"]), PLACE),
+            "state": (lambda: compare(state(path), known["state"]), PLACE),
+            "start": (lambda: compare(start(path), known["start"]), PLACE),
+        }
+        for verb, (use, place) in uses.items():
+            if verb == "act" and not loaded:
+                continue
+            yield attempt(verb, use, place)
             after = tree_digest(folder)
             if after != before:
                 changed = {k for k in {**before, **after} if before.get(k) != after.get(k)}
@@ -169,7 +202,7 @@ def cases(base: Path, attack: str, rng: Random) -> Callable[[Path], Iterator[Ste
                 before = after
         if not resumes:
             return
-        step = attempt("resume", lambda: compare(resume(base, out), known["resume"]), PLACE)
+        step = attempt("resume", lambda: compare(resume(base, out), known["resume"]), "")
         yield step
         after = {k: v for k, v in tree_digest(folder).items() if PLACE in k}
         if step.outcome == REFUSED and any(before.get(k) != v for k, v in after.items()):
@@ -185,8 +218,6 @@ def judge(result: Result) -> None:
     for step in result.steps:
         if step.outcome == OTHER:
             result.wrong.append(f"silent: {step.verb}: {step.text.strip()}")
-    if EQUAL not in result.outcomes().values() and not result.outcomes():
-        result.wrong.append("nothing was tried")
 
 
 def _json(rng: Random, root: Path, outside: Path) -> str:
@@ -199,23 +230,28 @@ def _json(rng: Random, root: Path, outside: Path) -> str:
     done = change_tree(rng, data)
     text = yaml.safe_dump(data)
     if rng.random() < 0.15:
-        text, done = pick(
-            rng,
-            [
-                ("a: &a [x, x, x, x]\n" + "".join(
-                    f"b{i}: &b{i} [*{'a' if not i else f'b{i - 1}'}" + f", *{'a' if not i else f'b{i - 1}'}" * 9 + "]\n"
-                    for i in range(9)
-                ), "a YAML bomb"),
-                ("!!python/object/apply:os.system ['touch owned']\n", "a YAML call"),
-                ("[" * 5000, "nested YAML"),
-                ("kind: ${oc.env:HOME}\nformat: 1\n", "an interpolation"),
-                ("policy: ${policy}\nformat: 1\nkind: mode\n", "a loop of interpolations"),
-                ("\t- x: [", "no YAML"),
-                ("\0", "a null byte"),
-            ],
-        )
+        done = pick(rng, sorted(YAML))
+        text = YAML[done]
     path.write_text(text)
     return f"{where}: {done}"
+
+
+def _laughs() -> str:
+    """Return YAML of a few lines that unfolds to 10^9 entries."""
+    lines = ["a0: &a0 [x, x]"]
+    lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 10)]
+    return "\n".join(lines)
+
+
+YAML = {
+    "a bomb": _laughs(),
+    "a call": "!!python/object/apply:os.system ['touch owned']\n",
+    "nested": "[" * 5000,
+    "an interpolation": "kind: ${oc.env:HOME}\nformat: 1\n",
+    "a loop of interpolations": "policy: ${policy}\nformat: 1\nkind: mode\n",
+    "no YAML": "\t- x: [",
+    "a null byte": "\0",
+}
 
 
 def _tensors(rng: Random, root: Path, outside: Path) -> str:

@@ -54,7 +54,9 @@ def _random_store(path: Path, interface: Interface) -> Path:
     fields = {"state": interface.state, "action": interface.action}
     with EpisodeStore.create(path, fields, interface.rate_hz) as store:
         for _ in range(3):
-            data = {name: np.stack([s.sample(rng) for _ in range(20)]) for name, s in fields.items()}
+            data = {
+                name: np.stack([s.sample(rng) for _ in range(20)]) for name, s in fields.items()
+            }
             store.append(data, [Segment(start=0, end=20, instruction=SENTENCE, task="t")])
     return path
 

@@ -21,12 +21,22 @@ Mutation = Callable[[Random, Path, Path], str]  # (random, artefact, a folder ou
 HUGE = 10**12
 VALUES: list[Any] = [
     *(None, True, False, -1, 0, 1, 2, 3, 255, HUGE, 10**30, -HUGE, 0.5, -2.5, 1e308),
-    *(float("nan"), float("inf"), "", "x", "float32", "int64", "float99", "object", "../../outside"),
+    *(
+        float("nan"),
+        float("inf"),
+        "",
+        "x",
+        "float32",
+        "int64",
+        "float99",
+        "object",
+        "../../outside",
+    ),
     *([], [-1], [None], [0], [HUGE], ["a", "b"], [[1]], {}, {"a": 1}, {"name": "gzip"}),
 ]
 ODD_NAMES = [
     *("zarr.json", ".zarray", ".DS_Store", "c", "c.x", "c.-1.0", "c.99.0", "c.0", "notes.txt"),
-    *("x.partial", "zarr.json.77.partial", "__pycache__", "c.0.0.0.0.0", "c.١.0", "a\nb"),
+    *("x.partial", "zarr.json.77.partial", "__pycache__", "c.0.0.0.0.0", "c.\u0661.0", "a\nb"),
     *("~lock", "config.yaml.bak", "model.safetensors.1", "weights.bin", "c.0.0 (copy)"),
 ]
 

@@ -114,7 +114,7 @@ def _weights(rng: Random, root: Path, outside: Path) -> str:
                 ("a lone tensor", torch.zeros(3)),
                 ("module is a list", {"module": [1, 2]}),
                 ("nested", {"module": {"module": weights}}),
-                ("None for a name", {None: torch.zeros(2), **weights}),
+                ("None for a name", dict([(None, torch.zeros(2)), *weights.items()])),
             ],
         )
     torch.save(data, root / BIN, _use_new_zipfile_serialization=bool(rng.random() < 0.7))
@@ -176,15 +176,19 @@ def _pickles(rng: Random, root: Path, outside: Path) -> str:
     }
     bombs = {
         "a million OrderedDicts": b"\x80\x02ccollections\nOrderedDict\nq\x00)Rh\x00)R" * 1
-        + b"(" + b"h\x00)R" * 1_000_000 + b"l.",
+        + b"("
+        + b"h\x00)R" * 1_000_000
+        + b"l.",
         "4 million dicts": b"\x80\x02(" + b"}" * 4_000_000 + b"l.",
         "4 million lists": b"\x80\x02(" + b"]" * 4_000_000 + b"l.",
         "open marks": b"\x80\x02" + b"(" * 4_000_000 + b".",
         "deep tuples": b"\x80\x02N" + b"\x85" * 4_000_000 + b".",
-        "laughs": b"\x80\x02]q\x00" + b"".join(
+        "laughs": b"\x80\x02]q\x00"
+        + b"".join(
             b"(" + b"h" + bytes([i]) + (b"h" + bytes([i])) * 99 + b"lq" + bytes([i + 1])
             for i in range(60)
-        ) + b".",
+        )
+        + b".",
         "long string": b"\x80\x02\x8d" + (2**40).to_bytes(8, "little") + b"x.",
         "long bytes": b"\x80\x04\x8e" + (2**40).to_bytes(8, "little") + b"x.",
         "long integer": b"\x80\x02\x8b" + (2**31 - 1).to_bytes(4, "little") + b"\x7f" * 100 + b".",
@@ -214,10 +218,14 @@ def _containers(rng: Random, root: Path, outside: Path) -> str:
         members = {info.filename: archive.read(info) for info in archive.infolist()}
     top = next(iter(members)).split("/")[0]
     pkl = f"{top}/data.pkl"
-    how = pick(rng, ["bomb", "lost", "cut", "exchanged", "sizes", "escape", "twice", "empty", "tar"])
+    how = pick(
+        rng, ["bomb", "lost", "cut", "exchanged", "sizes", "escape", "twice", "empty", "tar"]
+    )
     if how == "bomb":  # a few MB that unpack to 4 GiB
         with zipfile.ZipFile(root / BIN, "w", zipfile.ZIP_DEFLATED) as archive:
-            with archive.open(f"{top}/{pick(rng, ['data.pkl', 'data/0'])}", "w", force_zip64=True) as out:
+            with archive.open(
+                f"{top}/{pick(rng, ['data.pkl', 'data/0'])}", "w", force_zip64=True
+            ) as out:
                 for _ in range(1024):
                     out.write(bytes(4 << 20))
             for name, data in members.items():
@@ -256,7 +264,13 @@ def _reach(rng: Random, data: bytes) -> bytes:
     spot = int(pick(rng, at))
     number = pick(rng, [2**31 - 1, HUGE, -1, 2**62])
     size = (number.bit_length() + 8) // 8
-    return data[:spot] + b"\x8a" + bytes([size]) + number.to_bytes(size, "little", signed=True) + data[spot + 2 :]
+    return (
+        data[:spot]
+        + b"\x8a"
+        + bytes([size])
+        + number.to_bytes(size, "little", signed=True)
+        + data[spot + 2 :]
+    )
 
 
 def zip_of(pkl: bytes, packed: bool = False) -> bytes:

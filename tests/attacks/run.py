@@ -31,6 +31,8 @@ def run(kind: str, cases: int, first: int, folder: Path, only: str = "") -> Iter
     module: Any = import_module(f"telic.tests.attacks.{kind}")
     base = folder / "base"
     _in_child(module.make, base)
+    if hasattr(module, "warm"):
+        module.warm(base)
     attacks = [name for name in module.ATTACKS if only in name]
     for case in range(first, first + cases):
         attack = attacks[case % len(attacks)]

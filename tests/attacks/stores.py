@@ -72,6 +72,38 @@ def episode(steps: int, seed: int) -> dict[str, Array]:
     }
 
 
+PLAIN = {"name": "bytes", "configuration": {"endian": "little"}}
+OTHER_SIZES: list[tuple[str, Any]] = [
+    *(("rows", n) for n in (0, 1, 2, 3, 226, 10**6, HUGE, 10**30, -1, 1.5, None)),
+    *(("row", n) for n in (0, 1, 3, 601, HUGE, -1, None, "3")),
+    *(("chunk", n) for n in (0, -1, 1, 10**9, 10**30, None, 2.5)),
+    *(("type", n) for n in ("int32", "uint32", "float16", "float99", "bool", "string")),
+    *(("type", n) for n in (None, 3, {"name": "numpy.datetime64"}, "complex64", "r8")),
+]
+OTHER_LAYOUTS: list[tuple[str, Any]] = [
+    ("codecs", [PLAIN, {"name": "gzip", "configuration": {"level": 1}}]),
+    ("codecs", [PLAIN, {"name": "zstd", "configuration": {"level": 0, "checksum": False}}]),
+    ("codecs", [PLAIN, {"name": "crc32c"}, {"name": "crc32c"}]),
+    ("codecs", [{"name": "bytes", "configuration": {"endian": "big"}}]),
+    ("codecs", [PLAIN, {"name": "rot13"}]),
+    ("codecs", [{"name": "crc32c"}, PLAIN]),
+    ("codecs", [{"name": "transpose", "configuration": {"order": [0]}}, PLAIN]),
+    *(("codecs", value) for value in ([], None, "bytes", [None], [{}], [PLAIN] * 9)),
+    *(("zarr_format", value) for value in (2, 4, "3", None)),
+    *(("node_type", value) for value in ("group", "arrays", None)),
+    ("chunk_key_encoding", {"name": "v2", "configuration": {"separator": "."}}),
+    ("chunk_key_encoding", {"name": "default", "configuration": {"separator": "/"}}),
+    ("chunk_key_encoding", {"name": "default", "configuration": {"separator": "../"}}),
+    ("chunk_key_encoding", {"name": "default"}),
+    ("chunk_grid", {"name": "hexagonal", "configuration": {"chunk_shape": [3]}}),
+    ("storage_transformers", [{"name": "x"}]),
+    *(("attributes", value) for value in (None, [], "x", {"sentences": 3})),
+    ("attributes", {"encoder": 3, "sentences": ["a", "a", None]}),
+    ("fill_value", "NaN"),
+    ("dimension_names", ["a"]),
+]
+
+
 def make(base: Path) -> None:
     """Write the original to `base`/artefact, and to `base`/content.json what it tells."""
     with EpisodeStore.create(
@@ -244,19 +276,10 @@ def _metadata(rng: Random, root: Path, outside: Path) -> str:
 
 
 def _sizes(rng: Random, root: Path, outside: Path) -> str:
-    """Have one array or all claim another number of rows, another row, another chunk, another type."""
+    """Have one array or all claim other numbers of rows, other rows, chunks or types."""
     arrays = [p for p in sorted(root.rglob("zarr.json")) if _array(p)]
     chosen = arrays if rng.random() < 0.3 else [pick(rng, arrays)]
-    key, value = pick(
-        rng,
-        [
-            *(("rows", n) for n in (0, 1, 2, 3, 226, 10**6, HUGE, 10**30, -1, 1.5, None)),
-            *(("row", n) for n in (0, 1, 3, 601, HUGE, -1, None, "3")),
-            *(("chunk", n) for n in (0, -1, 1, 10**9, 10**30, None, 2.5)),
-            *(("type", n) for n in ("int32", "uint32", "float16", "float99", "bool", "string")),
-            *(("type", n) for n in (None, 3, {"name": "numpy.datetime64"}, "complex64", "r8")),
-        ],
-    )
+    key, value = pick(rng, OTHER_SIZES)
     for path in chosen:
         meta = json.loads(path.read_text())
         grid = meta["chunk_grid"]["configuration"]["chunk_shape"]
@@ -278,32 +301,7 @@ def _codecs(rng: Random, root: Path, outside: Path) -> str:
     """Have an array claim other codecs, another version, another layout of chunks."""
     path = pick(rng, [p for p in sorted(root.rglob("zarr.json")) if _array(p)])
     meta = json.loads(path.read_text())
-    plain = {"name": "bytes", "configuration": {"endian": "little"}}
-    key, value = pick(
-        rng,
-        [
-            ("codecs", [plain, {"name": "gzip", "configuration": {"level": 1}}]),
-            ("codecs", [plain, {"name": "zstd", "configuration": {"level": 0, "checksum": False}}]),
-            ("codecs", [plain, {"name": "crc32c"}, {"name": "crc32c"}]),
-            ("codecs", [{"name": "bytes", "configuration": {"endian": "big"}}]),
-            ("codecs", [plain, {"name": "rot13"}]),
-            ("codecs", [{"name": "crc32c"}, plain]),
-            ("codecs", [{"name": "transpose", "configuration": {"order": [0]}}, plain]),
-            *(("codecs", value) for value in ([], None, "bytes", [None], [{}], [plain] * 9)),
-            *(("zarr_format", value) for value in (2, 4, "3", None)),
-            *(("node_type", value) for value in ("group", "arrays", None)),
-            ("chunk_key_encoding", {"name": "v2", "configuration": {"separator": "."}}),
-            ("chunk_key_encoding", {"name": "default", "configuration": {"separator": "/"}}),
-            ("chunk_key_encoding", {"name": "default", "configuration": {"separator": "../"}}),
-            ("chunk_key_encoding", {"name": "default"}),
-            ("chunk_grid", {"name": "hexagonal", "configuration": {"chunk_shape": [3]}}),
-            ("storage_transformers", [{"name": "x"}]),
-            *(("attributes", value) for value in (None, [], "x", {"sentences": 3})),
-            ("attributes", {"encoder": 3, "sentences": ["a", "a", None]}),
-            ("fill_value", "NaN"),
-            ("dimension_names", ["a"]),
-        ],
-    )
+    key, value = pick(rng, OTHER_LAYOUTS)
     meta[key] = value
     path.write_text(json.dumps(meta))
     return f"{path.parent.relative_to(root)}: {key} = {json.dumps(value)}"
@@ -311,9 +309,11 @@ def _codecs(rng: Random, root: Path, outside: Path) -> str:
 
 def _tables(rng: Random, root: Path, outside: Path) -> str:
     """Write wrong numbers into a table, checksums as they should be."""
-    name = pick(rng, ["meta/episode_ends"] * 3 + ["meta/segments"] * 2 + ["meta/stats", "strings"])
+    names = ["meta/episode_ends"] * 3 + ["meta/segments"] * 2 + ["meta/stats", "strings"]
+    name = pick(rng, names)
     if name == "strings":
-        array = zarr.open_array(root, path=f"meta/{pick(rng, ['instructions', 'tasks'])}", mode="r+")
+        table = pick(rng, ["instructions", "tasks"])
+        array = zarr.open_array(root, path=f"meta/{table}", mode="r+")
         array[int(rng.integers(array.shape[0]))] = pick(rng, ["", " ", "x\ny", "\0", "long " * 999])
         return f"{array.name}: another string"
     if name == "meta/stats":
