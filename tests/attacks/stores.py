@@ -73,6 +73,8 @@ def episode(steps: int, seed: int) -> dict[str, Array]:
 
 
 PLAIN = {"name": "bytes", "configuration": {"endian": "little"}}
+ODD_CODECS: list[Any] = [[], None, "bytes", [None], [{}], [PLAIN] * 9]
+ODD_ATTRIBUTES: list[Any] = [None, [], "x", {"sentences": 3}]
 OTHER_SIZES: list[tuple[str, Any]] = [
     *(("rows", n) for n in (0, 1, 2, 3, 226, 10**6, HUGE, 10**30, -1, 1.5, None)),
     *(("row", n) for n in (0, 1, 3, 601, HUGE, -1, None, "3")),
@@ -88,7 +90,7 @@ OTHER_LAYOUTS: list[tuple[str, Any]] = [
     ("codecs", [PLAIN, {"name": "rot13"}]),
     ("codecs", [{"name": "crc32c"}, PLAIN]),
     ("codecs", [{"name": "transpose", "configuration": {"order": [0]}}, PLAIN]),
-    *(("codecs", value) for value in ([], None, "bytes", [None], [{}], [PLAIN] * 9)),
+    *(("codecs", value) for value in ODD_CODECS),
     *(("zarr_format", value) for value in (2, 4, "3", None)),
     *(("node_type", value) for value in ("group", "arrays", None)),
     ("chunk_key_encoding", {"name": "v2", "configuration": {"separator": "."}}),
@@ -97,7 +99,7 @@ OTHER_LAYOUTS: list[tuple[str, Any]] = [
     ("chunk_key_encoding", {"name": "default"}),
     ("chunk_grid", {"name": "hexagonal", "configuration": {"chunk_shape": [3]}}),
     ("storage_transformers", [{"name": "x"}]),
-    *(("attributes", value) for value in (None, [], "x", {"sentences": 3})),
+    *(("attributes", value) for value in ODD_ATTRIBUTES),
     ("attributes", {"encoder": 3, "sentences": ["a", "a", None]}),
     ("fill_value", "NaN"),
     ("dimension_names", ["a"]),
