@@ -108,7 +108,8 @@ def lose(rng: Random, root: Path, outside: Path) -> str:
     if how == "delete":
         shutil.rmtree(one) if one.is_dir() else one.unlink()
     elif how == "rename":
-        one.rename(one.with_name(pick(rng, [f"{one.name}.bak", one.name.upper() + "_", "x", "c"])))
+        free = [n for n in (f"{one.name}.bak", "X", "c", "c.0") if not one.with_name(n).exists()]
+        one.rename(one.with_name(pick(rng, free)))
     elif how == "empty folder":
         folder = one if one.is_dir() else one.parent
         for path in folder.iterdir():
