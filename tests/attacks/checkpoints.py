@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 
 from telic.configs.launch import compose
 from telic.datasets.store import EpisodeStore, Segment
+from telic.policy import digests
 from telic.policy.checkpoint import load_policy, load_train_state, read_config, read_parts
 from telic.spec import ActRequest, ArraySpec, ChunkPolicy, Goal, Observation
 from telic.tests.attacks.arena import CLEAN, OTHER, REFUSED, Result, Step, attempt, tree_digest
@@ -322,7 +323,8 @@ def _metadata_of(path: Path) -> dict[str, str]:
 
 
 def reseal(root: Path) -> None:
-    """Forge the digests of the checkpoint at `root`, where it has some."""
+    """Forge the digests of the checkpoint at `root`."""
+    digests.write_digests(root)
 
 
 def _forged(mutation: Mutation) -> Mutation:
