@@ -6,7 +6,7 @@ build-anchors stores=[runs/demo/demos.zarr] count=32 action_horizon=8 out=runs/a
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,17 @@ from rich.console import Console
 
 from telic.configs.launch import launch
 from telic.datasets.store import EpisodeStore
-from telic.datasets.unified import Space, robots_of, unified_interface, unified_stats
+from telic.datasets.unified import (
+    Space,
+    robots_of,
+    shared_stats,
+    unified_interface,
+    unified_stats,
+)
 from telic.datasets.windows import WindowConfig, Windows
 from telic.policy.anchors import AnchorSet, build_anchors, relative_columns
 from telic.policy.normalizer import NormalizerConfig
+from telic.ranges import require_range
 
 STDOUT = Console(soft_wrap=True, highlight=False)
 MOST_CHUNKS = 20_000  # that are clustered; of more, as many are drawn
@@ -41,15 +48,19 @@ class BuildAnchorsConfig:
     def __post_init__(self) -> None:
         if not self.stores:
             raise ValueError("stores is empty; give one: stores=[runs/demo/demos.zarr]")
-        for name in ("count", "action_horizon"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        if not self.out.strip():
+            raise ValueError("out is empty; name a file, out=runs/anchors.safetensors")
+        require_range(self, "count", "action_horizon", at_least=1)
+        require_range(self, "seed", at_least=0)
 
 
 def run(config: BuildAnchorsConfig) -> AnchorSet:
     """Return the anchors, which are also in `out`, and say how far the chunks lie from them."""
     stores = [EpisodeStore.open(path) for path in config.stores]
-    interface, stats = stores[0].interface, stores[0].stats
+    interface, stats = stores[0].interface, shared_stats(stores)
+    for store in stores[1:] if config.space is Space.own else ():
+        numbers = replace(interface, images={}), replace(store.interface, images={})
+        numbers[0].require(numbers[1], f"store {stores[0].path}", f"store {store.path}")
     if config.space is Space.unified:
         interface, stats = unified_interface(robots_of(stores)), unified_stats(stores)
     shape = WindowConfig(

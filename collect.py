@@ -152,11 +152,13 @@ class _Collection:
         )
         self._wanted = len(self.quota.tasks) * config.episodes_per_task
         self._pool: Pool | None = None
+        self._unmet = False  # whether the store there is still to be held against the environments
         out = Path(config.out)
         log_path = out.with_name(f"{out.name}.collect.jsonl")
         if out.exists() and config.resume:
             self.store = stack.enter_context(EpisodeStore.open(out, "a"))
             self.log = AttemptLog.resume(log_path, plan, self.store.num_episodes)
+            self._unmet = True
             return
         if out.exists() and not config.overwrite:
             raise ValueError(
@@ -181,11 +183,20 @@ class _Collection:
             todo = todo[len(known) :]
             if not todo:
                 continue
+            self._require_same_robot(stack)
             jobs = [_job(task, number, self.config) for task, number in todo]
             made = demonstrations(jobs, self._workers(stack))
             for (task, number), (_, report) in zip(todo, made, strict=True):
                 self._settle(task, number, report)
                 progress.update(bar, completed=self.store.num_episodes, description=task)
+
+    def _require_same_robot(self, stack: ExitStack) -> None:
+        """Raise ValueError where the store that was there means other numbers than the tasks."""
+        if self._unmet:
+            interface = _common_interface(self.quota.tasks, self.config, self._workers(stack))
+            mine, theirs = f"store {self.store.path}", f"task {self.quota.tasks[0]}"
+            self.store.interface.require(interface, mine, theirs)
+            self._unmet = False
 
     def _workers(self, stack: ExitStack) -> Pool:
         """Return the pool, started when it is first needed."""
@@ -274,6 +285,7 @@ def _common_interface(tasks: tuple[str, ...], config: CollectConfig, pool: Pool)
     first, *others = ((task, interface) for (task, _), interface in found.items())
     for task, interface in others:
         if interface != first[1]:
+            first[1].require(interface, f"task {first[0]}", f"task {task}")
             raise ValueError(f"{first[0]} and {task} have different robots; collect them apart")
     return first[1]
 

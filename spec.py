@@ -6,22 +6,28 @@ All times are `time.monotonic_ns` or, in a store, nanoseconds since the episode 
 
 from __future__ import annotations
 
-import difflib
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
-from numpy.typing import NDArray
+from telic.agreement import require_agreement
+from telic.array_spec import Array, ArraySpec, near_misses
 
-Array = NDArray[Any]
-
-
-def near_misses(name: str, known: Iterable[str], limit: int = 3) -> str:
-    """Return "; did you mean a, b?" for the known names closest to `name`, or "" if none is."""
-    close = difflib.get_close_matches(name, list(known), n=limit, cutoff=0.5)
-    return f"; did you mean {', '.join(close)}?" if close else ""
+__all__ = [
+    "ActRequest",
+    "ActionChunk",
+    "Array",
+    "ArraySpec",
+    "ChunkPolicy",
+    "FieldStats",
+    "Goal",
+    "Interface",
+    "ManyRobots",
+    "Observation",
+    "near_misses",
+    "warnings_in_one_line",
+]
 
 
 def warnings_in_one_line() -> None:
@@ -43,92 +49,6 @@ def warnings_in_one_line() -> None:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ArraySpec:
-    """Shape, dtype, unit and bounds of one array. A dimension of None may have any size.
-
-    `names` labels the entries of a 1-d array (joint names, `gripper`); `note` holds what a reader
-    of the numbers must know: rotation representation, frame, sign of the gripper.
-    """
-
-    shape: tuple[int | None, ...]
-    dtype: str = "float32"
-    unit: str = ""
-    minimum: tuple[float, ...] | None = None
-    maximum: tuple[float, ...] | None = None
-    names: tuple[str, ...] = ()
-    rate_hz: float | None = None
-    note: str = ""
-
-    def __post_init__(self) -> None:
-        for bound in (self.minimum, self.maximum):
-            if bound is not None and len(bound) not in (1, self.shape[-1] if self.shape else 1):
-                raise ValueError(f"a bound of {len(bound)} entries does not fit shape {self.shape}")
-        if self.names and (len(self.shape) != 1 or len(self.names) != self.shape[0]):
-            raise ValueError(f"{len(self.names)} names do not label an array of shape {self.shape}")
-
-    def problem(self, value: Array) -> str | None:
-        """Return what is wrong with `value` ("shape is (6,), expected (7,)"), or None."""
-        value = np.asarray(value)
-        fits = len(value.shape) == len(self.shape) and all(
-            want is None or want == got for want, got in zip(self.shape, value.shape, strict=True)
-        )
-        if not fits:
-            return f"shape is {value.shape}, expected {self.shape}"
-        if value.dtype != np.dtype(self.dtype):
-            return f"dtype is {value.dtype}, expected {self.dtype}"
-        if value.dtype.kind == "f" and not np.isfinite(value).all():
-            return f"entry {_first(~np.isfinite(value))} is not finite"
-        if self.minimum is not None and (low := value < np.asarray(self.minimum)).any():
-            return f"entry {_first(low)} is {value[low][0]:.6g}, below {min(self.minimum):.6g}"
-        if self.maximum is not None and (high := value > np.asarray(self.maximum)).any():
-            return f"entry {_first(high)} is {value[high][0]:.6g}, above {max(self.maximum):.6g}"
-        return None
-
-    def validate(self, value: Array, where: str) -> Array:
-        """Return `value` unchanged if it conforms; else raise ValueError(f"{where}: ...")."""
-        if problem := self.problem(value):
-            raise ValueError(f"{where}: {problem}")
-        return value
-
-    def clip(self, value: Array) -> Array:
-        """Return `value` within the bounds, as the spec's dtype."""
-        if self.minimum is not None or self.maximum is not None:
-            value = np.clip(value, self.minimum, self.maximum)
-        return np.asarray(value, dtype=self.dtype)
-
-    def sample(self, rng: np.random.Generator) -> Array:
-        """Return a random conforming array; a free dimension becomes 2."""
-        shape = tuple(2 if n is None else n for n in self.shape)
-        if np.dtype(self.dtype).kind in "ui":
-            top = min(np.iinfo(self.dtype).max, 255)
-            return rng.integers(0, top, shape, endpoint=True).astype(self.dtype)
-        low = np.asarray(self.minimum if self.minimum is not None else -1.0)
-        high = np.asarray(self.maximum if self.maximum is not None else 1.0)
-        return self.clip(rng.uniform(low, high, shape))
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the spec as JSON data; entries at their default are left out."""
-        data: dict[str, Any] = {"shape": list(self.shape), "dtype": self.dtype}
-        for key in ("unit", "minimum", "maximum", "names", "rate_hz", "note"):
-            value = getattr(self, key)
-            if value not in (None, "", ()):
-                data[key] = list(value) if isinstance(value, tuple) else value
-        return data
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> ArraySpec:
-        """Return the spec that `to_json` wrote."""
-        tuples: dict[str, Any] = {
-            k: tuple(v) if isinstance(v, list) else v for k, v in data.items()
-        }
-        return cls(**tuples)
-
-
-def _first(wrong: Array) -> str:
-    return str(tuple(int(i) for i in np.argwhere(wrong)[0]))
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Interface:
     """What a robot, a simulated task, a store and a policy must agree on before they can meet.
 
@@ -144,31 +64,10 @@ class Interface:
     def require(self, other: Interface, mine: str, theirs: str) -> None:
         """Raise ValueError unless `other` offers all that this interface needs.
 
-        `mine` and `theirs` say in the message where the two come from. Cameras that `other` has
-        and this interface does not are fine.
+        `mine` and `theirs` say in the message where the two come from. What is compared, where
+        both state it, and what may differ stands in `agreement.py`.
         """
-        for name in ("state", "action"):
-            want, got = getattr(self, name).shape, getattr(other, name).shape
-            if want != got:
-                raise ValueError(
-                    f"{theirs}: {name} has shape {got}, expected {want} by {mine}; "
-                    f"use a {theirs.split(' ')[0]} with that {name} size or train on this one"
-                )
-        for camera, spec in self.images.items():
-            if camera not in other.images:
-                offered = ", ".join(other.images) or "none"
-                raise ValueError(
-                    f"{theirs}: no camera {camera!r} (it has {offered}), {mine} needs it"
-                )
-            if other.images[camera].shape != spec.shape:
-                raise ValueError(
-                    f"{theirs}: camera {camera!r} gives {other.images[camera].shape}, "
-                    f"expected {spec.shape} by {mine}"
-                )
-        if other.rate_hz != self.rate_hz:
-            raise ValueError(
-                f"{theirs}: runs at {other.rate_hz:g} Hz, expected {self.rate_hz:g} Hz by {mine}"
-            )
+        require_agreement(self, other, mine, theirs)
 
     def to_json(self) -> dict[str, Any]:
         """Return the interface as JSON data."""

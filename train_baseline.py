@@ -36,6 +36,7 @@ from telic.policy.robomimic_baseline import (
 )
 from telic.policy.run_log import RunLog, WandbConfig
 from telic.policy.stop_signals import StopSignals
+from telic.ranges import require_range
 from telic.train_data import prime_embeddings
 
 
@@ -58,9 +59,12 @@ class TrainBaselineConfig:
     wandb: WandbConfig = field(default_factory=WandbConfig)
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "log_every", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        if not self.out.strip():
+            raise ValueError("out is empty; name a folder, out=runs/baseline")
+        counts = ("steps", "batch_size", "threads", "log_every", "checkpoint_every")
+        require_range(self, *counts, at_least=1)
+        require_range(self, "minutes", above=0)
+        require_range(self, "seed", at_least=0)
 
 
 def run(config: TrainBaselineConfig) -> dict[str, float]:

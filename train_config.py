@@ -18,6 +18,7 @@ from telic.policy.routings import ROUTINGS
 from telic.policy.run_log import WandbConfig
 from telic.policy.starting_point import starting_config
 from telic.policy.vision_tower import FROM_CHECKPOINT
+from telic.ranges import require_range
 
 
 class Precision(Enum):
@@ -54,13 +55,10 @@ class DataConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.held_out < 1:
             raise ValueError(f"data.held_out={self.held_out} must lie in [0, 1)")
-        if not 0 <= self.language_fraction <= 1:
-            raise ValueError(f"data.language_fraction={self.language_fraction} must lie in [0, 1]")
-        share = self.labelled_share
-        if share is not None and not 0 < share <= 1:
-            raise ValueError(f"data.labelled_share={share} must lie in (0, 1]")
-        if self.future_steps < 1:
-            raise ValueError(f"data.future_steps={self.future_steps} must be at least 1")
+        require_range(self, "language_fraction", at_least=0, at_most=1, prefix="data.")
+        require_range(self, "labelled_share", above=0, at_most=1, prefix="data.")
+        require_range(self, "future_steps", "held_out_windows", at_least=1, prefix="data.")
+        require_range(self, "memory_mb", "num_workers", at_least=0, prefix="data.")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -90,9 +88,12 @@ class TrainConfig:
     wandb: WandbConfig = field(default_factory=WandbConfig)
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "accumulate", "log_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        if not self.out.strip():
+            raise ValueError("out is empty; name a folder, out=runs/train")
+        counts = ("steps", "batch_size", "accumulate", "threads", "log_every", "checkpoint_every")
+        require_range(self, *counts, at_least=1)
+        require_range(self, "validate_every", at_least=0)
+        require_range(self, "seed", at_least=0, at_most=2**32 - 1)
         if self.best_by is BestBy.success and not self.rollouts.tasks:
             raise ValueError("best_by=success needs rollouts; give rollouts.tasks=[...]")
         if not self.data.stores:

@@ -7,7 +7,13 @@ from pathlib import Path
 
 from telic.build_anchors import chunk_batches, describe
 from telic.datasets.store import EpisodeStore
-from telic.datasets.unified import Space, robots_of, unified_interface, unified_stats
+from telic.datasets.unified import (
+    Space,
+    robots_of,
+    shared_stats,
+    unified_interface,
+    unified_stats,
+)
 from telic.datasets.windows import Windows
 from telic.policy.anchors import AnchorSet, build_anchors
 from telic.policy.policy import Policy
@@ -24,7 +30,8 @@ def new_policy(config: TrainConfig, windows: Windows, resuming: bool) -> tuple[P
     stores = windows.stores
     given = _given_anchors(config)
     start = None if config.init_from is None else StartingPoint(config.init_from)
-    policy = _policy(config, stores[: len(config.data.stores)], start)
+    count = len(config.data.stores)
+    policy = _policy(config, stores[:count], stores[count:], start)
     said = [] if start is None else start.load_into(policy)
     prime_embeddings(policy, stores)
     if resuming or (given is None and start is not None and start.config.anchors.on):
@@ -36,13 +43,16 @@ def new_policy(config: TrainConfig, windows: Windows, resuming: bool) -> tuple[P
 
 
 def _policy(
-    config: TrainConfig, stores: Sequence[EpisodeStore], start: StartingPoint | None
+    config: TrainConfig,
+    stores: Sequence[EpisodeStore],
+    videos: Sequence[EpisodeStore],
+    start: StartingPoint | None,
 ) -> Policy:
     """Return the untrained policy: for the stores' one robot, or in the unified space for all."""
     own = config.policy.space is Space.own
     robots = {} if own else robots_of(stores)
     interface = stores[0].interface if own else unified_interface(robots)
-    stats = stores[0].stats if own else unified_stats(stores)
+    stats = shared_stats(stores, videos) if own else unified_stats(stores, videos)
     if start is not None:
         stats = start.stats(config.policy, interface, stats)
     return config.policy.build(interface, stats, robots)

@@ -201,17 +201,20 @@ def _action_spec(data: h5py.Group, names: Sequence[str], env_args: Mapping[str, 
     size = data[names[0]]["actions"].shape[1]
     inside = all(np.abs(data[name]["actions"][()]).max(initial=0.0) <= 1 for name in names)
     controller = env_args.get("env_kwargs", {}).get("controller_configs", {})
-    note = ""
+    note = rotation = gripper = ""
     entries: tuple[str, ...] = ()
     if env_args.get("type") == 1 and controller.get("type") == "OSC_POSE" and size == 7:
         entries = ("dx", "dy", "dz", "drx", "dry", "drz", "gripper")
-        note = "robosuite OSC_POSE, scaled; rotation axis-angle; gripper -1 opens, +1 closes"
+        rotation, gripper = "axis_angle", "positive_closes"
+        note = "robosuite OSC_POSE, scaled"
     bound = (1.0,) if inside else None
     return ArraySpec(
         shape=(size,),
         minimum=(-1.0,) if inside else None,
         maximum=bound,
         names=entries,
+        rotation=rotation,
+        gripper=gripper,
         note=note,
     )
 

@@ -197,15 +197,12 @@ class EpisodeStore:
     @property
     def stats(self) -> dict[str, FieldStats]:
         """Statistics of every field over all episodes; empty for an empty store."""
-        if not self.num_episodes:
-            return {}
-        chosen = statistics.evenly_spaced(self.num_steps, statistics.QUANTILE_ROWS)
-        stats = {}
-        for name, spec in self.fields.items():
-            summaries = self._summaries[name].read(0, self.num_episodes)
-            rows = chosen[:0] if statistics.is_image(spec) else chosen
-            stats[name] = statistics.merge(spec, summaries, self._data[name].gather(rows))
-        return stats
+        return {name: pooled_stats(name, [self]) for name in self.fields if self.num_episodes}
+
+    def summaries(self, field: str) -> Array:
+        """Return the summaries of all episodes of a field, as `statistics` makes them."""
+        self._require_field(field)
+        return self._summaries[field].read(0, self.num_episodes)
 
     def array(self, field: str) -> RowArray:
         """Return the array under a field, for reading; only its first `num_steps` rows count."""
@@ -356,6 +353,24 @@ class EpisodeStore:
                 f"{self.path}: no field {name!r}, only {', '.join(self.fields)}"
                 f"{near_misses(name, self.fields)}"
             )
+
+
+def pooled_stats(field: str, stores: Sequence[EpisodeStore]) -> FieldStats:
+    """Return the statistics of a field over all episodes of stores that have it alike.
+
+    They are those of one store of all these episodes. At least one has an episode.
+    """
+    spec = stores[0].fields[field]
+    ends = np.cumsum([0, *(store.num_steps for store in stores)])
+    limit = 0 if statistics.is_image(spec) else statistics.QUANTILE_ROWS
+    chosen = statistics.evenly_spaced(int(ends[-1]), limit)
+    parts = np.split(chosen, np.searchsorted(chosen, ends[1:-1]))
+    samples = [
+        store.array(field).gather(rows - first)
+        for store, rows, first in zip(stores, parts, ends[:-1], strict=True)
+    ]
+    summaries = np.concatenate([store.summaries(field) for store in stores])
+    return statistics.merge(spec, summaries, np.concatenate(samples))
 
 
 def require_there(path: Path) -> None:

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from telic.datasets.store import EpisodeStore
+from telic.datasets.store import EpisodeStore, pooled_stats
 from telic.spec import Array, ArraySpec, FieldStats, Interface, near_misses
 
 NUM_SLOTS: Final = 128
@@ -231,17 +231,46 @@ def robots_of(stores: Sequence[EpisodeStore]) -> dict[str, Interface]:
                 f"{store.path}: robot {name!r} runs at {store.rate_hz:g} Hz, in another store at "
                 f"{known.rate_hz:g} Hz; a robot is one interface"
             )
+        numbers = (replace(each, images={}) for each in (known, store.interface))
+        next(numbers).require(next(numbers), f"robot {name!r}", f"store {store.path}")
         shared = unified_interface({"known": known, "other": store.interface}).images
         robots[name] = replace(known, images=shared)
     return robots
 
 
-def unified_stats(stores: Sequence[EpisodeStore]) -> dict[str, FieldStats]:
-    """Return the statistics of state and action over all stores, slot by slot."""
+def unified_stats(
+    stores: Sequence[EpisodeStore], videos: Sequence[EpisodeStore] = ()
+) -> dict[str, FieldStats]:
+    """Return the statistics of state and action over all stores, slot by slot.
+
+    Of `videos`, whose actions nobody uses, they are the state's.
+    """
     merged = {}
-    for name in ("state", "action"):
-        maps = [SlotMap.of(store.fields[name], f"{store.path}: {name}") for store in stores]
-        merged[name] = _merge(maps, [store.stats[name] for store in stores])
+    for name, those in (("state", [*stores, *videos]), ("action", stores)):
+        those = [store for store in those if store.num_episodes]
+        maps = [SlotMap.of(store.fields[name], f"{store.path}: {name}") for store in those]
+        merged[name] = _merge(maps, [pooled_stats(name, [store]) for store in those])
+    return merged
+
+
+def shared_stats(
+    stores: Sequence[EpisodeStore], videos: Sequence[EpisodeStore] = ()
+) -> dict[str, FieldStats]:
+    """Return the statistics over all stores of one robot, of each field that all have alike.
+
+    Of `videos`, whose actions nobody uses, they are those of all else.
+    """
+    merged = {}
+    for name, spec in stores[0].fields.items():
+        those = [*stores, *(() if name == "action" else videos)]
+        alike = [
+            store.fields[name].shape == spec.shape and store.fields[name].dtype == spec.dtype
+            for store in those
+            if name in store.fields
+        ]
+        filled = [store for store in those if store.num_episodes]
+        if filled and len(alike) == len(those) and all(alike):
+            merged[name] = pooled_stats(name, filled)
     return merged
 
 

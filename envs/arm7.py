@@ -69,7 +69,8 @@ INTERFACE: Final = Interface(
             *(f"eef_pos_{axis}" for axis in "xyz"),
         ),
         rate_hz=RATE_HZ,
-        note="joint angles, joint speeds, place of the flange in the frame of the base",
+        frame="base",
+        note="joint angles, joint speeds, place of the flange",
     ),
     action=ArraySpec(
         shape=(NUM_JOINTS,),

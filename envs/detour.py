@@ -34,7 +34,11 @@ _EXPERT_WANDER_M_S: Final = 0.1  # std of what it adds to its speed, so that sta
 
 INTERFACE: Final = Interface(
     state=ArraySpec(
-        shape=(2,), unit="m", names=("eef_pos_x", "eef_pos_y"), rate_hz=RATE_HZ, note="place"
+        shape=(2,),
+        unit="m",
+        names=("eef_pos_x", "eef_pos_y"),
+        rate_hz=RATE_HZ,
+        frame="world",
     ),
     action=ArraySpec(
         shape=(2,),
@@ -43,6 +47,7 @@ INTERFACE: Final = Interface(
         maximum=(MAX_M_S,),
         names=("eef_vel_x", "eef_vel_y"),
         rate_hz=RATE_HZ,
+        frame="world",
     ),
     rate_hz=RATE_HZ,
 )

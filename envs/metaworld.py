@@ -57,9 +57,11 @@ ACTION_SPEC: Final = ArraySpec(
     minimum=(-1.0,),
     maximum=(1.0,),
     names=("hand_dx", "hand_dy", "hand_dz", "gripper"),
+    unit="0.01 m; gripper 1",
     rate_hz=RATE_HZ,
-    note="hand_d*: displacement of the target, 1 = 0.01 m a step, world frame; "
-    "gripper: +1 closes, -1 opens",
+    gripper="positive_closes",
+    frame="world",
+    note="hand_d*: displacement of the target in a step",
 )
 STATE_SPECS: Final = {
     StateChoice.full: ArraySpec(
@@ -67,15 +69,19 @@ STATE_SPECS: Final = {
         unit="m; gripper_opening 0..1; quaternions 1",
         names=_STATE_NAMES,
         rate_hz=RATE_HZ,
-        note="this step, the step before, the goal; world frame, quaternions xyzw; an absent "
-        "object is zero",
+        rotation="quaternion_xyzw",
+        gripper="positive_opens",
+        frame="world",
+        note="this step, the step before, the goal; an absent object is zero",
     ),
     StateChoice.robot: ArraySpec(
         shape=(_ROBOT_ENTRIES,),
         unit="m; gripper_opening 0..1",
         names=_STATE_NAMES[:_ROBOT_ENTRIES],
         rate_hz=RATE_HZ,
-        note="hand position in the world frame; neither object nor goal",
+        gripper="positive_opens",
+        frame="world",
+        note="hand position; neither object nor goal",
     ),
 }
 

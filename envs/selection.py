@@ -8,6 +8,7 @@ import numpy as np
 
 from telic.envs.registry import expand
 from telic.envs.rollout import EpisodeJob, RolloutConfig, run_rollouts
+from telic.ranges import require_range
 from telic.spec import ChunkPolicy
 
 
@@ -21,6 +22,16 @@ class SelectionRollouts:
     max_steps: int = 200
     execute_horizon: int | None = 4  # actions run of each chunk; None: all
     num_workers: int = 0
+
+    def __post_init__(self) -> None:
+        counts = ("episodes_per_task", "max_steps", "execute_horizon")
+        require_range(self, *counts, at_least=1, prefix="rollouts.")
+        require_range(self, "seed", "num_workers", at_least=0, prefix="rollouts.")
+        if self.tasks:
+            try:
+                expand(self.tasks)
+            except ValueError as error:
+                raise ValueError(f"rollouts.tasks: {error}") from error
 
     def measure(self, policy: ChunkPolicy) -> dict[str, float]:
         """Return success, failure rate, and the number of crashed episodes, which are neither."""

@@ -24,6 +24,7 @@ from telic.policy.attention import attend, join_heads, split_heads
 from telic.policy.feed_forward import SwishGLU, goal_mlp
 from telic.policy.norms import VOLTRON_EPS, RMSNorm
 from telic.policy.objective import Encoded, Objective, ObjectiveConfig, Surroundings
+from telic.ranges import require_range
 
 
 class Projection(Enum):
@@ -59,6 +60,10 @@ class AlignmentConfig(ObjectiveConfig):
     picture: Picture = Picture.own
     twins_are_negatives: bool = False  # samples of the same sentence; published: True
     gather: bool = False  # published: True, negatives come from all processes' samples
+
+    def __post_init__(self) -> None:
+        ObjectiveConfig.__post_init__(self)
+        require_range(self, "num_heads", at_least=1, prefix="policy.alignment.")
 
     def build(self, around: Surroundings) -> Alignment:
         """Return the projection with random weights."""

@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 from scipy.cluster.vq import kmeans2
 
 from telic.policy.normalizer import Normalizer
+from telic.policy.tensors import save_tensors
 from telic.spec import Array, Interface
 
 FORMAT = "telic-anchors"
@@ -51,13 +52,13 @@ class AnchorSet:
     def save(self, path: Path) -> None:
         """Write a safetensors file; ValueError if it cannot be written."""
         arrays = {
-            name: np.ascontiguousarray(getattr(self, name))
+            name: torch.from_numpy(np.array(getattr(self, name)))
             for name in ("chunks", "counts", "residual", "columns", "center", "scale")
         }
         about = {"format": FORMAT, "about": json.dumps({"rms": self.rms})}
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            save_file(arrays, path, metadata=about)
+            save_tensors(arrays, path, about)
         except (OSError, SafetensorError) as error:
             raise ValueError(f"{path}: cannot be written ({error})") from error
 

@@ -5,6 +5,7 @@ stats.safetensors       statistics it scales by spec.json     observations, acti
 embeddings.safetensors  vectors of the sentences it knows
 train_state/            raw weights, average, optimizer, progress (train_state.py)
 language/               the text tower itself, where an imported checkpoint brought it along
+digests.json            of all these files; loading checks those that it reads (digests.py)
 """
 
 from __future__ import annotations
@@ -12,38 +13,46 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
+import math
 import subprocess
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from functools import cache
 from pathlib import Path
 from typing import Any, Protocol, cast, runtime_checkable
 
-import numpy as np
 import torch
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
-from yaml import YAMLError
 
 from telic.datasets.unified import unified_interface
+from telic.policy import digests
 from telic.policy.atomic import existing_directory, replacing_directory
+from telic.policy.built_within import built_within
+from telic.policy.checkpoint_files import (
+    load_embeddings,
+    load_stats,
+    readable,
+    require_stats,
+    save_embeddings,
+    save_stats,
+)
 from telic.policy.device import pick_device
 from telic.policy.formulations import FORMULATIONS
 from telic.policy.kinds import KINDS, require_kind
 from telic.policy.policy import Policy
 from telic.policy.policy_config import PolicyConfig
 from telic.policy.routings import ROUTINGS
-from telic.policy.tensors import load_exactly
+from telic.policy.tensors import load_exactly, save_tensors
 from telic.policy.train_state import load_tree, save_tree
 from telic.spec import Array, ChunkPolicy, FieldStats, Interface, ManyRobots
 
 FORMAT = 1
-LANGUAGE = "language"
+LANGUAGE, TRAIN_STATE = "language", "train_state"
+_FILES = ("spec.json", "stats.safetensors", "model.safetensors", "embeddings.safetensors")
 # Kinds that are no `Policy`: kind -> module with `load(parts, device) -> ChunkPolicy`.
 OTHER_KINDS: dict[str, str] = {"robomimic": "telic.policy.robomimic_baseline"}
 
@@ -118,6 +127,7 @@ def save_checkpoint(
         "git_commit": git_commit(),
         "policy": plain(policy.config),
         **plain(extra or {}),
+        "digests": digests.ALGORITHM,
         "format": FORMAT,  # last: a file cut short lacks it
     }
     spec = {
@@ -128,17 +138,21 @@ def save_checkpoint(
     if isinstance(policy, ManyRobots) and policy.robots:
         spec["robots"] = {name: robot.to_json() for name, robot in policy.robots.items()}
     with replacing_directory(Path(path)) as folder:
-        save_file(_weights(policy), folder / "model.safetensors")
+        save_tensors(_weights(policy), folder / "model.safetensors")
         (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(config)))
         (folder / "spec.json").write_text(json.dumps(spec, indent=1))
-        save_file(_stats_to_tensors(policy.stats), folder / "stats.safetensors")
-        _save_embeddings(folder / "embeddings.safetensors", policy.known_embeddings)
+        save_stats(folder / "stats.safetensors", policy.stats)
+        save_embeddings(folder / "embeddings.safetensors", policy.known_embeddings)
         if write_language is not None:
             write_language(folder / LANGUAGE)
+            usual = (folder / "config.yaml").stat().st_mode & 0o777
+            for file in (folder / LANGUAGE).rglob("*.safetensors"):
+                file.chmod(usual)
         if train_state is not None:
             state = TrainState(**train_state)
             tree = {f.name: getattr(state, f.name) for f in dataclasses.fields(state)}
-            save_tree(folder / "train_state", tree)
+            save_tree(folder / TRAIN_STATE, tree)
+        digests.write_digests(folder)
 
 
 def load_policy(path: str | Path, device: str | torch.device = "cpu") -> ChunkPolicy:
@@ -148,10 +162,12 @@ def load_policy(path: str | Path, device: str | torch.device = "cpu") -> ChunkPo
     """
     parts = read_parts(path)
     place = pick_device(str(device))
-    if (kind := parts.config["kind"]) in OTHER_KINDS:
-        module = importlib.import_module(OTHER_KINDS[kind])
-        return cast(ChunkPolicy, module.load(parts, place))
-    return _load_diffusion(parts, place)
+    size = sum(tensor.nbytes for tensor in parts.weights.values())
+    with built_within(size, str(parts.folder)):
+        if (kind := parts.config["kind"]) in OTHER_KINDS:
+            module = importlib.import_module(OTHER_KINDS[kind])
+            return cast(ChunkPolicy, module.load(parts, place))
+        return _load_diffusion(parts, place)
 
 
 def read_config(path: str | Path) -> dict[str, Any]:
@@ -162,10 +178,11 @@ def read_config(path: str | Path) -> dict[str, Any]:
 def load_train_state(path: str | Path) -> TrainState:
     """Return what `save_checkpoint` was given, tensors on the CPU."""
     folder = _checkpoint(path)
-    if not (folder / "train_state").is_dir():
+    if not (folder / TRAIN_STATE).is_dir():
         raise ValueError(f"{folder}: holds no train_state, so training cannot go on from it")
-    with _readable(folder):
-        return TrainState(**load_tree(folder / "train_state"))
+    digests.require_intact(folder, TRAIN_STATE)
+    with readable(folder / TRAIN_STATE):
+        return TrainState(**load_tree(folder / TRAIN_STATE))
 
 
 @cache
@@ -186,21 +203,30 @@ def read_parts(path: str | Path) -> Parts:
     folder = _checkpoint(path)
     config = _read_config(folder)
     require_kind(str(config.get("kind")), [*KINDS, *OTHER_KINDS], str(folder / "config.yaml"))
-    with _readable(folder):
-        spec = json.loads((folder / "spec.json").read_text())
-        return Parts(
-            folder=folder,
-            config=config,
-            interface=Interface.from_json(spec["interface"]),
-            robots={k: Interface.from_json(v) for k, v in spec.get("robots", {}).items()},
-            stats=_stats_from_tensors(load_file(folder / "stats.safetensors")),
-            weights=load_file(folder / "model.safetensors"),
-            embeddings=load_embeddings(folder / "embeddings.safetensors"),
-        )
+    if config.get("digests") and not (folder / digests.FILE).is_file():
+        raise ValueError(f"{folder}: {digests.FILE} is missing; the checkpoint is incomplete")
+    digests.require_intact(folder, *_FILES)
+    with readable(folder / "spec.json"):
+        spec = json.loads((folder / "spec.json").read_text(encoding="utf-8"))
+        interface = Interface.from_json(spec["interface"])
+        robots = {k: Interface.from_json(v) for k, v in spec.get("robots", {}).items()}
+    with readable(folder / "model.safetensors"):
+        weights = load_file(folder / "model.safetensors")
+    parts = Parts(
+        folder=folder,
+        config=config,
+        interface=interface,
+        robots=robots,
+        stats=load_stats(folder / "stats.safetensors"),
+        weights=weights,
+        embeddings=load_embeddings(folder / "embeddings.safetensors"),
+    )
+    _require_whole(parts, spec)
+    return parts
 
 
 def _load_diffusion(parts: Parts, device: torch.device) -> Policy:
-    config = policy_config(parts.config.get("policy") or {}, str(parts.folder / "config.yaml"))
+    config = policy_config(parts.config.get("policy"), str(parts.folder / "config.yaml"))
     interface = unified_interface(parts.robots) if parts.robots else parts.interface
     policy = config.build(interface, parts.stats, parts.robots)
     load_exactly(policy, parts.weights, str(parts.folder / "model.safetensors"))
@@ -210,23 +236,28 @@ def _load_diffusion(parts: Parts, device: torch.device) -> Policy:
     return policy.to(device).eval()
 
 
-def policy_config(plain: Mapping[str, Any], where: str) -> PolicyConfig:
+def policy_config(plain: Any, where: str) -> PolicyConfig:
     """Return the config that `plain` data (of a YAML file) describe; ValueError if they do not."""
-    kind = (plain.get("denoiser") or {}).get("kind") or ""  # damaged files have null
-    require_kind(kind, list(KINDS), where)
-    formulation = (plain.get("formulation") or {}).get("name") or ""
-    require_kind(formulation, list(FORMULATIONS), where, "formulation")
-    routing = plain["denoiser"].get("routing")
+    plain = plain or {}  # damaged files have null
+    try:
+        kind = str((plain.get("denoiser") or {}).get("kind") or "")
+        require_kind(kind, list(KINDS), where)
+        formulation = str((plain.get("formulation") or {}).get("name") or "")
+        require_kind(formulation, list(FORMULATIONS), where, "formulation")
+        routing = plain["denoiser"].get("routing")
+    except AttributeError as error:
+        raise ValueError(f"{where}: policy does not describe a policy ({error})") from error
     try:
         schema = OmegaConf.structured(
             PolicyConfig(denoiser=KINDS[kind](), formulation=FORMULATIONS[formulation]())
         )
         if routing is not None:
-            require_kind(routing.get("name") or "", list(ROUTINGS), where, "routing")
+            require_kind(str(routing.get("name") or ""), list(ROUTINGS), where, "routing")
             schema.denoiser.routing = ROUTINGS[routing["name"]]()
         return cast(PolicyConfig, OmegaConf.to_object(OmegaConf.merge(schema, dict(plain))))
-    except OmegaConfBaseException as error:
-        raise ValueError(f"{where}: {str(error).splitlines()[0]}") from error
+    except (OmegaConfBaseException, ValueError, TypeError, AttributeError) as error:
+        line = str(error).partition("\n")[0].removeprefix(f"{where}: ")
+        raise ValueError(f"{where}: {line}") from error
 
 
 def _checkpoint(path: str | Path) -> Path:
@@ -237,7 +268,8 @@ def _checkpoint(path: str | Path) -> Path:
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
-    with _readable(folder):
+    digests.require_intact(folder, "config.yaml")
+    with readable(folder / "config.yaml"):
         config = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         found = config.get("format") if isinstance(config, dict) else None
@@ -248,19 +280,29 @@ def _read_config(folder: Path) -> dict[str, Any]:
     return cast(dict[str, Any], config)
 
 
-@contextmanager
-def _readable(folder: Path) -> Iterator[None]:
-    """Turn what reading a damaged or incomplete checkpoint raises into one line."""
-    try:
-        yield
-    except FileNotFoundError as error:
-        name = Path(error.filename or "").name or str(error)
-        raise ValueError(f"{folder}: {name} is missing; the checkpoint is incomplete") from error
-    except KeyError as error:
-        raise ValueError(f"{folder}: damaged checkpoint ({error} is not in it)") from error
-    except (OSError, SafetensorError, json.JSONDecodeError, YAMLError) as error:
-        line = str(error).splitlines()[0]
-        raise ValueError(f"{folder}: damaged checkpoint ({line})") from error
+def _require_whole(parts: Parts, spec: Mapping[str, Any]) -> None:
+    """Raise ValueError unless spec.json, stats.safetensors and config.yaml belong together."""
+    where = parts.folder / "spec.json"
+    described = {"interface": parts.interface, **parts.robots}
+    for name, interface in described.items():
+        for part in ("state", "action"):
+            array = getattr(interface, part)
+            if not 0 < interface.rate_hz < math.inf:
+                raise ValueError(f"{where}: {name}: rate_hz={interface.rate_hz} must be above 0")
+            if len(array.shape) != 1 or not array.shape[0]:
+                raise ValueError(f"{where}: {name}: {part} has shape {array.shape}, expected [n]")
+    policy = parts.config.get("policy")
+    for key in ("obs_horizon", "action_horizon"):
+        stated = policy.get(key) if isinstance(policy, Mapping) else None
+        if stated is not None and spec.get(key) != stated:
+            raise ValueError(
+                f"{where}: {key} is {spec.get(key)!r}, expected {stated} by config.yaml; one of "
+                "them is damaged or another checkpoint's"
+            )
+    whole = unified_interface(parts.robots) if parts.robots else parts.interface
+    for name, entry in parts.stats.items():
+        size = getattr(whole, name).shape if name in ("state", "action") else entry.mean.shape
+        require_stats(f"{parts.folder / 'stats.safetensors'}: {name}", entry, size)
 
 
 def _weights(policy: Saveable) -> dict[str, Tensor]:
@@ -285,53 +327,3 @@ def plain(value: Any) -> Any:
     if isinstance(value, Enum):
         return value.name
     return str(value) if isinstance(value, Path) else value
-
-
-def _stats_to_tensors(stats: Mapping[str, FieldStats]) -> dict[str, Tensor]:
-    """Return {"state/mean": ...}; field names may hold slashes themselves."""
-    return {
-        f"{name}/{part.name}": torch.from_numpy(np.array(getattr(entry, part.name)))
-        for name, entry in stats.items()
-        for part in dataclasses.fields(entry)
-    }
-
-
-def _stats_from_tensors(tensors: Mapping[str, Tensor]) -> dict[str, FieldStats]:
-    parts: dict[str, dict[str, Any]] = {}
-    for key, tensor in tensors.items():
-        name, _, part = key.rpartition("/")
-        parts.setdefault(name, {})[part] = int(tensor) if part == "count" else tensor.numpy()
-    return {name: FieldStats(**entry) for name, entry in parts.items()}
-
-
-def _save_embeddings(path: Path, vectors: Mapping[str, Array]) -> None:
-    """Write vectors by sentence; a sentence may hold any character, so it is no tensor name.
-
-    `vectors` f32 [n dim], or, with a vector for each word, `words` f32 [all dim] and their number
-    in each sentence, `lengths` i64 [n].
-    """
-    rows = list(vectors.values())
-    if rows and rows[0].ndim == 2:
-        lengths = np.array([len(row) for row in rows], np.int64)
-        arrays = {"words": np.concatenate(rows), "lengths": lengths}
-    else:
-        arrays = {"vectors": np.stack(rows) if rows else np.zeros((0, 0), np.float32)}
-    sentences = {"sentences": json.dumps(list(vectors))}
-    tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
-    save_file(tensors, path, metadata=sentences)
-
-
-def load_embeddings(path: Path) -> dict[str, Array]:
-    """Return the vectors, [dim] or [words dim], by sentence in an embeddings.safetensors."""
-    with _readable(path.parent), safe_open(path, "np") as file:
-        sentences = json.loads((file.metadata() or {}).get("sentences", "[]"))
-        if "lengths" not in file.keys():  # noqa: SIM118 (safe_open is no mapping)
-            rows = file.get_tensor("vectors")
-        else:
-            ends = file.get_tensor("lengths").cumsum()
-            rows = np.split(file.get_tensor("words"), ends)
-            if len(rows.pop()):
-                raise ValueError(f"{path}: holds more words than its lengths say")
-        if len(rows) != len(sentences):
-            raise ValueError(f"{path}: {len(rows)} vectors for {len(sentences)} sentences")
-        return dict(zip(sentences, rows, strict=True))

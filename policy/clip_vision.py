@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from telic.ranges import require_range
+
 HEAD = 64  # width of a head in all released sizes
 
 
@@ -25,6 +27,8 @@ class ClipVisionConfig:
     out: int = 512  # size of the vector that it answers
 
     def __post_init__(self) -> None:
+        sizes = ("side", "patch", "width", "layers", "out")
+        require_range(self, *sizes, at_least=1, prefix="images.clip.")
         if self.side % self.patch or self.width % HEAD:
             raise ValueError(
                 f"images.clip: side={self.side} must be a multiple of patch={self.patch} and "

@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from telic.policy.formulation import Formulation, FormulationConfig, Scalings
+from telic.ranges import require_range
 
 
 class Betas(Enum):
@@ -44,8 +45,7 @@ class DdpmConfig(FormulationConfig):
     answer: Answer = Answer.sample
 
     def __post_init__(self) -> None:
-        if self.num_timesteps < 2:
-            raise ValueError(f"formulation.num_timesteps={self.num_timesteps} must be at least 2")
+        require_range(self, "num_timesteps", at_least=2, at_most=1e5, prefix="formulation.")
 
     def build(self) -> Ddpm:
         """Return the formulation."""

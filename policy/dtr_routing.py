@@ -23,6 +23,7 @@ from torch import Tensor
 from telic.policy.ddpm import Betas, nearest_timestep
 from telic.policy.dense_routing import DenseLayer
 from telic.policy.routing import NoiseLevels, Routes, Routing, RoutingConfig
+from telic.ranges import require_range
 
 NUM_TIMESTEPS = 1000  # T
 
@@ -36,10 +37,8 @@ class DtrRoutingConfig(RoutingConfig):
     alpha: float = 4.0  # above 1: clean timesteps share more channels than noisy ones
 
     def __post_init__(self) -> None:
-        if not 0 < self.beta <= 1:
-            raise ValueError(f"policy.denoiser.routing.beta={self.beta} must lie in (0, 1]")
-        if self.alpha <= 0:
-            raise ValueError(f"policy.denoiser.routing.alpha={self.alpha} must be positive")
+        require_range(self, "beta", above=0, at_most=1, prefix="policy.denoiser.routing.")
+        require_range(self, "alpha", above=0, prefix="policy.denoiser.routing.")
 
     def build(self, num_layers: int, width: int, hidden: int) -> DtrRouting:
         """Return the routing, which has no weights."""

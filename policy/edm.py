@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from telic.policy.formulation import Formulation, FormulationConfig, Scalings
+from telic.ranges import require_range
 
 
 @dataclass(kw_only=True, slots=True)
@@ -23,14 +24,12 @@ class EdmConfig(FormulationConfig):
     density_scale: float = 0.5  # of the log-logistic density, whose median is sigma_data
 
     def __post_init__(self) -> None:
-        if not 0 < self.sigma_min < self.sigma_max:
+        if not 0 < self.sigma_min < self.sigma_max < math.inf:
             raise ValueError(
                 f"formulation.sigma_min={self.sigma_min} and sigma_max={self.sigma_max} "
-                "must satisfy 0 < sigma_min < sigma_max"
+                "must satisfy 0 < sigma_min < sigma_max < infinity"
             )
-        for name in ("sigma_data", "density_scale"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"formulation.{name}={getattr(self, name)} must be positive")
+        require_range(self, "sigma_data", "density_scale", above=0, prefix="formulation.")
 
     def build(self) -> Edm:
         """Return the formulation."""

@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from telic.policy.formulation import Formulation, FormulationConfig, Scalings
+from telic.ranges import require_range
 
 
 class TimeDensity(Enum):
@@ -37,9 +38,8 @@ class FlowConfig(FormulationConfig):
     t_max: float = 0.999  # t is kept at or below; sigma is infinite at 1
 
     def __post_init__(self) -> None:
-        for name in ("logit_std", "beta_a"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"formulation.{name}={getattr(self, name)} must be positive")
+        require_range(self, "logit_std", "beta_a", above=0, prefix="formulation.")
+        require_range(self, "logit_mean", prefix="formulation.")
         if not 0 < self.t_max < 1:
             raise ValueError(f"formulation.t_max={self.t_max} must lie between 0 and 1")
 

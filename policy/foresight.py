@@ -8,6 +8,7 @@ latent tokens, D width of the latent, E width of the decoder.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -26,6 +27,7 @@ from telic.policy.objective import (
     future_frames,
 )
 from telic.policy.patches import CLIP_MEAN, CLIP_STD, scaled_pixels, sine_positions, to_patches
+from telic.ranges import require_range
 
 
 @dataclass(kw_only=True, slots=True)
@@ -45,6 +47,13 @@ class ForesightConfig(ObjectiveConfig):
 
     def __post_init__(self) -> None:
         ObjectiveConfig.__post_init__(self)
+        counts = ("side", "patch", "width", "num_layers", "num_heads")
+        require_range(self, *counts, at_least=1, prefix="policy.foresight.")
+        if len(self.mean) != 3 or len(self.std) != 3 or not all(0 < s < math.inf for s in self.std):
+            raise ValueError(
+                f"policy.foresight.mean={list(self.mean)} and std={list(self.std)} must be three "
+                "numbers each, those of std above 0"
+            )
         for name, divisor in (("side", self.patch), ("width", self.num_heads), ("width", 4)):
             if getattr(self, name) % divisor:
                 raise ValueError(

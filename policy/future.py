@@ -35,6 +35,7 @@ from telic.policy.patches import from_patches, scaled_pixels, sine_positions, to
 from telic.policy.sampling import SamplingConfig
 from telic.policy.sigma_embedding import WaveSigmaEmbedding
 from telic.policy.vision_tower import VisionTower
+from telic.ranges import require_range
 
 HALF = (0.5, 0.5, 0.5)
 
@@ -66,13 +67,13 @@ class FutureConfig(ObjectiveConfig):
 
     def __post_init__(self) -> None:
         ObjectiveConfig.__post_init__(self)
+        counts = ("side", "patch", "grid", "width", "num_layers", "num_heads")
+        require_range(self, *counts, at_least=1, prefix="policy.future.")
         for name, divisor in (("side", self.patch), ("width", self.num_heads), ("width", 4)):
             if getattr(self, name) % divisor:
                 raise ValueError(
                     f"policy.future.{name}={getattr(self, name)} must be a multiple of {divisor}"
                 )
-        if self.grid < 1:
-            raise ValueError(f"policy.future.grid={self.grid} must be at least 1")
 
     def build(self, around: Surroundings) -> Future:
         """Return the head with random weights."""

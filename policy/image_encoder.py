@@ -20,6 +20,7 @@ from telic.policy.feed_forward import Adaptor, goal_mlp
 from telic.policy.patches import CLIP_MEAN, CLIP_STD
 from telic.policy.perceiver import PerceiverConfig, grid_positions
 from telic.policy.vision_tower import RESNET18, VisionTower, load_tower
+from telic.ranges import require_range
 from telic.spec import near_misses
 
 _PLAIN_SIDE = 32  # of the picture of a camera that is not there; a tower resizes it
@@ -56,14 +57,11 @@ class ImageConfig:
     random_shift: int = 4  # pixels by which training shifts an image at most
 
     def __post_init__(self) -> None:
-        if self.random_shift < 0:
-            raise ValueError(f"images.random_shift={self.random_shift} must not be negative")
+        require_range(self, "random_shift", "absent", at_least=0, prefix="images.")
         if self.clip_pixels and self.clip_pixels_first:
             raise ValueError("images.clip_pixels and images.clip_pixels_first exclude each other")
         if self.adaptor and self.mlp:
             raise ValueError("images.adaptor and images.mlp are two projections; choose one")
-        if self.absent < 0:
-            raise ValueError(f"images.absent={self.absent} must not be negative")
         if self.absent and not (self.share_tower and self.share_projection):
             raise ValueError(
                 f"images.absent={self.absent} needs images.share_tower=true and "

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from telic.policy import import_mdt, import_mode, import_rdt
-from telic.policy.checkpoint import LANGUAGE, load_embeddings, save_checkpoint
+from telic.policy.checkpoint import LANGUAGE, save_checkpoint
+from telic.policy.checkpoint_files import load_embeddings
 from telic.policy.imported import Imported, ImportOptions, read_json
 from telic.policy.language_encoder import TOKENIZER_FILES
 from telic.policy.policy import Policy

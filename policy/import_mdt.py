@@ -20,7 +20,6 @@ from telic.policy.imported import (
     Imported,
     ImportOptions,
     read_hydra,
-    read_pickle,
     require_prefixes,
     require_same,
     require_switches,
@@ -45,6 +44,7 @@ from telic.policy.mdt_parts import (
 )
 from telic.policy.normalizer import NormalizerConfig, Scaling
 from telic.policy.openai_clip import text_tower
+from telic.policy.pickles import read_pickle
 from telic.policy.policy_config import PolicyConfig
 from telic.policy.published_mdt import network_of, translate_mdt
 from telic.policy.published_objectives import POSITIONS

@@ -20,13 +20,13 @@ from telic.policy.imported import (
     Imported,
     ImportOptions,
     read_json,
-    read_pickle,
     read_tensors,
     require_same,
     require_switches,
     shapes_of,
 )
 from telic.policy.language_encoder import LanguageConfig
+from telic.policy.pickles import read_pickle
 from telic.policy.policy_config import PolicyConfig
 from telic.policy.presets import POLICIES
 from telic.policy.published import build

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PosixPath
+from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import AnyNode, DictConfig, ListConfig, OmegaConf
-from omegaconf.base import ContainerMetadata, Metadata
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -72,25 +70,6 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{path}: not a readable safetensors file ({error})") from error
-
-
-# what OmegaConf's nodes are made of: Lightning keeps a run's config beside its weights
-_CONFIG_PARTS: list[Any] = [
-    *(DictConfig, ListConfig, AnyNode, ContainerMetadata, Metadata),
-    *(Any, dict, list, int, defaultdict, PosixPath),
-]
-
-
-def read_pickle(path: Path) -> Any:
-    """Return what torch saved at `path`: tensors, plain values and OmegaConf's nodes alone."""
-    try:
-        with torch.serialization.safe_globals(_CONFIG_PARTS):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise ValueError(f"{path}: no such file") from error
-    except Exception as error:  # a damaged pickle may raise anything
-        line = str(error).strip().splitlines()[0]
-        raise ValueError(f"{path}: not to be read as tensors and plain values ({line})") from error
 
 
 def read_hydra(path: Path) -> DictConfig:

@@ -13,7 +13,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from telic.policy.digests import require_intact
 from telic.policy.hugging_face import from_hugging_face
+from telic.ranges import require_range
 from telic.spec import Array
 
 MINILM = "minilm"
@@ -38,8 +40,7 @@ class LanguageConfig:
     max_words: int = 1024  # of words=true; longer sentences are cut there
 
     def __post_init__(self) -> None:
-        if self.max_words < 1:
-            raise ValueError(f"policy.goal.language.max_words={self.max_words} must be at least 1")
+        require_range(self, "max_words", "dim", at_least=1, prefix="policy.goal.language.")
 
     def resolved(self) -> LanguageConfig:
         """Return the config with `dim` filled in, so that it need not be asked again."""
@@ -123,6 +124,7 @@ class LanguageEncoder:
                 "tokenizer.json (or vocab.json and merges.txt) there, or import with --tokenizer "
                 "or --embeddings"
             )
+        require_intact(self.folder.parent, self.folder.name)
         return _load_tower(str(self.folder))
 
     def __call__(self, sentences: Sequence[str], device: torch.device) -> Float[Tensor, "b d"]:

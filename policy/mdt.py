@@ -26,6 +26,7 @@ from telic.policy.dense_routing import build_routing
 from telic.policy.feed_forward import feed_forward
 from telic.policy.routing import Losses, NoiseLevels, add_losses, enter, feed, leave, mask_of
 from telic.policy.sigma_embedding import WaveSigmaEmbedding
+from telic.ranges import require_range
 
 
 class MdtPositions(Enum):
@@ -65,9 +66,10 @@ class MdtConfig(DenoiserConfig):
     hidden_dropout: float = 0.0  # of what feed-forward networks add
 
     def __post_init__(self) -> None:
-        for name in ("encoder_layers", "decoder_layers", "hidden"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"policy.denoiser.{name}={getattr(self, name)} must be at least 1")
+        counts = ("num_heads", "encoder_layers", "decoder_layers", "hidden")
+        require_range(self, *counts, at_least=1, prefix="policy.denoiser.")
+        dropouts = ("attention_dropout", "residual_dropout", "hidden_dropout")
+        require_range(self, *dropouts, at_least=0, at_most=1, prefix="policy.denoiser.")
         if self.width % self.num_heads or self.width % 2 or self.width < 4:
             raise ValueError(
                 f"policy.denoiser.width={self.width} must be even, at least 4, and a multiple of "

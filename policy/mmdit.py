@@ -29,6 +29,7 @@ from telic.policy.flow import FlowConfig, time_of
 from telic.policy.norms import RMSNorm, rms_norm
 from telic.policy.routing import Losses, NoiseLevels, add_losses, enter, feed, leave, mask_of
 from telic.policy.sigma_embedding import SinusoidalEmbedding
+from telic.ranges import require_range
 
 TIME_SCALE = 1000  # flow time as SD3's embedding reads it
 
@@ -44,10 +45,9 @@ class MmditConfig(DenoiserConfig):
     hidden: int = 256  # hidden width of the feed-forward networks; the actions' may be routed
 
     def __post_init__(self) -> None:
-        for name in ("num_layers", "num_heads", "hidden"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"policy.denoiser.{name}={getattr(self, name)} must be at least 1")
-        if self.width < 1 or self.width % self.num_heads:
+        counts = ("width", "num_layers", "num_heads", "hidden")
+        require_range(self, *counts, at_least=1, prefix="policy.denoiser.")
+        if self.width % self.num_heads:
             raise ValueError(
                 f"policy.denoiser.width={self.width} must be a multiple of "
                 f"num_heads={self.num_heads}"

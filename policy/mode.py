@@ -38,6 +38,7 @@ from telic.policy.routing import (
     leave,
 )
 from telic.policy.sigma_embedding import LinearSigmaEmbedding
+from telic.ranges import require_range
 
 # Tokens of a prefix from which computing it apart is faster. It saves no operation, as sigma is in
 # all of it, and reads all weights once more; what it gains is larger products.
@@ -70,6 +71,10 @@ class ModeConfig(DenoiserConfig):
     feed_forward_dropout: float = 0.0
 
     def __post_init__(self) -> None:
+        counts = ("width", "num_layers", "num_heads", "feed_forward")
+        require_range(self, *counts, at_least=1, prefix="policy.denoiser.")
+        dropouts = ("attention_dropout", "feed_forward_dropout")
+        require_range(self, *dropouts, at_least=0, at_most=1, prefix="policy.denoiser.")
         if self.width % self.num_heads:
             raise ValueError(
                 f"policy.denoiser.width={self.width} must be a multiple of "

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from telic.policy.experts import Chosen, Experts, MergedExperts
 from telic.policy.routing import Losses, NoiseLevels, RoutedLayer, Routes, Routing, RoutingConfig
+from telic.ranges import require_range
 
 PICKING_PAYS = 256  # hidden width of an expert from which computing only the chosen ones is faster
 
@@ -40,6 +41,7 @@ class NoiseRoutingConfig(RoutingConfig):
     load_balance: float = 0.01  # weight of the load-balance loss (paper, table 3)
 
     def __post_init__(self) -> None:
+        require_range(self, "load_balance", at_least=0, prefix="policy.denoiser.routing.")
         least = 2 if self.shared_expert else 1
         if not least <= self.top_k <= self.num_experts:
             raise ValueError(

@@ -11,9 +11,12 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from telic.ranges import require_range
 from telic.spec import ArraySpec, FieldStats
 
 Vector = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+_ROUNDING = 5e-6  # half the relative range that rounding leaves of a constant
 
 
 class Scaling(Enum):
@@ -35,10 +38,7 @@ class NormalizerConfig:
     clamp: float | None = None  # normalised entries are kept within +- this
 
     def __post_init__(self) -> None:
-        if self.std_floor <= 0 or (self.clamp is not None and self.clamp <= 0):
-            raise ValueError(
-                f"normalizer std_floor={self.std_floor} and clamp={self.clamp} must be positive"
-            )
+        require_range(self, "std_floor", "clamp", above=0, prefix="normalizer ")
 
     def build(self, name: str, spec: ArraySpec, stats: FieldStats | None) -> Normalizer:
         """Return the normalizer of field `name`; ValueError where what it needs is absent."""
@@ -61,30 +61,62 @@ class NormalizerConfig:
             low = np.broadcast_to(np.asarray(spec.minimum, np.float64), (size,))
             high = np.broadcast_to(np.asarray(spec.maximum, np.float64), (size,))
             center, scale = (high + low) / 2, _half_range(low, high)
-        return Normalizer(center, scale, self.clamp)
+        constant = None if stats is None else self.constant(stats)
+        if constant is None or stats is None or not constant.any():
+            return Normalizer(center, scale, self.clamp)
+        return Normalizer(center, scale, self.clamp, constant, _middle(stats))
+
+    def constant(self, stats: FieldStats) -> Bools:
+        """Return which entries never varied in the demonstrations, bool [D].
+
+        What rounding leaves of a constant is 1e-5 of its size, or 1e-4 of `std_floor` about 0.
+        """
+        half = (stats.maximum - stats.minimum) / 2
+        return half <= np.maximum(_ROUNDING * abs(_middle(stats)), 1e-4 * self.std_floor)
 
 
 class Normalizer(nn.Module):
-    """normalize(x) = (x - center) / scale, clamped; both [D]. Not part of the weights."""
+    """normalize(x) = (x - center) / scale, clamped; both [D]. Not part of the weights.
+
+    An entry that is `constant` has its one `value` [D] going in and coming out, whatever is
+    observed there and whatever the network answers.
+    """
 
     center: Tensor
     scale: Tensor
+    constant: Tensor | None
+    value: Tensor | None
 
-    def __init__(self, center: Vector, scale: Vector, clamp: float | None = None) -> None:
+    def __init__(
+        self,
+        center: Vector,
+        scale: Vector,
+        clamp: float | None = None,
+        constant: Bools | None = None,
+        value: Vector | None = None,
+    ) -> None:
         super().__init__()
         self.clamp = clamp
-        for name, value in (("center", center), ("scale", scale)):
-            tensor = torch.from_numpy(np.array(value, np.float32))
+        for name, given in (("center", center), ("scale", scale), ("value", value)):
+            tensor = None if given is None else torch.from_numpy(np.array(given, np.float32))
             self.register_buffer(name, tensor, persistent=False)
+        mask = None if constant is None else torch.from_numpy(np.array(constant, bool))
+        self.register_buffer("constant", mask, persistent=False)
 
     def normalize(self, x: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
         """Return x as the network sees it."""
-        x = (x - self.center) / self.scale
+        x = (self.settle(x) - self.center) / self.scale
         return x if self.clamp is None else x.clamp(-self.clamp, self.clamp)
 
     def unnormalize(self, x: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
         """Return x in physical units."""
-        return x * self.scale + self.center
+        return self.settle(x * self.scale + self.center)
+
+    def settle(self, x: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
+        """Return x, in physical units, with the constant entries at their values."""
+        if self.constant is None or self.value is None:
+            return x
+        return torch.where(self.constant, self.value, x)
 
 
 def _resolve(scaling: Scaling, spec: ArraySpec) -> Scaling:
@@ -94,6 +126,11 @@ def _resolve(scaling: Scaling, spec: ArraySpec) -> Scaling:
         return Scaling.min_max
     unit = all(low == -1 for low in spec.minimum) and all(high == 1 for high in spec.maximum)
     return Scaling.identity if unit else Scaling.bounds
+
+
+def _middle(stats: FieldStats) -> Vector:
+    middle: Vector = (stats.maximum + stats.minimum) / 2
+    return middle
 
 
 def _half_range(low: Vector, high: Vector) -> Vector:

@@ -9,6 +9,8 @@ import torch
 from torch import nn
 from torch.autograd.graph import increment_version
 
+from telic.ranges import require_range
+
 
 @dataclass(kw_only=True, slots=True)
 class OptimizerConfig:
@@ -22,11 +24,15 @@ class OptimizerConfig:
     max_grad_norm: float = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("learning_rate", "max_grad_norm"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"optimizer.{name}={getattr(self, name)} must be positive")
-        if self.warmup_steps < 0:
-            raise ValueError(f"optimizer.warmup_steps={self.warmup_steps} must not be negative")
+        prefix = "optimizer."
+        require_range(self, "learning_rate", "max_grad_norm", above=0, prefix=prefix)
+        require_range(self, "final_ratio", at_least=0, at_most=1, prefix=prefix)
+        require_range(self, "warmup_steps", "weight_decay", at_least=0, prefix=prefix)
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(
+                f"optimizer.betas={list(self.betas)} must be two numbers in [0, 1), such as "
+                "[0.9, 0.95]"
+            )
 
     def build(self, policy: nn.Module) -> torch.optim.AdamW:
         """Return AdamW over the trainable parameters; vectors (norms, biases) are not decayed."""

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from telic.policy.attention import attend, join_heads, split_heads
 from telic.policy.feed_forward import feed_forward
+from telic.ranges import require_range
 
 
 @dataclass(kw_only=True, slots=True)
@@ -31,11 +32,8 @@ class PerceiverConfig:
     projects_last: bool = False  # to the policy's width: what comes out, not what goes in (MDT-V)
 
     def __post_init__(self) -> None:
-        for name in ("latents", "depth", "num_heads", "head_width"):
-            if getattr(self, name) < 1:
-                raise ValueError(
-                    f"policy.images.perceiver.{name}={getattr(self, name)} must be at least 1"
-                )
+        counts = ("latents", "depth", "num_heads", "head_width")
+        require_range(self, *counts, at_least=1, prefix="policy.images.perceiver.")
 
     @classmethod
     def published(cls) -> PerceiverConfig:

@@ -21,6 +21,7 @@ from telic.policy.objective import ObjectiveConfig
 from telic.policy.prefix import PrefixConfig
 from telic.policy.sampling import SamplingConfig
 from telic.policy.truncated import TruncatedConfig
+from telic.ranges import require_range
 from telic.spec import FieldStats, Interface
 
 if TYPE_CHECKING:
@@ -58,9 +59,7 @@ class PolicyConfig:
     prefix: PrefixConfig = field(default_factory=PrefixConfig)
 
     def __post_init__(self) -> None:
-        for name in ("obs_horizon", "action_horizon"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"policy.{name}={getattr(self, name)} must be at least 1")
+        require_range(self, "obs_horizon", "action_horizon", at_least=1, prefix="policy.")
         if self.prefix.max_delay >= self.action_horizon:
             raise ValueError(
                 f"policy.prefix.max_delay={self.prefix.max_delay} must be below "

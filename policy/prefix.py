@@ -41,6 +41,7 @@ from torch import Tensor, nn
 from telic.policy.formulation import CLEAN_SIGMA
 from telic.policy.quantize import has_gradients
 from telic.policy.samplers import Denoise
+from telic.ranges import require_range
 from telic.spec import near_misses
 
 
@@ -60,10 +61,8 @@ class PrefixConfig:
     beta: float = 5.0  # bounds the pull of guidance at high sigma and at low; the paper's
 
     def __post_init__(self) -> None:
-        if self.max_delay < 0:
-            raise ValueError(f"policy.prefix.max_delay={self.max_delay} must be 0 or more")
-        if not 0 < self.beta < math.inf:
-            raise ValueError(f"policy.prefix.beta={self.beta} must be positive")
+        require_range(self, "max_delay", at_least=0, prefix="policy.prefix.")
+        require_range(self, "beta", above=0, prefix="policy.prefix.")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -9,13 +9,23 @@ def calvin() -> Interface:
     """Return CALVIN's: relative motions of the hand; cameras over the table and on the hand."""
     axes = ("x", "y", "z")
     return Interface(
-        state=ArraySpec(shape=(15,), note="robot_obs"),
+        state=ArraySpec(
+            shape=(15,),
+            rotation="euler_xyz_fixed",
+            gripper="positive_opens",
+            frame="world",
+            note="robot_obs",
+        ),
         action=ArraySpec(
             shape=(7,),
             minimum=(-1.0,) * 7,
             maximum=(1.0,) * 7,
             names=(*(f"d{a}" for a in axes), *(f"d_angle_{a}" for a in axes), "gripper"),
-            note="rel_actions: 1 is 0.02 m, 0.05 rad; gripper > 0 opens",
+            unit="0.02 m; 0.05 rad; gripper 1",
+            rotation="euler_xyz_fixed",
+            gripper="positive_opens",
+            frame="world",
+            note="rel_actions",
         ),
         rate_hz=30.0,
         images={

@@ -34,6 +34,7 @@ from telic.policy.formulation import FormulationConfig
 from telic.policy.norms import Norm
 from telic.policy.routing import Losses, NoiseLevels, add_losses, enter, feed, leave, mask_of
 from telic.policy.sigma_embedding import SinusoidalEmbedding
+from telic.ranges import require_range
 
 
 @dataclass(kw_only=True, slots=True)
@@ -54,9 +55,9 @@ class RdtConfig(DenoiserConfig):
     num_timesteps: int = 1000
 
     def __post_init__(self) -> None:
-        for name in ("num_layers", "hidden_ratio"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"policy.denoiser.{name}={getattr(self, name)} must be at least 1")
+        counts = ("width", "num_layers", "num_heads", "hidden_ratio")
+        require_range(self, *counts, at_least=1, prefix="policy.denoiser.")
+        require_range(self, "num_timesteps", at_least=2, at_most=1e5, prefix="policy.denoiser.")
         if self.width % self.num_heads or self.width % 4:
             raise ValueError(
                 f"policy.denoiser.width={self.width} must be a multiple of 4 and of "

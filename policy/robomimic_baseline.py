@@ -24,9 +24,11 @@ from telic.policy.language_encoder import LanguageConfig
 from telic.policy.normalizer import NormalizerConfig, Scaling
 from telic.policy.requests import Needs, stack_requests
 from telic.policy.tensors import load_exactly
+from telic.ranges import require_range
 from telic.spec import ActionChunk, ActRequest, Array, FieldStats, Interface, near_misses
 
 STATE, GOAL = "state", "goal"  # what robomimic calls its two inputs
+_ACTION_SCALING = NormalizerConfig(scaling=Scaling.identity)  # constants alone are settled
 _STATE_SCALING = NormalizerConfig(scaling=Scaling.mean_std, clamp=5.0)  # as our own policies do
 
 
@@ -61,8 +63,7 @@ class RobomimicConfig:
     settings: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.learning_rate <= 0:
-            raise ValueError(f"policy.learning_rate={self.learning_rate} must be positive")
+        require_range(self, "learning_rate", above=0, prefix="policy.")
 
     def robomimic(self) -> Any:
         """Return robomimic's own config object with everything filled in."""
@@ -127,6 +128,7 @@ class RobomimicPolicy(nn.Module):
         self.config, self.stats = config, dict(stats)
         self.interface = replace(interface, images={})
         self.normalizer = _STATE_SCALING.build("state", interface.state, stats.get("state"))
+        self._actions = _ACTION_SCALING.build("action", interface.action, stats.get("action"))
         self.language = config.language.build()
         config.language.dim = self.language.dim
         modules, theirs = import_robomimic(), config.robomimic()
@@ -212,6 +214,7 @@ class RobomimicPolicy(nn.Module):
             actions = network(obs)
         else:
             actions = self._act_with_memory(network, obs, requests)
+        actions = self._actions.settle(actions)
         return [
             ActionChunk(
                 actions=self.interface.action.clip(action[None]),

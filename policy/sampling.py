@@ -15,6 +15,7 @@ from telic.policy import samplers, schedules
 from telic.policy.ddpm import Betas, timestep_sigmas
 from telic.policy.samplers import Denoise
 from telic.policy.schedules import Spacing
+from telic.ranges import require_range
 from telic.spec import near_misses
 
 
@@ -77,8 +78,8 @@ class SamplingConfig:
     def __post_init__(self) -> None:
         if self.sigmas is not None:
             self.steps = len(schedules.explicit(self.sigmas)) - 1
-        if self.steps < 1:
-            raise ValueError(f"sampling.steps={self.steps} must be at least 1")
+        require_range(self, "steps", at_least=1, at_most=1e4, prefix="sampling.")
+        require_range(self, "num_timesteps", at_least=2, at_most=1e5, prefix="sampling.")
         if not 0 < self.sigma_min <= self.sigma_max < math.inf:
             raise ValueError(
                 f"sampling.sigma_min={self.sigma_min} and sigma_max={self.sigma_max} "

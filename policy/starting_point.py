@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -43,25 +44,28 @@ def starting_config(path: str | Path) -> PolicyConfig:
             f"init_from={path}: is of kind {kind}, which train-policy does not train; give a "
             "checkpoint of train-policy or import-checkpoint"
         )
-    return policy_config(config.get("policy") or {}, str(Path(path) / "config.yaml"))
+    return policy_config(config.get("policy"), str(Path(path) / "config.yaml"))
 
 
 class StartingPoint:
-    """What a checkpoint directory gives to a training run."""
+    """What a checkpoint directory gives to a training run. said: lines to tell the user."""
 
     def __init__(self, path: str | Path) -> None:
         """ValueError if it cannot be read, or is of a kind that `train-policy` does not train."""
         self.where, self.config = f"init_from={path}", starting_config(path)
         self.parts = read_parts(path)
+        self.said: list[str] = []
 
     def stats(
         self, config: PolicyConfig, interface: Interface, own: Mapping[str, FieldStats]
     ) -> dict[str, FieldStats]:
         """Return the checkpoint's statistics, and of `own` what it has none of.
 
-        ValueError if a policy of `config` for `interface` would scale by them otherwise than the
-        checkpoint does, has another number of entries, or a slot that the checkpoint never saw.
+        An entry that never varied for the checkpoint and varies in `own` is scaled by `own`.
+        ValueError if a policy of `config` for `interface` would scale another entry otherwise than
+        the checkpoint does, has another number of entries, or a slot that it never saw.
         """
+        self._require_robot(config, interface)
         stats = {**own, **self.parts.stats}
         old = unified_interface(self.parts.robots) if self.parts.robots else self.parts.interface
         names = ["action"]
@@ -81,7 +85,36 @@ class StartingPoint:
                 getattr(self.config, name).build(name, was, self.parts.stats.get(name)),
                 getattr(config, name).build(name, now, stats.get(name)),
             )
+            if name in self.parts.stats:
+                stats[name] = self._thawed(name, getattr(config, name), stats[name], own[name])
         return stats
+
+    def _require_robot(self, config: PolicyConfig, interface: Interface) -> None:
+        """Raise ValueError where the new data's numbers mean something else than they did."""
+        was = replace(self.parts.interface, rate_hz=interface.rate_hz, images={})
+        if self.parts.robots or was.action.shape != interface.action.shape:
+            return  # slots have meanings of their own; sizes are told apart below
+        reads_state = config.use_state or config.goal.state
+        if not reads_state or was.state.shape != interface.state.shape:
+            was = replace(was, state=interface.state)
+        was.require(replace(interface, images={}), self.where, "store of data.stores")
+
+    def _thawed(
+        self, name: str, config: NormalizerConfig, was: FieldStats, own: FieldStats
+    ) -> FieldStats:
+        """Return statistics with those of `own` for entries that were constant and now vary."""
+        varies = config.constant(was) & ~config.constant(own)
+        if not varies.any():
+            return was
+        entries = ", ".join(map(str, np.flatnonzero(varies)))
+        self.said.append(
+            f"{self.where}: {name} entries {entries} never varied there and do in data.stores; "
+            "these are scaled by the new statistics"
+        )
+        parts = [f.name for f in fields(was) if f.name != "count"]
+        return replace(
+            was, **{p: np.where(varies, getattr(own, p), getattr(was, p)) for p in parts}
+        )
 
     def load_into(self, policy: Policy) -> list[str]:
         """Give `policy` the weights, sentence vectors and text tower; return what to tell the user.
@@ -90,7 +123,7 @@ class StartingPoint:
         the checkpoint alone has is left out. ValueError names any other tensor that does not fit.
         """
         wanted, weights = policy.state_dict(), dict(self.parts.weights)
-        said = []
+        said = self.said
         for group in sorted({_group(key) for key in [*wanted, *weights]} - {""}):
             mine, theirs = ([k for k in side if _group(k) == group] for side in (wanted, weights))
             if not theirs:

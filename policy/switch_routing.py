@@ -30,6 +30,7 @@ from telic.policy.dense_routing import DenseLayer
 from telic.policy.dtr_routing import NUM_TIMESTEPS, channel_masks, timesteps
 from telic.policy.noise_routing import choose
 from telic.policy.routing import Losses, NoiseLevels, Routes, Routing, RoutingConfig
+from telic.ranges import require_range
 
 EPS = 1e-6
 
@@ -45,6 +46,8 @@ class SwitchRoutingConfig(RoutingConfig):
     prior: float = 1.0  # weight of the diffusion-prior loss; the paper tunes it
 
     def __post_init__(self) -> None:
+        require_range(self, "alpha", above=0, prefix="policy.denoiser.routing.")
+        require_range(self, "prior", at_least=0, prefix="policy.denoiser.routing.")
         if not 1 <= self.top_k <= self.num_experts:
             raise ValueError(
                 f"policy.denoiser.routing.top_k={self.top_k} must lie in "

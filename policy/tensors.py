@@ -5,11 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, cast
 
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from telic.spec import near_misses
+
+
+def save_tensors(
+    tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str] | None = None
+) -> None:
+    """Write a safetensors file, readable by whom the umask lets, as any other file is."""
+    path.touch()
+    mode = path.stat().st_mode & 0o777
+    save_file(dict(tensors), path, metadata)  # gives it a mode of its own
+    path.chmod(mode)
 
 
 def load_exactly(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
@@ -25,6 +37,11 @@ def load_exactly(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -
             raise ValueError(
                 f"{where}: {key} is {tuple(tensors[key].shape)}, expected {tuple(want.shape)}; "
                 "the configuration beside it must be the one it was trained with"
+            )
+        if tensors[key].is_floating_point() != want.is_floating_point():
+            raise ValueError(
+                f"{where}: {key} holds {tensors[key].dtype}, expected {want.dtype}; it is damaged "
+                "or another's"
             )
     for key, got in tensors.items():
         if key not in wanted:

@@ -26,6 +26,7 @@ from telic.policy.experts import Experts
 from telic.policy.feed_forward import SwishGLU
 from telic.policy.noise_routing import choose
 from telic.policy.routing import Losses, RoutedLayer, RoutingConfig
+from telic.ranges import require_range
 
 
 @dataclass(kw_only=True, slots=True)
@@ -44,8 +45,7 @@ class TokenRoutingConfig(RoutingConfig):
                 f"policy.denoiser.routing.top_k={self.top_k} must lie in "
                 f"1..num_experts={self.num_experts}"
             )
-        if self.shared < 0:
-            raise ValueError(f"policy.denoiser.routing.shared={self.shared} must not be negative")
+        require_range(self, "shared", "balance", at_least=0, prefix="policy.denoiser.routing.")
 
     def build(self, num_layers: int, width: int, hidden: int) -> DenseRouting:
         """Return routes that say nothing: the layers choose by their tokens."""

@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+
+from telic.policy.tensors import save_tensors
 
 TENSORS, TREE = "tensors.safetensors", "tree.json"
 
@@ -22,7 +24,7 @@ def save_tree(folder: Path, tree: Any) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     tensors: dict[str, torch.Tensor] = {}
     encoded = _encode(tree, "", tensors)
-    save_file(tensors, folder / TENSORS)
+    save_tensors(tensors, folder / TENSORS)
     (folder / TREE).write_text(json.dumps(encoded))
 
 

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from telic.policy.alignment import LatentPool
 from telic.policy.anchors import AnchorSet, relative_columns
 from telic.policy.objective import Encoded, Objective, ObjectiveConfig, Surroundings
+from telic.ranges import require_range
 
 
 @dataclass(kw_only=True, slots=True)
@@ -78,15 +79,14 @@ class TruncatedConfig(ObjectiveConfig):
 
     def __post_init__(self) -> None:
         ObjectiveConfig.__post_init__(self)
-        if self.count < 0:
-            raise ValueError(f"policy.anchors.count={self.count} must be 0 or more")
+        require_range(self, "count", at_least=0, prefix="policy.anchors.")
+        require_range(self, "num_heads", at_least=1, prefix="policy.anchors.")
+        require_range(self, "sigma_scale", above=0, prefix="policy.anchors.")
         if self.sigma_trunc is not None and not 0 < self.sigma_trunc < math.inf:
             raise ValueError(
                 f"policy.anchors.sigma_trunc={self.sigma_trunc} must be positive; null takes "
                 "sigma_scale times the distance of chunks from their anchors"
             )
-        if not 0 < self.sigma_scale < math.inf:
-            raise ValueError(f"policy.anchors.sigma_scale={self.sigma_scale} must be positive")
         if not (self.on or self.file) and self.start != StartConfig():
             raise ValueError(
                 "policy.anchors.start is set, but there are no anchors; add policy.anchors.count=32"

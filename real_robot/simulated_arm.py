@@ -29,6 +29,7 @@ def arm_interface(rate_hz: float = 20.0) -> Interface:
     return Interface(
         state=ArraySpec(
             shape=(6,),
+            unit="rad; rad/s",
             names=(*JOINTS, *(f"{name}_s" for name in JOINTS), *(f"goal_{n}" for n in JOINTS)),
         ),
         action=ArraySpec(

@@ -32,9 +32,12 @@ ACTION_SPEC: Final = ArraySpec(
     minimum=(-1.0,),
     maximum=(1.0,),
     names=("tcp_dx", "tcp_dy", "tcp_dz", "tcp_droll", "tcp_dpitch", "tcp_dyaw", "gripper"),
+    unit="0.02 m; 0.05 rad; gripper 1",
     rate_hz=RATE_HZ,
-    note="change of the target pose, 1 = 0.02 m or 0.05 rad a step, world frame, angles about the "
-    "fixed axes x, y, z; gripper: above 0 opens, else closes",
+    rotation="euler_xyz_fixed",
+    gripper="positive_opens",
+    frame="world",
+    note="change of the target pose in a step; gripper: above 0 opens, else closes",
 )
 
 

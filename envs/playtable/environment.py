@@ -37,9 +37,10 @@ _MAX_DRAWS: Final = 50
 _NO_SUPPORT: Final = {"slide", "button", "switch", FLOOR}
 
 _UNIT: Final = "m; rad; gripper_action -1 or 1; lights 0 or 1"
+_ROTATION, _GRIPPER, _FRAME = ACTION_SPEC.rotation, ACTION_SPEC.gripper, ACTION_SPEC.frame
 _NOTE: Final = (
-    "world frame, angles about the fixed axes x, y, z; blocks in the order of CALVIN's scene: "
-    "red, blue, pink in B and D; pink, blue, red in A; blue, red, pink in C"
+    "blocks in the order of CALVIN's scene: red, blue, pink in B and D; pink, blue, red in A; "
+    "blue, red, pink in C"
 )
 STATE_SPECS: Final = {
     StateChoice.full: ArraySpec(
@@ -47,6 +48,9 @@ STATE_SPECS: Final = {
         unit=_UNIT,
         names=(*ROBOT_OBS, *SCENE_OBS),
         rate_hz=RATE_HZ,
+        rotation=_ROTATION,
+        gripper=_GRIPPER,
+        frame=_FRAME,
         note=f"robot_obs, then scene_obs; {_NOTE}",
     ),
     StateChoice.robot: ArraySpec(
@@ -54,7 +58,9 @@ STATE_SPECS: Final = {
         unit=_UNIT,
         names=ROBOT_OBS,
         rate_hz=RATE_HZ,
-        note="world frame, angles about the fixed axes x, y, z",
+        rotation=_ROTATION,
+        gripper=_GRIPPER,
+        frame=_FRAME,
     ),
 }
 

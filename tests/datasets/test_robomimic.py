@@ -135,7 +135,7 @@ def test_anybodys_file_becomes_a_store(foreign: Path, tmp_path: Path) -> None:
     assert [len(episode) for episode in store] == [6, 8, 4]  # by number: 0, 2, 10
     assert store.read("state", 0, 18)[[0, 6, 14], 0].tolist() == [0, 2, 10]
     assert store.fields["state"].names == ("eef_pos.0", "eef_pos.1", "eef_pos.2")
-    assert "gripper -1 opens" in store.fields["action"].note
+    assert store.fields["action"].gripper == "positive_closes"
     assert store.fields["action"].maximum == (1.0,) and store.rate_hz == 20
     assert set(store.fields) == {
         *("state", "action", "object", "image/agentview", "reward", "done", "states"),

@@ -197,6 +197,24 @@ def test_what_is_there_is_not_lost(tmp_path: Path, toy: str) -> None:
     assert [attempt.seed for attempt in run(config)] == [2]
 
 
+def test_a_store_of_another_robot_is_not_gone_on_with(tmp_path: Path, toy: str) -> None:
+    out = tmp_path / "demos.zarr"
+    config = CollectConfig(
+        tasks=[toy], out=str(out), episodes_per_task=2, max_attempts=2, seed=899, num_workers=0
+    )
+    with pytest.raises(ValueError, match="has 1 of 2"):
+        run(config)
+    log = out.with_name("demos.zarr.collect.jsonl")
+    log.write_text("".join(log.read_text().splitlines(keepends=True)[:2]))  # 900 is still to do
+    attributes = json.loads((out / "zarr.json").read_text())
+    attributes["attributes"]["fields"]["action"]["maximum"] = [57.3]
+    (out / "zarr.json").write_text(json.dumps(attributes))
+    config.resume = True
+    with pytest.raises(ValueError, match=r"entry 0 with maximum 1, expected 57.3 by store .*demos"):
+        run(config)
+    assert EpisodeStore.open(out).num_episodes == 1
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [

@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from telic.policy.atomic import existing_directory, replacing_directory
 from telic.policy.checkpoint import load_policy, load_train_state, read_config, save_checkpoint
+from telic.policy.digests import write_digests
 from telic.policy.ema import EmaConfig
 from telic.policy.goal_encoder import GoalConfig
 from telic.policy.policy import Policy
@@ -93,6 +94,7 @@ def change_weights(saved: Path, change: Callable[[dict[str, torch.Tensor]], Any]
     weights = load_file(saved / "model.safetensors")
     change(weights)
     save_file(weights, saved / "model.safetensors")
+    write_digests(saved)
 
 
 @pytest.mark.parametrize(
@@ -142,6 +144,7 @@ def test_configs_that_do_not_fit_are_named(saved: Path, old: str, new: str, mess
     path = saved / "config.yaml"
     assert old in path.read_text()
     path.write_text(path.read_text().replace(old, new))
+    write_digests(saved)
     with pytest.raises(ValueError, match=f"config.yaml: .*{message}") as error:
         load_policy(saved)
     assert "\n" not in str(error.value)

@@ -96,5 +96,32 @@ def test_what_a_scaling_needs_is_asked_for() -> None:
         NormalizerConfig(scaling=Scaling.bounds).build("action", free, None)
     with pytest.raises(ValueError, match="free size"):
         NormalizerConfig().build("state", ArraySpec(shape=(None,)), None)
-    with pytest.raises(ValueError, match="must be positive"):
+    with pytest.raises(ValueError, match=r"std_floor=0.0 must be more than 0"):
         NormalizerConfig(std_floor=0.0)
+
+
+@pytest.mark.parametrize("scaling", list(Scaling))
+@pytest.mark.parametrize("value", [0.04, -1.0, 0.0, 1234.5])
+def test_a_constant_is_answered_exactly_and_read_as_it_was(scaling: Scaling, value: float) -> None:
+    """Whatever the network says and whatever is observed in its place, and rounding besides."""
+    spec = ArraySpec(shape=(2,), minimum=(-2000.0,), maximum=(2000.0,))
+    rng = np.random.default_rng(0)
+    data = np.stack([np.full(50, value), rng.normal(size=50)], 1).astype(np.float32)
+    noisy = data + np.float32([1e-6, 0]) * rng.normal(size=(50, 1)) * max(abs(value), 0.01)
+    for seen in (data, noisy.astype(np.float32)):
+        normalizer = NormalizerConfig(scaling=scaling).build("action", spec, stats_of(seen))
+        anything = torch.from_numpy(rng.normal(0, 9, (40, 2)).astype(np.float32))
+        answered = normalizer.unnormalize(anything)
+        assert len(answered[:, 0].unique()) == 1 < len(answered[:, 1].unique())
+        assert answered[0, 0].item() == pytest.approx(value, rel=1e-5, abs=1e-6)
+        read = normalizer.normalize(torch.from_numpy(seen))
+        assert torch.equal(normalizer.normalize(anything)[0, 0], read[0, 0])
+    exact = NormalizerConfig(scaling=scaling).build("action", spec, stats_of(data))
+    assert torch.equal(exact.unnormalize(anything)[:, 0], torch.from_numpy(data[:40, 0]))
+
+
+def test_what_varies_a_little_is_no_constant() -> None:
+    """A hundredth of a millimetre, or an encoder's last digits."""
+    data = np.float32([[0.40001, 1000.0], [0.40002, 1000.5], [0.40000, 1001.0]])
+    normalizer = NormalizerConfig().build("x", ArraySpec(shape=(2,)), stats_of(data))
+    assert normalizer.constant is None

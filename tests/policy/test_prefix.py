@@ -506,12 +506,12 @@ def test_what_cannot_be_is_refused_in_one_line(build: Build, make_requests: Any)
         ),
         (lambda: policy.prefixer.use("trained"), "trained without prefixes; use prefixing=guided"),
         (lambda: policy.prefixer.use("guide"), "prefixing='guide' is not one of .*mean guided"),
-        (lambda: policy_config(max_delay=-1), "policy.prefix.max_delay=-1 must be 0 or more"),
+        (lambda: policy_config(max_delay=-1), "policy.prefix.max_delay=-1 must be at least 0"),
         (
             lambda: PolicyConfig(action_horizon=4, prefix=PrefixConfig(max_delay=4)),
             "policy.prefix.max_delay=4 must be below policy.action_horizon=4",
         ),
-        (lambda: PrefixConfig(beta=0.0), "policy.prefix.beta=0.0 must be positive"),
+        (lambda: PrefixConfig(beta=0.0), "policy.prefix.beta=0.0 must be more than 0"),
     ]
     for call, message in cases:
         with pytest.raises(ValueError, match=message) as caught:

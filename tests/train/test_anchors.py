@@ -156,7 +156,7 @@ def test_what_cannot_be_is_one_line(demos: Path, trained: Path, tmp_path: Path) 
         ([f"policy.anchors.file={fine}", "policy.anchors.count=9"], r"more anchors than .* \(4\)"),
         (["policy.anchors.count=5000"], "5000 anchors are asked for, and only"),
         (["policy.anchors.count=4", "policy.anchors.sigma_trunc=99"], "outside of the schedule"),
-        (["policy.anchors.count=-4"], "policy.anchors.count=-4 must be 0 or more"),
+        (["policy.anchors.count=-4"], "policy.anchors.count=-4 must be at least 0"),
     ):
         with pytest.raises(ValueError, match=message) as caught:
             train(demos, tmp_path / "refused", "steps=1", *overrides)

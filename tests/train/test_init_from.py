@@ -36,8 +36,18 @@ RUN = [
 STILL = "optimizer.learning_rate=1e-30"
 
 
-def store(path: Path, *, centre: float = 0.0, actions: int = 2, bound: float = 1.0) -> Path:
-    """Write a store of three episodes whose states lie about `centre`; return its path."""
+def store(
+    path: Path,
+    *,
+    centre: float = 0.0,
+    actions: int = 2,
+    bound: float = 1.0,
+    frozen: float | None = None,
+) -> Path:
+    """Write a store of three episodes whose states lie about `centre`; return its path.
+
+    `frozen`: the last entry of every action.
+    """
     fields = {
         "state": ArraySpec(shape=(3,)),
         "action": ArraySpec(shape=(actions,), minimum=(-bound,), maximum=(bound,)),
@@ -49,6 +59,8 @@ def store(path: Path, *, centre: float = 0.0, actions: int = 2, bound: float = 1
             "state": rng.normal(centre, 1, (length, 3)).astype(np.float32),
             "action": rng.uniform(-1, 1, (length, actions)).astype(np.float32),
         }
+        if frozen is not None:
+            episode["action"][:, -1] = frozen
         made.append(episode, [Segment(start=0, end=length, instruction=sentence, task="t")])
     return path
 
@@ -127,10 +139,11 @@ def _said(capsys: pytest.CaptureFixture[str]) -> str:
         ({}, ["policy=mdt"], r"init_from=.*: \S+ is \(32, 3\), expected \(128, 3\);"),
         ({}, ["policy.use_state=false"], r"positions is \(7, 32\), expected \(6, 32\);"),
         ({"actions": 4}, [], r"action has shape \(4,\) in data.stores, expected \(2,\)"),
+        ({"bound": 2.0}, [], r"data.stores: action has .* minimum -2, expected -1 by init_from="),
         (
-            {"bound": 2.0},
-            [],
-            r"action would be scaled otherwise \(entry 0: centre and scale \[0.0, 2.0\], expected "
+            {},
+            ["policy.action.scaling=mean_std"],
+            r"action would be scaled otherwise \(entry 0: centre and scale .*, expected "
             r"\[0.0, 1.0\]\)",
         ),
         ({}, ["policy.state.clamp=3.0"], r"state would be scaled otherwise .*policy.state"),
@@ -155,3 +168,18 @@ def test_where_there_is_no_checkpoint_is_one_line(first: Path, tmp_path: Path) -
     with pytest.raises(ValueError, match="frozen=true would freeze voltron at random weights"):
         overrides = ["policy.images.tower=voltron", "policy.images.frozen=true"]
         train(demos, tmp_path / "second", *overrides)
+
+
+def test_what_never_varied_there_is_scaled_by_the_new_data(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Else a gripper that never moved in the first data could not be taught to move."""
+    still = store(tmp_path / "still.zarr", frozen=0.04)
+    first = train(still, tmp_path / "first", *FIRST, "steps=1")
+    assert (acts(first)[1][:, 1] == np.float32(0.04)).all()
+    moving = store(tmp_path / "moving.zarr")
+    second = train(moving, tmp_path / "second", f"init_from={first}", "steps=1", STILL)
+    assert "action entries 1 never varied there" in capsys.readouterr().err
+    was, now = acts(first), acts(second)
+    assert len(np.unique(now[1][:, 1])) > 1
+    np.testing.assert_allclose(now[1][:, 0], was[1][:, 0], atol=1e-6)

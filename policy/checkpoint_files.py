@@ -1,0 +1,118 @@
+"""The files of a checkpoint one by one: statistics, sentence vectors, and how damage is told."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf.errors import OmegaConfBaseException
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from yaml import YAMLError
+
+from telic.policy.tensors import save_tensors
+from telic.spec import Array, FieldStats
+
+_UNREADABLE = (
+    *(OSError, SafetensorError, YAMLError, OmegaConfBaseException, ValueError),
+    *(
+        TypeError,
+        AttributeError,
+        IndexError,
+        RecursionError,
+    ),  # of data that are something else
+)
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Turn what reading a damaged or absent file of a checkpoint raises into one line."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        name = Path(error.filename or "").name or path.name
+        raise ValueError(
+            f"{path.parent}: {name} is missing; the checkpoint is incomplete"
+        ) from error
+    except KeyError as error:
+        raise ValueError(f"{path}: damaged ({error} is not in it)") from error
+    except _UNREADABLE as error:
+        line = str(error).partition("\n")[0] or type(error).__name__
+        line = line.removeprefix(f"{path}: ")
+        raise ValueError(f"{path}: damaged ({line})") from error
+
+
+def save_stats(path: Path, stats: Mapping[str, FieldStats]) -> None:
+    """Write statistics under names like "state/mean"; field names may hold slashes themselves."""
+    tensors = {
+        f"{name}/{part.name}": torch.from_numpy(np.array(getattr(entry, part.name)))
+        for name, entry in stats.items()
+        for part in dataclasses.fields(entry)
+    }
+    save_tensors(tensors, path)
+
+
+def load_stats(path: Path) -> dict[str, FieldStats]:
+    """Return the statistics that `save_stats` wrote."""
+    parts: dict[str, dict[str, Any]] = {}
+    with readable(path):
+        for key, tensor in load_file(path).items():
+            name, _, part = key.rpartition("/")
+            parts.setdefault(name, {})[part] = int(tensor) if part == "count" else tensor.numpy()
+        return {name: FieldStats(**entry) for name, entry in parts.items()}
+
+
+def require_stats(where: str, stats: FieldStats, size: tuple[int, ...]) -> None:
+    """Raise ValueError unless these are numbers of such an array."""
+    for part in dataclasses.fields(stats):
+        if part.name == "count":
+            continue
+        values = getattr(stats, part.name)
+        if values.shape != size or values.dtype != np.float64:
+            raise ValueError(
+                f"{where}/{part.name} is {values.dtype} {values.shape}, expected float64 {size} "
+                "by spec.json; one of them is damaged or another checkpoint's"
+            )
+        if not np.isfinite(values).all():
+            raise ValueError(f"{where}/{part.name} is not finite; record or restore it anew")
+
+
+def save_embeddings(path: Path, vectors: Mapping[str, Array]) -> None:
+    """Write vectors by sentence; a sentence may hold any character, so it is no tensor name.
+
+    `vectors` f32 [n dim], or, with a vector for each word, `words` f32 [all dim] and their number
+    in each sentence, `lengths` i64 [n].
+    """
+    rows = list(vectors.values())
+    if rows and rows[0].ndim == 2:
+        lengths = np.array([len(row) for row in rows], np.int64)
+        arrays = {"words": np.concatenate(rows), "lengths": lengths}
+    else:
+        arrays = {"vectors": np.stack(rows) if rows else np.zeros((0, 0), np.float32)}
+    sentences = {"sentences": json.dumps(list(vectors))}
+    tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    save_tensors(tensors, path, sentences)
+
+
+def load_embeddings(path: Path) -> dict[str, Array]:
+    """Return the vectors, [dim] or [words dim], by sentence in an embeddings.safetensors."""
+    with readable(path), safe_open(path, "np") as file:
+        sentences = json.loads((file.metadata() or {}).get("sentences", "[]"))
+        if "lengths" not in file.keys():  # noqa: SIM118 (safe_open is no mapping)
+            rows = file.get_tensor("vectors")
+        else:
+            ends = file.get_tensor("lengths").cumsum()
+            rows = np.split(file.get_tensor("words"), ends)
+            if len(rows.pop()):
+                raise ValueError("it holds more words than its lengths say")
+        if len(rows) != len(sentences):
+            raise ValueError(f"{len(rows)} vectors for {len(sentences)} sentences")
+        if not all(row.dtype.kind == "f" and np.isfinite(row).all() for row in rows):
+            raise ValueError("vectors that are not finite numbers")
+        return dict(zip(sentences, rows, strict=True))
