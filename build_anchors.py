@@ -23,9 +23,10 @@ from telic.datasets.unified import (
     unified_stats,
 )
 from telic.datasets.windows import WindowConfig, Windows
-from telic.policy.anchors import AnchorSet, build_anchors, relative_columns
+from telic.policy.anchors import ANCHORS, AnchorSet, build_anchors, relative_columns
 from telic.policy.normalizer import NormalizerConfig
 from telic.ranges import require_range
+from telic.replacement import require_replaceable
 
 STDOUT = Console(soft_wrap=True, highlight=False)
 MOST_CHUNKS = 20_000  # that are clustered; of more, as many are drawn
@@ -44,6 +45,7 @@ class BuildAnchorsConfig:
     space: Space = Space.own
     seed: int = 1
     out: str = "runs/anchors.safetensors"
+    overwrite: bool = False  # replace the anchors at `out`
 
     def __post_init__(self) -> None:
         if not self.stores:
@@ -56,6 +58,8 @@ class BuildAnchorsConfig:
 
 def run(config: BuildAnchorsConfig) -> AnchorSet:
     """Return the anchors, which are also in `out`, and say how far the chunks lie from them."""
+    out = Path(config.out)
+    require_replaceable(out, ANCHORS, asked=config.overwrite, sources=config.stores)
     stores = [EpisodeStore.open(path) for path in config.stores]
     interface, stats = stores[0].interface, shared_stats(stores)
     for store in stores[1:] if config.space is Space.own else ():
@@ -73,7 +77,7 @@ def run(config: BuildAnchorsConfig) -> AnchorSet:
         relative_columns(interface, config.relative),
         config.seed,
     )
-    anchors.save(Path(config.out))
+    anchors.save(out, config.overwrite)
     STDOUT.print(describe(anchors))
     STDOUT.print(config.out)
     return anchors

@@ -18,13 +18,15 @@ from rich.table import Table
 
 from telic.configs.launch import launch
 from telic.datasets.language import Segment
+from telic.datasets.layout import STORE
 from telic.datasets.store import EpisodeStore
 from telic.envs import registry
-from telic.envs.attempts import CRASHED, FAILED, KEPT, Attempt, AttemptLog, Quota
+from telic.envs.attempts import ATTEMPTS, CRASHED, FAILED, KEPT, Attempt, AttemptLog, Quota
 from telic.envs.demos import DemoJob, Demonstration, Stretch, demonstrations, interface_of
 from telic.envs.host import Crashed, EnvChoice
 from telic.envs.pool import Pool, open_pool
 from telic.envs.task import StateChoice
+from telic.replacement import require_replaceable
 from telic.spec import ArraySpec, Interface
 
 _ANNOTATED = 1  # the stream from which it is drawn what is labelled
@@ -160,11 +162,9 @@ class _Collection:
             self.log = AttemptLog.resume(log_path, plan, self.store.num_episodes)
             self._unmet = True
             return
-        if out.exists() and not config.overwrite:
-            raise ValueError(
-                f"{out}: is already there; resume=true goes on with it, overwrite=true replaces "
-                "it, out=... writes elsewhere"
-            )
+        ways = "resume=true goes on with it, overwrite=true"
+        require_replaceable(out, STORE, asked=config.overwrite, by=ways)
+        require_replaceable(log_path, ATTEMPTS, asked=True)  # beside a store that is gone, too
         interface = _common_interface(self.quota.tasks, config, self._workers(stack))
         self.store = stack.enter_context(_new_store(out, interface, self.quota.tasks, config))
         self.log = AttemptLog(log_path, plan, [])

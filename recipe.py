@@ -26,6 +26,7 @@ from telic.collect import CollectConfig
 from telic.configs.launch import USER_ERRORS, compose, launch, one_line, register_preparation
 from telic.control import ControlConfig
 from telic.evaluate import EvaluateConfig
+from telic.replacement import Kind, replacing, require_replaceable
 from telic.spec import near_misses
 from telic.train import TrainConfig
 
@@ -135,12 +136,25 @@ class Stage:
         return round(time.monotonic() - began, 1)
 
 
+def is_summary(path: Path) -> bool:
+    """Return whether the summary of a recipe stands at `path`."""
+    try:
+        summary = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return False
+    return isinstance(summary, dict) and "seconds" in summary
+
+
+SUMMARY = Kind("the summary of a recipe", is_summary)
+
+
 def run(config: RecipeConfig) -> dict[str, Any]:
     """Run the stages that are not done yet; return and write `out`/summary.json."""
     out = Path(config.out)
     planned = list(stages(config))
     for stage in planned:
         stage.require_composes()
+    require_replaceable(out / "summary.json", SUMMARY, asked=True)  # of an earlier run of it
     out.mkdir(parents=True, exist_ok=True)
     seconds = {stage.name: stage.run() for stage in planned}
     results: dict[str, dict[str, Any]] = {
@@ -149,7 +163,8 @@ def run(config: RecipeConfig) -> dict[str, Any]:
     }
     control = json.loads(_control_json(config).read_text()) if config.control_task else None
     summary = summarize(results, control) | {"seconds": seconds}
-    (out / "summary.json").write_text(json.dumps(summary, indent=1))
+    with replacing(out / "summary.json", SUMMARY, asked=True) as fresh:
+        fresh.write_text(json.dumps(summary, indent=1))
     STDOUT.rule(f"[bold]{out}", align="left")
     STDOUT.print(table(summary))
     for name, folder in _evaluated(config).items():

@@ -8,7 +8,6 @@ and two processes compute what one process with `accumulate=2` computes.
 from __future__ import annotations
 
 import math
-import shutil
 import signal
 from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass
@@ -22,6 +21,7 @@ from accelerate.utils import set_seed
 from telic.configs.launch import launch
 from telic.datasets.lock import WriterLock
 from telic.datasets.windows import Windows
+from telic.policy.atomic import CHECKPOINTS
 from telic.policy.checkpoint import load_train_state, save_checkpoint
 from telic.policy.device import pick_device, supports_bf16
 from telic.policy.objective import LossTerms
@@ -32,6 +32,7 @@ from telic.policy.starting_point import copy_language
 from telic.policy.stop_signals import StopSignals
 from telic.policy.tensors import load_exactly
 from telic.policy.validation import held_out_errors, non_finite
+from telic.replacement import remove, require_replaceable
 from telic.train_config import Precision, TrainConfig
 from telic.train_data import batches_from, held_out_batches, open_windows
 from telic.train_start import new_policy
@@ -113,7 +114,7 @@ def _run(config: TrainConfig, stack: ExitStack) -> dict[str, float]:
     if resuming:
         training.resume(last)
     else:  # only now, when nothing is at fault with the input
-        _empty(out, accelerator)
+        _empty(config, out, accelerator)
     progress = training.progress
     model, optimizer = accelerator.prepare(policy, training.optimizer)
     batches = batches_from(config, train_windows, accelerator, progress.step)
@@ -214,20 +215,22 @@ def _resumes(config: TrainConfig, out: Path, last: Path) -> bool:
                 f"out={out} holds a run already; resume=true goes on with it, "
                 "overwrite=true starts again, or choose another out="
             )
-        inside = Path(config.init_from or "/").resolve()
-        if inside.is_relative_to((out / "checkpoints").resolve()):
-            raise ValueError(
-                f"init_from={config.init_from} lies in out={out}, which overwrite=true would "
-                "empty; choose another out"
-            )
+        read = [*config.data.stores, *config.data.video_only]
+        require_replaceable(
+            out / "checkpoints",
+            CHECKPOINTS,
+            asked=True,
+            locked_by_us=True,
+            sources=[*read, config.init_from] if config.init_from else read,
+        )
     return False
 
 
-def _empty(out: Path, accelerator: Accelerator) -> None:
+def _empty(config: TrainConfig, out: Path, accelerator: Accelerator) -> None:
     """Remove the checkpoints of a run that is written over."""
     accelerator.wait_for_everyone()
-    if accelerator.is_main_process and (out / "checkpoints").exists():
-        shutil.rmtree(out / "checkpoints")
+    if accelerator.is_main_process:
+        remove(out / "checkpoints", CHECKPOINTS, asked=config.overwrite, locked_by_us=True)
     accelerator.wait_for_everyone()
 
 

@@ -25,6 +25,7 @@ from telic.configs.launch import launch
 from telic.datasets.robomimic_hdf5 import ExportOptions, export_hdf5
 from telic.datasets.sampler import BatchSampler
 from telic.datasets.store import EpisodeStore
+from telic.policy.atomic import CHECKPOINT
 from telic.policy.checkpoint import save_checkpoint
 from telic.policy.device import pick_device
 from telic.policy.robomimic_baseline import (
@@ -37,6 +38,7 @@ from telic.policy.robomimic_baseline import (
 from telic.policy.run_log import RunLog, WandbConfig
 from telic.policy.stop_signals import StopSignals
 from telic.ranges import require_range
+from telic.replacement import require_replaceable
 from telic.train_data import prime_embeddings
 
 
@@ -81,6 +83,7 @@ def run(config: TrainBaselineConfig) -> dict[str, float]:
         raise ValueError(
             f"out={out} holds a run already; overwrite=true starts again, or choose another out"
         )
+    require_replaceable(checkpoint, CHECKPOINT, asked=True, sources=[config.store])
     store = EpisodeStore.open(config.store)
     _require_unit_actions(store)
     device = pick_device(config.device)

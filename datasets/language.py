@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 import numpy as np
 import zarr
+from zarr.codecs import Crc32cCodec
 
 from telic.datasets.arrays import RowArray, create_rows
 from telic.spec import Array, near_misses
@@ -42,9 +43,15 @@ class Language:
     def __init__(self, root: Path, num_steps: int) -> None:
         self._root = root
         self._rows = RowArray(root / "meta/segments")
-        rows = self._rows.read(0, len(self._rows))
+        if (self._rows.row_shape, self._rows.dtype) != ((len(SEGMENT_COLUMNS),), np.int64):
+            raise ValueError(
+                f"{self._rows.path}: rows are {self._rows.dtype} {self._rows.row_shape}, expected "
+                f"int64 ({len(SEGMENT_COLUMNS)},)"
+            )
+        rows = self._rows.read_whole()
         beyond = np.flatnonzero(rows[:, 0] >= num_steps)
-        self.table = rows[: beyond[0]] if len(beyond) else rows
+        committed = beyond[0] if len(beyond) else len(rows)
+        self.table, self.uncommitted = rows[:committed], rows[committed:]
         self.instructions = self._committed_strings("instructions", self.table[:, 2])
         self.tasks = self._committed_strings("tasks", self.table[:, 3])
 
@@ -53,7 +60,14 @@ class Language:
         """Make the empty tables in a new store."""
         create_rows(root, "meta/segments", (len(SEGMENT_COLUMNS),), "int64", 4096)
         for name in ("instructions", "tasks"):
-            zarr.create_array(root, name=f"meta/{name}", shape=(0,), chunks=(1024,), dtype=str)
+            zarr.create_array(
+                root,
+                name=f"meta/{name}",
+                shape=(0,),
+                chunks=(1024,),
+                dtype=str,
+                compressors=[Crc32cCodec()],
+            )
         zarr.open_group(root).create_group(EMBEDDINGS)
 
     def append(self, first_step: int, segments: Sequence[Segment]) -> None:
@@ -76,11 +90,15 @@ class Language:
     def cut(self) -> None:
         """Drop from the disk what lies beyond the committed tables."""
         self._rows.resize(len(self.table))
-        self._rows.drop_files_beyond_end()
         for name, known in (("instructions", self.instructions), ("tasks", self.tasks)):
             array = self._strings(name)
             if array.shape[0] > len(known):
                 array.resize((len(known),))
+        self.uncommitted = self.uncommitted[:0]
+
+    def stored(self, name: str) -> int:
+        """Return how many "instructions" or "tasks" are stored, those in no use among them."""
+        return int(self._strings(name).shape[0])
 
     def segments(self, episode: int, start: int, stop: int) -> list[Segment]:
         """Return the segments of the episode of steps [start, stop), counted from its first."""
@@ -116,9 +134,13 @@ class Language:
         try:
             array = zarr.open_array(self._root, path=f"meta/{name}", mode="r")
             known = min(int(used.max(initial=-1)) + 1, array.shape[0])
-            return [str(sentence) for sentence in np.asarray(array[:known])]
-        except (ValueError, KeyError, TypeError, RuntimeError, OSError) as error:
-            raise ValueError(f"{self._root}/meta/{name}: not readable ({error})") from error
+            sentences = np.asarray(array[:known])
+        except Exception as error:  # zarr raises anything where files are damaged
+            why = " ".join(str(error).split())
+            raise ValueError(f"{self._root}/meta/{name}: not readable ({why:.200})") from error
+        if not all(isinstance(sentence, str) for sentence in sentences.tolist()):
+            raise ValueError(f"{self._root}/meta/{name}: holds {array.dtype}, expected sentences")
+        return [str(sentence) for sentence in sentences]
 
 
 def write_embeddings(root: Path, encoder: str, sentences: Sequence[str], vectors: Array) -> None:
@@ -172,4 +194,11 @@ def encoders(root: Path) -> list[str]:
 
 def _vectors(array: RowArray) -> dict[str, Array]:
     """Return sentence -> vector; where a sentence was written twice, the later counts."""
-    return dict(zip(array.attributes.get("sentences", []), array.read(0, len(array)), strict=True))
+    sentences = array.attributes.get("sentences", [])
+    whole = isinstance(sentences, list) and all(isinstance(s, str) for s in sentences)
+    if not whole or len(sentences) != len(array) or len(array.row_shape) != 1:
+        raise ValueError(
+            f"{array.path}: vectors {(len(array), *array.row_shape)} and its sentences do not fit "
+            "each other; remove the folder and they are computed again"
+        )
+    return dict(zip(sentences, array.read_whole(), strict=True))

@@ -13,8 +13,6 @@ lets a low-dim policy without language learn several tasks.
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,8 +23,10 @@ import h5py
 import numpy as np
 
 from telic.datasets.checks import check_episode
+from telic.datasets.layout import STORE
 from telic.datasets.store import Episode, EpisodeStore, Segment
 from telic.datasets.windows import split_episodes
+from telic.replacement import Kind, replacing, require_replaceable
 from telic.spec import Array, ArraySpec, near_misses
 
 OWN_PATHS = {
@@ -37,6 +37,18 @@ OWN_PATHS = {
     "timestamp_ns": "timestamp_ns",
 }
 CARRIED = ("robot", "task_family", "licence", "source", "env_args")
+
+
+def is_robomimic(path: Path) -> bool:
+    """Return whether an HDF5 file of demonstrations stands at `path`."""
+    try:
+        with h5py.File(path, "r") as file:
+            return file.get("data", getclass=True) is h5py.Group
+    except OSError:
+        return False
+
+
+HDF5 = Kind("a robomimic HDF5 file", is_robomimic)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -64,14 +76,14 @@ def export_hdf5(source: Path, target: Path, options: ExportOptions, overwrite: b
     store = EpisodeStore.open(source)
     if not store.num_episodes:
         raise ValueError(f"{source}: has no episodes to export")
-    if target.exists() and not overwrite:
-        raise ValueError(f"{target}: is already there; pass --overwrite or another path")
+    new = {"asked": overwrite, "by": "--overwrite", "sources": [source]}
+    require_replaceable(target, HDF5, **new)
     paths = {name: _hdf5_path(name) for name in store.fields}
     if len(set(paths.values())) < len(paths) or (options.goal is not None and "goal" in paths):
         raise ValueError(f"{source}: fields {', '.join(paths)} do not fit into one HDF5 group")
     goal, goal_note = _goal_key(store, options.goal)
     train, valid = split_episodes(store, options.valid_fraction, options.seed)
-    with _renamed_when_done(target) as path, h5py.File(path, "w") as file:
+    with replacing(target, HDF5, **new) as path, h5py.File(path, "w") as file:
         data = file.create_group("data")
         for episode in store:
             _write_demo(data, episode, paths, goal, options.next_obs)
@@ -89,9 +101,8 @@ def export_hdf5(source: Path, target: Path, options: ExportOptions, overwrite: b
 
 def import_hdf5(source: Path, target: Path, options: ImportOptions, overwrite: bool = False) -> int:
     """Write the HDF5 file at `source` to a store and return the number of episodes."""
-    if target.exists() and not overwrite:
-        raise ValueError(f"{target}: is already there; pass --overwrite or another path")
-    with _opened(source) as file, _renamed_when_done(target) as path:
+    new = {"asked": overwrite, "by": "--overwrite", "sources": [source]}
+    with replacing(target, STORE, **new) as path, _opened(source) as file:
         data = file["data"]
         plan = _own_plan(data) if "telic" in data.attrs else _foreign_plan(source, data, options)
         with EpisodeStore.create(
@@ -316,21 +327,3 @@ def _opened(source: Path) -> Iterator[h5py.File]:
         if "data" not in file:
             raise ValueError(f"{source}: has no group /data; is it a robomimic dataset?")
         yield file
-
-
-@contextmanager
-def _renamed_when_done(target: Path) -> Iterator[Path]:
-    """Yield a path beside `target` that takes its place if all goes well and vanishes if not."""
-    path = target.with_name(f"{target.name}.{os.getpid()}.unfinished")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        yield path
-        if target.is_dir():
-            shutil.rmtree(target)
-        path.replace(target)
-    except OSError as error:
-        raise ValueError(f"{target}: {error.strerror or error} while converting") from error
-    finally:
-        if path.is_dir():
-            shutil.rmtree(path)
-        path.unlink(missing_ok=True)

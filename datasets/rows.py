@@ -42,5 +42,5 @@ class HeldRows:
             needed = self.held_bytes + self._store.num_steps * array.row_bytes
             if array.row_bytes > SMALL_ROW_BYTES or needed > self._budget:
                 return array.gather(rows.reshape(-1)).reshape(*rows.shape, *array.row_shape)
-            self._held[field] = array.read(0, self._store.num_steps)
+            self._held[field] = array.read_whole(self._store.num_steps)
         return np.take(self._held[field], rows, axis=0)

@@ -8,6 +8,8 @@ Quantiles of numbers come from the data when asked for: see `QUANTILE_ROWS`.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from telic.spec import Array, ArraySpec, FieldStats
@@ -41,6 +43,22 @@ def summarize(spec: ArraySpec, data: Array) -> Array:
     spread = ((flat - mean) ** 2).sum(0)
     count = np.full(flat.shape[1], len(flat), np.float64)
     return np.stack([count, flat.min(0), flat.max(0), mean, spread])
+
+
+def steps_told(spec: ArraySpec, summaries: Array) -> Array:
+    """Return how many steps each episode has by its summary [N ...], f64 [N].
+
+    Of pictures at most `IMAGE_FRAMES` are counted; compare with `most_told`.
+    """
+    size = math.prod(int(n or 0) for n in spec.shape)
+    if is_image(spec):
+        return summaries.sum((1, 2)) / max(size, 1)
+    return np.asarray(summaries[:, 0, 0] * _entries(spec) / max(size, 1))
+
+
+def most_told(spec: ArraySpec, steps: Array) -> Array:
+    """Return what `steps_told` is of whole episodes of so many steps."""
+    return np.minimum(steps, IMAGE_FRAMES) if is_image(spec) else steps
 
 
 def summary_frames(steps: int) -> Array:

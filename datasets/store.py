@@ -2,8 +2,8 @@
 
 An append writes everything beyond the ends of the arrays and then lengthens `meta/episode_ends`
 in one atomic step. Killed before that step, the episode is not there: reading ignores what lies
-beyond the last end, and the next writer cuts it off. (Power loss is another matter: nothing is
-fsynced.) `layout` says where what lies.
+beyond the last end, and the next writer cuts it off, once `commit` has shown that it is what a
+kill leaves. (Power loss is another matter: nothing is fsynced.) `layout` says where what lies.
 """
 
 from __future__ import annotations
@@ -16,12 +16,15 @@ from typing import Any, Literal
 
 import numpy as np
 
-from telic.datasets import language, layout, statistics
-from telic.datasets.arrays import RowArray
+from telic.datasets import commit, language, layout, statistics
+from telic.datasets.arrays import PARTIAL, RowArray
 from telic.datasets.checks import check_episode, check_fields
 from telic.datasets.language import Language, Segment
 from telic.datasets.lock import WriterLock
+from telic.replacement import replacing
 from telic.spec import Array, ArraySpec, FieldStats, Interface, near_misses
+
+READS = 5  # of a store that somebody writes to, until what was read belongs together
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +72,13 @@ class EpisodeStore:
         self.path = path
         self.mode = mode
         self._lock = WriterLock(path) if mode == "a" else None
-        self._load()
         self._torn = False  # whether rows beyond the last committed episode may be on the disk
-        if mode == "a":
-            self._cut()
+        try:
+            self._load()
+            if mode == "a":
+                self._cut()
+        except OSError as error:
+            raise ValueError(f"{path}: {error.strerror or error} while opening it") from error
 
     @classmethod
     def create(
@@ -93,10 +99,6 @@ class EpisodeStore:
         again in `attrs`.
         """
         path = Path(path)
-        if path.exists():
-            if not overwrite:
-                raise ValueError(f"{path}: is already there; pass overwrite or another path")
-            layout.require_replaceable(path)
         check_fields(path, fields, rate_hz)
         attributes = {
             "rate_hz": float(rate_hz),
@@ -106,19 +108,16 @@ class EpisodeStore:
             "source": source,
             **(extra or {}),
         }
-        try:
-            layout.build(path, fields, attributes)
-        except OSError as error:
-            raise ValueError(
-                f"{path}: {error.strerror or error} while creating the store"
-            ) from error
+        with replacing(path, layout.STORE, asked=overwrite) as fresh:
+            layout.build(fresh, fields, attributes)
         return cls(path, "a")
 
     @classmethod
     def open(cls, path: Path | str, mode: Literal["r", "a"] = "r") -> EpisodeStore:
         """Return the store at `path`. "a" also cuts off what a killed writer left behind.
 
-        ValueError, one line: no store there, another format or version, a damaged one.
+        ValueError, one line: no store there, another format or version, a damaged one, of which
+        nothing is cut.
         """
         path = Path(path)
         if mode not in ("r", "a"):
@@ -246,10 +245,11 @@ class EpisodeStore:
         try:
             for name, rows in episode.items():
                 self._data[name].write(first, rows)
-                self._data[name].resize(stop)
                 summary = statistics.summarize(self.fields[name], rows)
                 self._summaries[name].write(index, summary[None])
                 self._summaries[name].resize(index + 1)
+            for array in self._data.values():  # only now: the summaries tell how much follows
+                array.resize(stop)
             self._language.append(first, segments)
             self._ends.write(index, np.array([stop]))
             self._ends.resize(index + 1)
@@ -274,7 +274,8 @@ class EpisodeStore:
             )
         self._torn = True
         try:
-            self._ends.resize(num_episodes)
+            before = {commit.CUT_FROM: [self.num_episodes, self.num_steps]}
+            self._ends.resize(num_episodes, before)
             self._load()
             self._cut()
         except OSError as error:
@@ -303,34 +304,62 @@ class EpisodeStore:
     def _load(self) -> None:
         """Read from disk what is committed."""
         self.attrs = layout.read_attributes(self.path)
-        self.fields = {k: ArraySpec.from_json(v) for k, v in self.attrs["fields"].items()}
+        self.fields = layout.read_fields(self.path, self.attrs)
         self.rate_hz = float(self.attrs["rate_hz"])
-        self._ends = RowArray(self.path / "meta/episode_ends")
-        self.episode_ends = self._ends.read(0, len(self._ends))
-        self._data = {name: RowArray(self.path / "data" / name) for name in self.fields}
-        self._summaries = {name: RowArray(self.path / "meta/stats" / name) for name in self.fields}
-        self._language = Language(self.path, self.num_steps)
-        layout.require_whole(
-            self.fields, self._data, self._summaries, self.num_steps, self.num_episodes
+        for _ in range(READS):
+            tables = self._tables()
+            try:
+                commit.require_readable(tables)
+                break
+            except ValueError:  # it may have been written to meanwhile
+                now = RowArray(tables.ends.path).read_whole()
+                if self.mode == "a" or np.array_equal(now, tables.episode_ends):
+                    raise
+        else:
+            raise ValueError(f"{self.path}: is written to faster than it can be read; try again")
+        self._ends, self.episode_ends = tables.ends, tables.episode_ends
+        self._data, self._summaries = dict(tables.data), dict(tables.summaries)
+        self._language = tables.language
+
+    def _tables(self) -> commit.Tables:
+        ends = RowArray(self.path / "meta/episode_ends")
+        if (ends.row_shape, ends.dtype) != ((), np.int64):
+            raise ValueError(
+                f"{ends.path}: rows are {ends.dtype} {ends.row_shape}, expected int64 ()"
+            )
+        episode_ends = ends.read_whole()
+        language = Language(self.path, int(episode_ends[-1]) if len(episode_ends) else 0)
+        return commit.Tables(
+            path=self.path,
+            fields=self.fields,
+            ends=ends,
+            episode_ends=episode_ends,
+            language=language,
+            data={name: RowArray(self.path / "data" / name) for name in self.fields},
+            summaries={name: RowArray(self.path / "meta/stats" / name) for name in self.fields},
         )
 
     def _cut(self) -> None:
         """Drop from the disk what lies beyond the last committed episode."""
-        for arrays, rows in ((self._data, self.num_steps), (self._summaries, self.num_episodes)):
-            for array in arrays.values():
-                array.resize(rows)
-                array.drop_files_beyond_end()
+        commit.require_cuttable(self._tables())
+        for array in self._data.values():
+            array.cut(self.num_steps)
         self._language.cut()
+        for array in self._summaries.values():  # they tell of what is unfinished, so they go last
+            array.cut(self.num_episodes)
         for remains in self.path.rglob("*.partial"):  # of a file that was being replaced
-            remains.unlink(missing_ok=True)
-        self._ends.drop_files_beyond_end()
+            if PARTIAL.fullmatch(remains.name):
+                remains.unlink(missing_ok=True)
+        self._ends.cut(self.num_episodes)
+        if commit.CUT_FROM in self._ends.attributes:
+            self._ends.resize(self.num_episodes, {})
         self._torn = False
 
     def _recover(self) -> None:
         """After a write that failed: know what is committed, drop the rest if the disk lets us."""
         self._torn = True
-        self._load()
         with suppress(OSError):
+            self._load()
             self._cut()
 
     def _refused(self, error: OSError, doing: str) -> ValueError:
@@ -344,8 +373,11 @@ class EpisodeStore:
         if self.mode != "a":
             raise ValueError(f"{self.path}: open for reading; open it with mode 'a' to write")
         if self._torn:
-            self._load()
-            self._cut()
+            try:
+                self._load()
+                self._cut()
+            except OSError as error:
+                raise self._refused(error, "dropping what is left of it") from error
 
     def _require_field(self, name: str) -> None:
         if name not in self.fields:

@@ -33,7 +33,7 @@ def validate(path: Path) -> Iterator[Finding]:
     One episode's field is in memory at a time.
     """
     attributes = layout.read_attributes(path)
-    fields = {name: ArraySpec.from_json(spec) for name, spec in attributes["fields"].items()}
+    fields = layout.read_fields(path, attributes)
     array = RowArray(path / "meta/episode_ends")
     lost = array.missing_rows()
     if lost:

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from telic.replacement import Kind, replacing
+
 KEPT, FAILED, CRASHED = "kept", "failed", "crashed"
 
 
@@ -35,9 +37,9 @@ class AttemptLog:
         """Write the file anew with what is known so far."""
         self.path = path
         self.attempts = list(attempts)
-        path.parent.mkdir(parents=True, exist_ok=True)
         lines = [dict(plan), *(asdict(attempt) for attempt in attempts)]
-        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        with replacing(path, ATTEMPTS, asked=True) as fresh:
+            fresh.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
     @classmethod
     def resume(cls, path: Path, plan: Mapping[str, Any], num_episodes: int) -> AttemptLog:
@@ -75,6 +77,19 @@ class AttemptLog:
         self.attempts.append(attempt)
         with self.path.open("a") as file:
             file.write(json.dumps(asdict(attempt)) + "\n")
+
+
+def is_log(path: Path) -> bool:
+    """Return whether the log of a collection stands at `path`: its first line is what was asked."""
+    try:
+        with path.open() as file:
+            begun = json.loads(file.readline())
+    except (OSError, ValueError):
+        return False
+    return isinstance(begun, dict) and {"tasks", "episodes_per_task"} <= set(begun)
+
+
+ATTEMPTS = Kind("the log of a collection", is_log)
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:

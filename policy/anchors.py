@@ -24,11 +24,24 @@ from scipy.cluster.vq import kmeans2
 
 from telic.policy.normalizer import Normalizer
 from telic.policy.tensors import save_tensors
+from telic.replacement import Kind, replacing
 from telic.spec import Array, Interface
 
 FORMAT = "telic-anchors"
 _RESTARTS, _ITERATIONS = 10, 30
 _SAME_SCALE = 1e-5  # how far two scalings of actions may differ, of their scale
+
+
+def is_anchors(path: Path) -> bool:
+    """Return whether a file of anchors stands at `path`."""
+    try:
+        with safe_open(path, "np") as file:
+            return (file.metadata() or {}).get("format") == FORMAT
+    except (OSError, SafetensorError):
+        return False
+
+
+ANCHORS = Kind("a file of anchors", is_anchors)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,18 +62,18 @@ class AnchorSet:
     center: Array
     scale: Array
 
-    def save(self, path: Path) -> None:
-        """Write a safetensors file; ValueError if it cannot be written."""
+    def save(self, path: Path, overwrite: bool = False) -> None:
+        """Write a safetensors file; ValueError if it cannot be written, or is there unasked."""
         arrays = {
             name: torch.from_numpy(np.array(getattr(self, name)))
             for name in ("chunks", "counts", "residual", "columns", "center", "scale")
         }
         about = {"format": FORMAT, "about": json.dumps({"rms": self.rms})}
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            save_tensors(arrays, path, about)
-        except (OSError, SafetensorError) as error:
-            raise ValueError(f"{path}: cannot be written ({error})") from error
+        with replacing(path, ANCHORS, asked=overwrite) as fresh:
+            try:
+                save_tensors(arrays, fresh, about)
+            except SafetensorError as error:
+                raise OSError(str(error)) from error
 
     @classmethod
     def load(cls, path: Path) -> AnchorSet:

@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import NoReturn
 
 from telic.policy import import_mdt, import_mode, import_rdt
+from telic.policy.atomic import CHECKPOINT
 from telic.policy.checkpoint import LANGUAGE, save_checkpoint
 from telic.policy.checkpoint_files import load_embeddings
 from telic.policy.imported import Imported, ImportOptions, read_json
 from telic.policy.language_encoder import TOKENIZER_FILES
 from telic.policy.policy import Policy
+from telic.replacement import require_replaceable
 from telic.spec import Array, Interface
 
 
@@ -59,13 +61,18 @@ def import_checkpoint(
     *,
     tokenizer: Path | None = None,
     vectors: Mapping[str, Array] | None = None,
+    overwrite: bool = False,
 ) -> tuple[Imported, Policy]:
     """Return what was imported from `source` into directory `target`, and the policy.
 
     tokenizer: a folder with the files of the text tower's tokenizer. vectors: of sentences that
-    need no text tower. ValueError names what is missing or does not fit.
+    need no text tower. overwrite: replace a checkpoint that is there. ValueError names what is
+    missing or does not fit.
     """
     kind = recognise(source)
+    require_replaceable(
+        target, CHECKPOINT, asked=overwrite, by="--overwrite", sources=_read_for(source, options)
+    )
     if tokenizer is not None and not _tokenizer_files(tokenizer):
         wanted = " or ".join(TOKENIZER_FILES)
         raise ValueError(f"--tokenizer {tokenizer}: holds no {wanted}")
@@ -89,6 +96,12 @@ def import_checkpoint(
         write_language=write_language if imported.language is not None else None,
     )
     return imported, policy
+
+
+def _read_for(source: Path, options: ImportOptions) -> list[Path]:
+    """Return what is read besides the interface and sentences."""
+    folders = (options.language, options.vision)
+    return [source, *(Path(folder) for folder in folders if folder is not None)]
 
 
 def recognise(source: Path) -> str:
@@ -135,6 +148,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             options,
             tokenizer=args.tokenizer,
             vectors=load_embeddings(args.embeddings) if args.embeddings else {},
+            overwrite=args.overwrite,
         )
         _report(imported, policy, args.target)
     except ValueError as error:
@@ -168,6 +182,7 @@ def _parser() -> Parser:
         "--language", type=Path, metavar="DIR", help="RDT: folder of T5-XXL and its tokenizer"
     )
     parser.add_argument("--vision", type=Path, metavar="DIR", help="RDT: folder of SigLIP")
+    parser.add_argument("--overwrite", action="store_true", help="replace a checkpoint at DST")
     parser.add_argument("--raw", action="store_true", help="the raw weights, not their average")
     return parser
 

@@ -22,6 +22,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from telic.replacement import Kind, replacing
+
 
 class WandbMode(Enum):
     """Where Weights & Biases writes: a local folder, its server, nowhere."""
@@ -75,7 +77,8 @@ class RunLog:
             for line in (path.read_text().splitlines() if path.exists() else [])
             if _step_of(line) <= self._start
         ]
-        path.write_text("".join(f"{line}\n" for line in kept))
+        with replacing(path, LOG, asked=True) as fresh:
+            fresh.write_text("".join(f"{line}\n" for line in kept))
         self._file = path.open("a")
         self._progress = Progress(
             TextColumn("train"),
@@ -135,6 +138,20 @@ class RunLog:
         """Print one line above the bar."""
         if self._enabled:
             self._console.print(text, highlight=False, soft_wrap=True)
+
+
+def is_log(path: Path) -> bool:
+    """Return whether the log of a training stands at `path`: its first line has a step."""
+    try:
+        with path.open() as file:
+            first = file.readline()
+    except (OSError, ValueError):
+        return False
+    begins = '{"step": '
+    return first.startswith(begins) or begins.startswith(first)  # empty, or cut off by a kill
+
+
+LOG = Kind("the log of a training", is_log)
 
 
 def _step_of(line: str) -> int:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import zarr
 
 from telic.datasets.store import EpisodeStore, Segment
 from telic.spec import Array, ArraySpec
@@ -54,5 +55,41 @@ def make_store(tmp_path: Path, make_episode: MakeEpisode) -> MakeStore:
         for i, steps in enumerate(lengths):
             store.append(make_episode(steps, i), segments[i] if segments else ())
         return store
+
+    return make
+
+
+@pytest.fixture
+def make_old_store(tmp_path: Path) -> Callable[..., Path]:
+    """Return a function (fields, rate_hz) -> an empty store as it was before checksums."""
+
+    def make(fields: dict[str, ArraySpec] = FIELDS, rate_hz: float = 20.0) -> Path:
+        path = tmp_path / "old.zarr"
+        about = {name: spec.to_json() for name, spec in fields.items()}
+        attributes = {"format": "telic-episodes", "version": 1, "fields": about, "rate_hz": rate_hz}
+        root = zarr.create_group(path, attributes=attributes)
+
+        def rows(name: str, row: tuple[int, ...], dtype: str, chunk: int) -> None:
+            root.create_array(
+                name,
+                shape=(0, *row),
+                chunks=(chunk, *row),
+                dtype=dtype,
+                compressors=None,
+                filters=None,
+                chunk_key_encoding={"name": "default", "separator": "."},
+            )
+
+        for name, spec in fields.items():
+            row = tuple(int(n or 0) for n in spec.shape)
+            rows(f"data/{name}", row, spec.dtype, 109)
+            pixels = (3, 256) if name.startswith("image/") else (5, *(row or (1,)))
+            rows(f"meta/stats/{name}", pixels, "int64" if len(row) == 3 else "float64", 64)
+        rows("meta/segments", (4,), "int64", 4096)
+        rows("meta/episode_ends", (), "int64", 4096)
+        for name in ("instructions", "tasks"):
+            root.create_array(f"meta/{name}", shape=(0,), chunks=(1024,), dtype=str)
+        root.create_group("meta/embeddings")
+        return path
 
     return make

@@ -162,7 +162,7 @@ def test_where_there_is_no_checkpoint_is_one_line(first: Path, tmp_path: Path) -
     demos = tmp_path / "demos.zarr"
     with pytest.raises(ValueError, match="no checkpoint directory there"):
         train(demos, tmp_path / "second", f"init_from={tmp_path / 'none'}")
-    with pytest.raises(ValueError, match=r"init_from=.* lies in out=.*; choose another out"):
+    with pytest.raises(ValueError, match=r"checkpoints: holds .*, which is read for it"):
         train(demos, tmp_path / "first", f"init_from={first}", "overwrite=true", "steps=1")
     assert acts(first)[1].shape == (5, 2)
     with pytest.raises(ValueError, match="frozen=true would freeze voltron at random weights"):

@@ -1,0 +1,282 @@
+"""The one place where something that a user named is replaced or deleted.
+
+It goes only if that was asked for, if it is of the kind that takes its place, if nobody is writing
+it, and if nothing that is read meanwhile lies in it. The new one is made beside it, under a name
+that nobody else has, and the two are exchanged in one step: a kill, an error or a full disk leaves
+the old one or the new one.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+_C = ctypes.CDLL(None, use_errno=True)
+_AT_FDCWD = -100
+_RENAME_NOREPLACE, _RENAME_EXCHANGE = 1, 2  # renameat2(2): Linux, most file systems
+_SUFFIX = ".telic"  # of the folder beside `path` in which the new one is made
+_PREVIOUS = "previous"  # in it: the old one, where the file system cannot exchange
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What may give way to what.
+
+    noun: "an episode store"; recognises: whether that is what stands at a path; locks: the folders
+    and files that a writer of it would hold.
+    """
+
+    noun: str
+    recognises: Callable[[Path], bool]
+    locks: Callable[[Path], Sequence[Path]] = lambda path: (path,)
+
+
+def require_replaceable(
+    path: Path,
+    kind: Kind,
+    *,
+    asked: bool,
+    by: str = "overwrite=true",
+    sources: Sequence[Path | str] = (),
+    locked_by_us: bool = False,
+) -> None:
+    """Raise ValueError unless something of `kind` may be written to `path`.
+
+    `by` is how the user asks for a replacement. None of `sources`, which are read for it, may be
+    what is written, lie in it or hold it.
+    """
+    place = _place(path)
+    for source in sources:
+        _require_apart(path, place, Path(source))
+    if not os.path.lexists(place):
+        return
+    if not asked:
+        raise ValueError(f"{path}: is already there; {by} replaces it, or give another path")
+    if not kind.recognises(place):
+        raise ValueError(
+            f"{path}: is not {kind.noun}, so it is not replaced; give another path, or remove it "
+            "yourself"
+        )
+    if not locked_by_us:
+        _require_unlocked(path, kind.locks(place))
+
+
+@contextmanager
+def replacing(
+    path: Path,
+    kind: Kind,
+    *,
+    asked: bool,
+    by: str = "overwrite=true",
+    sources: Sequence[Path | str] = (),
+    locked_by_us: bool = False,
+    durable: bool = False,
+) -> Iterator[Path]:
+    """Yield a path at which to make what takes the place of `path` when the block ends well.
+
+    Arguments as for `require_replaceable`; `durable` waits until it is on the disk. ValueError if
+    it may not be replaced or cannot be written; what stood at `path` stays.
+    """
+    place = _place(path)
+
+    def require() -> None:
+        require_replaceable(
+            path, kind, asked=asked, by=by, sources=sources, locked_by_us=locked_by_us
+        )
+
+    require()
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with _folder_beside(place) as folder:
+            fresh = folder / place.name
+            yield fresh
+            if durable:
+                for file in (fresh, *sorted(fresh.rglob("*"))):
+                    _sync(file)
+            require()  # it was long ago
+            _put_in_place(fresh, place, folder)
+            if durable:
+                _sync(place.parent)
+    except FileExistsError as error:
+        if os.path.lexists(place) and not asked:
+            raise ValueError(f"{path}: is already there; somebody made it meanwhile") from error
+        raise _unwritable(path, error) from error
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def remove(
+    path: Path,
+    kind: Kind,
+    *,
+    asked: bool,
+    by: str = "overwrite=true",
+    sources: Sequence[Path | str] = (),
+    locked_by_us: bool = False,
+) -> None:
+    """Delete what stands at `path`, if anything, on the conditions of `require_replaceable`."""
+    require_replaceable(path, kind, asked=asked, by=by, sources=sources, locked_by_us=locked_by_us)
+    place = _place(path)
+    if not os.path.lexists(place):
+        return
+    try:
+        with _folder_beside(place) as folder:
+            place.rename(folder / place.name)  # gone in one step, then emptied
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be removed ({error.strerror or error})") from error
+
+
+def restore(path: Path) -> None:
+    """Put back what stood at `path` if a kill fell between the two renames of a replacement."""
+    place = _place(path)
+    if os.path.lexists(place) or not place.parent.is_dir():
+        return
+    for folder in _leftovers(place):
+        if (previous := folder / _PREVIOUS).exists():
+            previous.rename(place)
+            return
+
+
+def _place(path: Path) -> Path:
+    """Return where `path` leads: what a link points to is replaced, not the link."""
+    return Path(os.path.realpath(path))
+
+
+def _require_apart(path: Path, place: Path, source: Path) -> None:
+    real = _place(source)
+    same = real == place
+    with suppress(OSError):
+        same = same or place.samefile(real)  # two names of one file
+    if same or real.is_relative_to(place) or place.is_relative_to(real):
+        what = "is" if same else "holds" if real.is_relative_to(place) else "lies in"
+        raise ValueError(f"{path}: {what} {source}, which is read for it; give another path")
+
+
+def _require_unlocked(path: Path, held: Sequence[Path]) -> None:
+    """Raise ValueError if a writer holds one of the files and folders."""
+    for target in held:
+        if not target.exists():
+            continue
+        handle = os.open(target, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(
+                f"{path}: somebody is writing {target}; close it first or give another path"
+            ) from error
+        except OSError:  # a file system without locks
+            continue
+        finally:
+            os.close(handle)
+
+
+@contextmanager
+def _folder_beside(place: Path) -> Iterator[Path]:
+    """Yield a folder of our own beside `place`, locked, and delete it with all that is in it.
+
+    Those that a killed process left for the same place are deleted first.
+    """
+    restore(place)
+    for leftover in _leftovers(place):
+        shutil.rmtree(leftover, ignore_errors=True)
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=f".{place.name}.", suffix=_SUFFIX, dir=place.parent))
+        lock = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+        with suppress(OSError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with suppress(OSError):
+            if folder.stat().st_ino == os.fstat(lock).st_ino:
+                break
+        os.close(lock)  # taken for a leftover before it was locked
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
+
+
+def _leftovers(place: Path) -> Iterator[Path]:
+    """Yield the folders beside `place` that killed processes left for it, each locked meanwhile."""
+    ours = re.compile(rf"\.{re.escape(place.name)}\.[a-z0-9_]{{8}}{re.escape(_SUFFIX)}")
+    for folder in sorted(place.parent.iterdir()):
+        if not ours.fullmatch(folder.name):
+            continue
+        try:
+            lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError:
+            continue
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield folder
+        except OSError:  # its maker is alive
+            continue
+        finally:
+            os.close(lock)
+
+
+def _put_in_place(fresh: Path, place: Path, folder: Path) -> None:
+    if not os.path.lexists(place):
+        if not _renameat2(fresh, place, _RENAME_NOREPLACE):
+            fresh.rename(place)
+        return
+    if _renameat2(fresh, place, _RENAME_EXCHANGE):
+        return
+    previous = folder / _PREVIOUS
+    place.rename(previous)
+    try:
+        fresh.rename(place)
+    except OSError:
+        previous.rename(place)
+        raise
+
+
+def swap_file(fresh: Path, path: Path) -> None:
+    """Put the file `fresh` in the place of `path` in one step.
+
+    Unlike a rename over a file, an exchange has ext4 not wait for the disk.
+    """
+    if path.exists() and _renameat2(fresh, path, _RENAME_EXCHANGE):
+        fresh.unlink()
+    else:
+        fresh.replace(path)
+
+
+def _renameat2(a: Path, b: Path, flags: int) -> bool:
+    """Rename `a` to `b` as the flags say; return False where the system cannot."""
+    try:
+        rename = _C.renameat2
+    except AttributeError:
+        return False
+    sys.audit("os.rename", a, b, -1, -1)  # as os.rename does
+    if rename(_AT_FDCWD, os.fsencode(a), _AT_FDCWD, os.fsencode(b), flags) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+        return False
+    raise OSError(number, os.strerror(number), str(b))
+
+
+def _sync(path: Path) -> None:
+    """Wait until `path` is on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _unwritable(path: Path, error: OSError) -> ValueError:
+    return ValueError(
+        f"{path}: cannot be written ({error.strerror or error}); what was there before is kept; "
+        "free some space or write elsewhere"
+    )
