@@ -174,7 +174,8 @@ def _end(process: subprocess.Popen[bytes], err: Path, hit: str, number: signal.S
         os.killpg(process.pid, signal.SIGKILL)
         raise RuntimeError(f"did not end within {WAIT_S:g} s of the signal") from error
     told = err.read_text(errors="replace")
-    if "Traceback" in told:
+    importing = "KeyboardInterrupt" in told and "<frozen importlib" in told
+    if "Traceback" in told and not importing:  # nothing of ours runs yet
         raise RuntimeError(f"exit status {code}: {told[-700:]}")
     if number is not signal.SIGKILL and hit != "a child" and code not in (128 + number, -number):
         raise RuntimeError(f"exit status {code}: {told[-400:]}")

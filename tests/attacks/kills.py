@@ -7,7 +7,6 @@ in one line.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import pickle
@@ -29,7 +28,7 @@ from telic.datasets import cli
 from telic.datasets.store import EpisodeStore, Segment
 from telic.policy.checkpoint import load_policy, load_train_state, save_checkpoint
 from telic.tests.attacks import checkpoints, stores
-from telic.tests.attacks.arena import EQUAL, Result, Step, attempt, command
+from telic.tests.attacks.arena import EQUAL, Result, Step, attempt, command, mount_tmpfs
 from telic.tests.attacks.mutations import Random
 from telic.tests.attacks.stores import FIELDS, episode, fingerprint, read
 from telic.train import run
@@ -39,7 +38,6 @@ DISK_BYTES = 64 << 20  # of the file system that fills up
 STEPS = 4  # of the training that is killed
 WRITERS = 3
 CHANGES = {"open", "os.rename", "os.truncate", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree"}
-_CLONE_NEWNS, _MS_REC, _MS_PRIVATE = 0x20000, 0x4000, 1 << 18
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,7 +307,7 @@ def _again(op: Operation, base: Path, place: Path, found: str) -> Iterator[Step]
 def _on_a_full_disk(op: Operation, base: Path, place: Path, rng: Random) -> Iterator[Step | str]:
     """Act twice on a disk with little room, then with room."""
     place.mkdir()
-    mounted = _mount(place)
+    mounted = mount_tmpfs(place, DISK_BYTES)
     op.prepare(base, place / "at")
     room = int(2 ** rng.uniform(0, 20)) if rng.random() < 0.8 else 0
     filler = place / "filler"
@@ -412,17 +410,6 @@ def _die_at(change: int) -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(watch)
-
-
-def _mount(place: Path) -> bool:
-    """Mount a small tmpfs at `place` for this process alone; False where that is not allowed."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.unshare(_CLONE_NEWNS):
-        return False
-    if libc.mount(b"none", b"/", None, _MS_REC | _MS_PRIVATE, None):
-        return False
-    options = f"size={DISK_BYTES}".encode()
-    return bool(libc.mount(b"telic", os.fsencode(place), b"tmpfs", 0, options) == 0)
 
 
 def _fill(filler: Path, room: int) -> None:
