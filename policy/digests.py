@@ -1,7 +1,7 @@
 """Digests of a checkpoint's files: what was written is what is loaded, to the last bit.
 
-`digests.json` holds size and SHA-256 of every other file. Whoever changes a file by hand says so with
-`python -m telic.policy.digests CHECKPOINT`, which writes it anew.
+`digests.json` holds size and SHA-256 of every other file. Whoever changes a file by hand says so
+with `python -m telic.policy.digests CHECKPOINT`, which writes it anew.
 """
 
 from __future__ import annotations
