@@ -62,7 +62,8 @@ def require_replaceable(
         return
     if not asked:
         raise ValueError(f"{path}: is already there; {by} replaces it, or give another path")
-    if not kind.recognises(place):
+    plain = place.is_file() or place.is_dir()  # to read a pipe may take for ever
+    if not plain or not kind.recognises(place):
         raise ValueError(
             f"{path}: is not {kind.noun}, so it is not replaced; give another path, or remove it "
             "yourself"

@@ -132,10 +132,9 @@ def prime_embeddings(policy: Policy | RobomimicPolicy, stores: Sequence[EpisodeS
 
 
 def _cache_embeddings(store: EpisodeStore, name: str, known: dict[str, Array]) -> None:
-    """Keep the vectors in the store for the next run, unless somebody is writing to it."""
+    """Keep the vectors in the store for the next run, where it may be written and nobody does."""
     vectors = np.stack([known[text] for text in store.instructions])
     try:
-        with EpisodeStore.open(store.path, "a") as writable:
-            writable.write_embeddings(name, vectors)
-    except (ValueError, OSError) as error:
+        store.cache_embeddings(name, vectors)
+    except ValueError as error:
         warnings.warn(f"sentence vectors are not cached: {error}", stacklevel=2)

@@ -185,7 +185,8 @@ class RowArray:
             have = chunks[chunk]
             if have < rows * self.row_bytes or (self.checksummed and have != self._file_bytes):
                 whole = min(max(have, 0) // self.row_bytes, rows - 1) if self.row_bytes else 0
-                why = f"{self._chunk_path(chunk)} has {have} bytes, expected {self._file_bytes}"
+                size = f"has {have} bytes" if have >= 0 else "is no file"
+                why = f"{self._chunk_path(chunk)} {size}, expected {self._file_bytes} bytes"
                 lost.append((chunk * self.chunk_rows + whole, why))
             expected = chunk + 1
         if expected < needed:
@@ -213,7 +214,11 @@ class RowArray:
         for path in self.path.rglob("*") if self._separator == "/" else self.path.iterdir():
             chunk = self._chunk_of(path)
             if chunk is not None:
-                about = path.stat()
+                try:
+                    about = path.stat()
+                except OSError:  # a link that leads nowhere
+                    found[chunk] = -1
+                    continue
                 found[chunk] = about.st_size if stat.S_ISREG(about.st_mode) else -1
         return found
 

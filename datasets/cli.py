@@ -6,7 +6,6 @@ import argparse
 import re
 import sys
 from collections.abc import Sequence
-from itertools import islice
 from pathlib import Path
 from typing import NoReturn
 
@@ -16,7 +15,7 @@ from rich.table import Table
 
 from telic.datasets import validation
 from telic.datasets.robomimic_hdf5 import ExportOptions, ImportOptions, export_hdf5, import_hdf5
-from telic.datasets.store import EpisodeStore, require_there
+from telic.datasets.store import EpisodeStore, rebuild_ends, require_there
 from telic.spec import near_misses
 
 FINDINGS_SHOWN = 50
@@ -40,8 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = _parser().parse_args(arguments)
     try:
         sys.exit(args.run(args))
-    except ValueError as error:
-        print(f"demo-store: {error}", file=sys.stderr)
+    except (ValueError, OSError) as error:
+        print(f"demo-store: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("demo-store: stopped by SIGINT", file=sys.stderr)
@@ -50,14 +49,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _parser() -> Parser:
     parser = Parser(prog="demo-store", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="info|validate|convert")
+    commands = parser.add_subparsers(
+        dest="command", required=True, metavar="info|validate|convert|rebuild-ends"
+    )
     info = commands.add_parser("info", help="fields, statistics, tasks and size of a store")
     info.add_argument("store", type=Path)
     info.set_defaults(run=_info)
     check = commands.add_parser("validate", help="check every episode; exit code 1 on findings")
     check.add_argument("store", type=Path)
+    check.add_argument(
+        "--deep", action="store_true", help="read everything, hold it against the checksums"
+    )
     check.add_argument("--all", action="store_true", help=f"show more than {FINDINGS_SHOWN}")
     check.set_defaults(run=_validate)
+    rebuild = commands.add_parser(
+        "rebuild-ends", help="write damaged meta/episode_ends anew, from meta/stats"
+    )
+    rebuild.add_argument("store", type=Path)
+    rebuild.set_defaults(run=_rebuild_ends)
     convert = commands.add_parser(
         "convert", help="robomimic HDF5 to a store, or a store to robomimic HDF5"
     )
@@ -149,17 +158,31 @@ def _tasks(store: EpisodeStore) -> Table:
 
 def _validate(args: argparse.Namespace) -> int:
     require_there(args.store)
-    findings = validation.validate(args.store)
-    shown = list(findings if args.all else islice(findings, FINDINGS_SHOWN))
-    for finding in shown:
-        print(finding)
-    more = sum(1 for _ in findings)
-    if more:
-        print(f"and {more} more; --all shows them")
-    if shown:
-        print(f"{args.store}: {len(shown) + more} findings")
+    most = None if args.all else FINDINGS_SHOWN
+    wrong = warned = 0
+    for finding in validation.validate(args.store, args.deep):
+        warning = isinstance(finding, validation.Warned)
+        wrong, warned = wrong + (not warning), warned + warning
+        if most is None or wrong + warned <= most:
+            print(finding)
+    if most is not None and wrong + warned > most:
+        print(f"and {wrong + warned - most} more; --all shows them")
+    warnings = f", warnings: {warned}" if warned else ""
+    if wrong:
+        print(f"{args.store}: {wrong} findings{warnings}")
         return 1
-    print(f"{args.store}: nothing wrong found")
+    read = "everything was read" if args.deep else "--deep reads everything"
+    print(f"{args.store}: nothing wrong found{warnings} ({read})")
+    return 0
+
+
+def _rebuild_ends(args: argparse.Namespace) -> int:
+    require_there(args.store)
+    before, after = rebuild_ends(args.store)
+    print(
+        f"{args.store}: meta/episode_ends has {len(after)} episodes of {after[-1:].sum()} steps "
+        f"(before: {len(before)} of {before[-1:].sum()})"
+    )
     return 0
 
 

@@ -92,34 +92,38 @@ def require_cuttable(tables: Tables) -> None:
             raise ValueError(f"{lost[0]}; {WAY_OUT}")
     known = {tables.path / "data" / name for name in tables.fields}
     for meta in sorted((tables.path / "data").rglob("zarr.json")):
-        if meta.parent not in known and any(meta.parent.glob("c*")):
+        holds = any(path.is_file() and path != meta for path in meta.parent.iterdir())
+        if meta.parent not in known and holds:
             raise ValueError(
                 f"{meta.parent}: holds rows, but the store has no such field; {WAY_OUT}"
             )
     _require_language(tables)
 
 
-def lengths_by_summaries(tables: Tables) -> Array:
+def lengths_by_summaries(
+    path: Path,
+    fields: Mapping[str, ArraySpec],
+    data: Mapping[str, RowArray],
+    summaries: Mapping[str, RowArray],
+) -> Array:
     """Return the steps of each episode that the summaries tell of, i64; ValueError if they differ.
 
     As many episodes as all fields have summaries and rows of.
     """
-    told: dict[str, Array] = {}
-    for name, spec in tables.fields.items():
-        if not statistics.is_image(spec):
-            told[name] = statistics.steps_told(spec, tables.summaries[name].read_whole())
+    count = min(len(array) for array in summaries.values())
+    told = [
+        statistics.steps_told(spec, summaries[name].read_whole(count))
+        for name, spec in fields.items()
+        if not statistics.is_image(spec)
+    ]
     if not told:
-        raise ValueError(f"{tables.path}: pictures alone do not tell how long episodes are")
-    count = min(len(array) for array in tables.summaries.values())
-    first, *others = told.values()
-    for other in others:
-        if not np.array_equal(first[:count], other[:count]):
-            raise ValueError(f"{tables.path}: meta/stats of the fields differ; {WAY_OUT}")
-    rows = min(len(array) for array in tables.data.values())
-    lengths: Array = first[:count][first[:count].cumsum() <= rows].astype(np.int64)
-    if not (lengths > 0).all():
-        raise ValueError(f"{tables.path}: meta/stats tells of an empty episode; {WAY_OUT}")
-    return lengths
+        raise ValueError(f"{path}: pictures alone do not tell how long episodes are")
+    first, *others = told
+    if any(not np.array_equal(first, other) for other in others) or not (first > 0).all():
+        raise ValueError(f"{path}: meta/stats of the fields differ; {WAY_OUT}")
+    lengths: Array = first.astype(np.int64)
+    rows = min(len(array) for array in data.values())
+    return lengths[lengths.cumsum() <= rows]
 
 
 def _committed(tables: Tables, array: RowArray) -> int:
@@ -177,7 +181,7 @@ def _unfinished_stops(tables: Tables) -> set[int]:
         summaries, number = tables.summaries[name], tables.num_episodes
         if len(summaries) > number and not statistics.is_image(spec):
             told = statistics.steps_told(spec, summaries.read(number, number + 1))
-            stops.add(tables.num_steps + int(told[0]))
+            stops.add(tables.num_steps + int(np.nan_to_num(told[0], nan=-1.0)))
     return stops
 
 

@@ -85,10 +85,12 @@ def read_attributes(path: Path) -> dict[str, Any]:
 
 def read_fields(path: Path, attributes: Mapping[str, Any]) -> dict[str, ArraySpec]:
     """Return the fields of a store by its attributes; ValueError for what describes none."""
-    return {
-        name: _spec(f"{path}/zarr.json: field {name!r:.60}", name, data)
-        for name, data in attributes["fields"].items()
-    }
+    return read_specs(f"{path}/zarr.json", attributes["fields"])
+
+
+def read_specs(where: str, fields: Mapping[str, Any]) -> dict[str, ArraySpec]:
+    """Return the specs that JSON data describe; ValueError, which begins with `where`."""
+    return {n: _spec(f"{where}: field {n!r:.60}", n, data) for n, data in fields.items()}
 
 
 def _spec(where: str, name: str, data: Any) -> ArraySpec:

@@ -15,7 +15,10 @@ class WriterLock:
 
     def __init__(self, folder: Path, what: str = "store") -> None:
         """Raise ValueError if another object or process holds the folder, which has `what`."""
-        self._file = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            self._file = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise ValueError(f"{folder}: {error.strerror or error}") from error
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

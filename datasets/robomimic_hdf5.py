@@ -13,8 +13,9 @@ lets a low-dim policy without language learn several tasks.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from telic.datasets import hdf5, layout
 from telic.datasets.checks import check_episode
 from telic.datasets.layout import STORE
 from telic.datasets.store import Episode, EpisodeStore, Segment
@@ -44,7 +46,7 @@ def is_robomimic(path: Path) -> bool:
     try:
         with h5py.File(path, "r") as file:
             return file.get("data", getclass=True) is h5py.Group
-    except OSError:
+    except (OSError, RuntimeError):
         return False
 
 
@@ -76,14 +78,16 @@ def export_hdf5(source: Path, target: Path, options: ExportOptions, overwrite: b
     store = EpisodeStore.open(source)
     if not store.num_episodes:
         raise ValueError(f"{source}: has no episodes to export")
-    new = {"asked": overwrite, "by": "--overwrite", "sources": [source]}
-    require_replaceable(target, HDF5, **new)
+    require_replaceable(target, HDF5, asked=overwrite, by="--overwrite", sources=[source])
     paths = {name: _hdf5_path(name) for name in store.fields}
     if len(set(paths.values())) < len(paths) or (options.goal is not None and "goal" in paths):
         raise ValueError(f"{source}: fields {', '.join(paths)} do not fit into one HDF5 group")
     goal, goal_note = _goal_key(store, options.goal)
     train, valid = split_episodes(store, options.valid_fraction, options.seed)
-    with replacing(target, HDF5, **new) as path, h5py.File(path, "w") as file:
+    with (
+        replacing(target, HDF5, asked=overwrite, by="--overwrite", sources=[source]) as path,
+        h5py.File(path, "w") as file,
+    ):
         data = file.create_group("data")
         for episode in store:
             _write_demo(data, episode, paths, goal, options.next_obs)
@@ -101,25 +105,38 @@ def export_hdf5(source: Path, target: Path, options: ExportOptions, overwrite: b
 
 def import_hdf5(source: Path, target: Path, options: ImportOptions, overwrite: bool = False) -> int:
     """Write the HDF5 file at `source` to a store and return the number of episodes."""
-    new = {"asked": overwrite, "by": "--overwrite", "sources": [source]}
-    with replacing(target, STORE, **new) as path, _opened(source) as file:
-        data = file["data"]
-        plan = _own_plan(data) if "telic" in data.attrs else _foreign_plan(source, data, options)
-        with EpisodeStore.create(
-            path,
-            plan.fields,
-            plan.rate_hz,
-            robot=plan.attrs.get("robot", ""),
-            task_family=plan.attrs.get("task_family", ""),
-            licence=plan.attrs.get("licence", ""),
-            source=plan.attrs.get("source", ""),
-            extra={"env_args": plan.attrs.get("env_args", {})},
-        ) as store:
-            for demo in _demo_names(data):
-                where = f"{source} {demo}"
-                episode, segments = plan.read(where, data[demo]), plan.segments(data[demo])
-                store.append(check_episode(where, plan.fields, episode, segments), segments)
-            return store.num_episodes
+    require_replaceable(target, STORE, asked=overwrite, by="--overwrite", sources=[source])
+    with hdf5.opened(source) as file:
+        if not hdf5.has(file, "data", str(source)):
+            raise ValueError(f"{source}: has no group /data; is it a robomimic dataset?")
+        data = hdf5.group(file, "data", str(source))
+        demos = {name: hdf5.group(data, name, str(source)) for name in _demo_names(data, source)}
+        if not demos:
+            raise ValueError(f"{source}: /data holds no demo_<number>")
+        own = hdf5.json_object(data, "telic", f"{source} /data")
+        plan = _own_plan(source, own) if own else _foreign_plan(source, data, demos, options)
+        with replacing(target, STORE, asked=overwrite, by="--overwrite", sources=[source]) as path:
+            _write_store(path, plan, demos, source)
+    return len(demos)
+
+
+def _write_store(path: Path, plan: _Plan, demos: Mapping[str, h5py.Group], source: Path) -> None:
+    with EpisodeStore.create(
+        path,
+        plan.fields,
+        plan.rate_hz,
+        robot=str(plan.attrs.get("robot", "")),
+        task_family=str(plan.attrs.get("task_family", "")),
+        licence=str(plan.attrs.get("licence", "")),
+        source=str(plan.attrs.get("source", "")),
+        extra={"env_args": plan.attrs.get("env_args", {})},
+    ) as store:
+        for name, demo in demos.items():
+            where = f"{source} {name}"
+            episode, segments = plan.read(where, demo), plan.segments(where, demo)
+            store.append(
+                check_episode(where, plan.fields, episode, segments, plan.rate_hz), segments
+            )
 
 
 @dataclass(kw_only=True, slots=True)
@@ -130,71 +147,92 @@ class _Plan:
     rate_hz: float
     attrs: Mapping[str, Any]
     read: Callable[[str, h5py.Group], dict[str, Array]]
-    segments: Callable[[h5py.Group], list[Segment]]
+    segments: Callable[[str, h5py.Group], list[Segment]]
 
 
-def _own_plan(data: h5py.Group) -> _Plan:
+def _own_plan(source: Path, own: Mapping[str, Any]) -> _Plan:
     """Return the plan for a file that `export_hdf5` wrote: everything as it was."""
-    attrs = json.loads(data.attrs["telic"])
+    where = f"{source}: attribute telic of /data"
+    paths, fields = own.get("paths"), own.get("fields")
+    if not isinstance(fields, dict) or not isinstance(paths, dict) or set(paths) != set(fields):
+        raise ValueError(f"{where}: fields and paths do not fit each other")
+    if any(not isinstance(path, str) for path in paths.values()):
+        raise ValueError(f"{where}: paths are {paths!r:.60}, expected texts")
     return _Plan(
-        fields={name: ArraySpec.from_json(spec) for name, spec in attrs["fields"].items()},
-        rate_hz=attrs["rate_hz"],
-        attrs=attrs,
-        read=lambda where, demo: {
-            name: _rows(where, demo, path) for name, path in attrs["paths"].items()
-        },
-        segments=lambda demo: [Segment(**s) for s in json.loads(demo.attrs["segments"])],
+        fields=layout.read_specs(where, fields),
+        rate_hz=_rate(where, own.get("rate_hz")),
+        attrs=own,
+        read=lambda where, demo: {n: hdf5.rows(demo, path, where) for n, path in paths.items()},
+        segments=_own_segments,
     )
 
 
-def _foreign_plan(source: Path, data: h5py.Group, options: ImportOptions) -> _Plan:
+def _own_segments(where: str, demo: h5py.Group) -> list[Segment]:
+    told = hdf5.json_value(demo, "segments", where, [])
+    kinds = {"start": int, "end": int, "instruction": str, "task": str}
+    for segment in told if isinstance(told, list) else [told]:
+        if not isinstance(segment, dict) or {k: type(v) for k, v in segment.items()} != kinds:
+            raise ValueError(f"{where}: attribute segments holds {segment!r:.80}")
+    return [Segment(**segment) for segment in told]
+
+
+def _foreign_plan(
+    source: Path, data: h5py.Group, demos: Mapping[str, h5py.Group], options: ImportOptions
+) -> _Plan:
     """Return the plan for anybody else's file: vectors become the state, pictures cameras."""
-    names = _demo_names(data)
-    if not names:
-        raise ValueError(f"{source}: /data holds no demo_<number>")
-    env_args = json.loads(data.attrs.get("env_args", "{}"))
-    rate_hz = options.rate_hz or env_args.get("env_kwargs", {}).get("control_freq")
+    name, first = next(iter(demos.items()))
+    where = f"{source} {name}"
+    env_args = hdf5.json_object(data, "env_args", f"{source} /data")
+    rate_hz = options.rate_hz or _object(env_args.get("env_kwargs")).get("control_freq")
     if not rate_hz:
         raise ValueError(f"{source}: env_args has no control_freq; pass --rate-hz")
-    first = data[names[0]]
-    vectors = [key for key, array in first["obs"].items() if array.ndim <= 2]
-    cameras = [key for key, array in first["obs"].items() if _is_pictures(array)]
+    rate_hz = _rate(f"{source}: env_args", rate_hz)
+    obs = {key: hdf5.array(first, f"obs/{key}", where) for key in _obs_keys(first, where)}
+    vectors = [key for key, array in obs.items() if array.ndim <= 2]
+    cameras = [key for key, array in obs.items() if _is_pictures(array)]
     state_keys = list(options.state_keys or vectors)
     for key in state_keys:
         if key not in vectors:
             raise ValueError(
-                f"{source}: obs has no vector {key!r}, only {', '.join(vectors)}"
+                f"{source}: obs has no vector {key!r}, only {', '.join(vectors) or 'none'}"
                 f"{near_misses(key, vectors)}"
             )
+    if not state_keys:
+        raise ValueError(f"{where}: obs has no vector to make the state of")
     paths = {f"image/{key.removesuffix('_image')}": f"obs/{key}" for key in cameras}
-    others = set(first["obs"]) - set(cameras) - set(state_keys)
+    others = set(obs) - set(cameras) - set(state_keys)
     paths |= {key: f"obs/{key}" for key in sorted(others)}
-    paths |= {name: path for name, path in OWN_PATHS.items() if path in first}
+    paths |= {n: path for n, path in OWN_PATHS.items() if hdf5.has(first, path, where)}
+    if "action" not in paths:
+        raise ValueError(f"{where}: has no actions")
 
     def read(where: str, demo: h5py.Group) -> dict[str, Array]:
-        episode = {name: _rows(where, demo, path) for name, path in paths.items()}
-        parts = [_rows(where, demo, f"obs/{key}").astype(np.float32) for key in state_keys]
+        for path in [*paths.values(), *(f"obs/{key}" for key in state_keys)]:
+            if not hdf5.has(demo, path, where):
+                raise ValueError(f"{where}: has no {path}, the first demo has")
+        episode = {name: hdf5.rows(demo, path, where) for name, path in paths.items()}
+        parts = [hdf5.rows(demo, f"obs/{key}", where).astype(np.float32) for key in state_keys]
+        if len({len(part) for part in parts}) > 1:
+            raise ValueError(f"{where}: {', '.join(state_keys)} differ in their number of steps")
         episode["state"] = np.concatenate([part.reshape(len(part), -1) for part in parts], 1)
         if "timestamp_ns" not in episode:
             steps = np.arange(len(episode["action"]))
             episode["timestamp_ns"] = np.round(steps * 1e9 / rate_hz).astype(np.int64)
         return episode
 
-    def segments(demo: h5py.Group) -> list[Segment]:
+    def segments(where: str, demo: h5py.Group) -> list[Segment]:
         if not options.instruction:
             return []
-        end = len(demo["actions"])
+        end = len(hdf5.array(demo, "actions", where))
         return [Segment(start=0, end=end, instruction=options.instruction, task=options.task)]
 
-    one = read(f"{source} {names[0]}", first)
+    one = read(where, first)
     fields = {
         name: ArraySpec(shape=rows.shape[1:], dtype=str(rows.dtype)) for name, rows in one.items()
     }
-    entries = [
-        f"{key}.{i}" for key in state_keys for i in range(int(np.prod(first["obs"][key].shape[1:])))
-    ]
+    entries = [f"{key}.{i}" for key in state_keys for i in range(math.prod(obs[key].shape[1:]))]
     fields["state"] = ArraySpec(shape=(len(entries),), names=tuple(entries))
-    fields["action"] = _action_spec(data, names, env_args)
+    fields["action"] = _action_spec(demos, source, env_args)
     if "timestamp_ns" not in paths:
         fields["timestamp_ns"] = ArraySpec(
             shape=(), dtype="int64", unit="ns", note="nominal, step / rate_hz: the source has none"
@@ -207,11 +245,25 @@ def _foreign_plan(source: Path, data: h5py.Group, options: ImportOptions) -> _Pl
     return _Plan(fields=fields, rate_hz=rate_hz, attrs=attrs, read=read, segments=segments)
 
 
-def _action_spec(data: h5py.Group, names: Sequence[str], env_args: Mapping[str, Any]) -> ArraySpec:
+def _action_spec(
+    demos: Mapping[str, h5py.Group], source: Path, env_args: Mapping[str, Any]
+) -> ArraySpec:
     """Return the spec of the actions: [-1, 1] if all lie there, and what robosuite means by 7."""
-    size = data[names[0]]["actions"].shape[1]
-    inside = all(np.abs(data[name]["actions"][()]).max(initial=0.0) <= 1 for name in names)
-    controller = env_args.get("env_kwargs", {}).get("controller_configs", {})
+    inside, sizes = True, {}
+    for name, demo in demos.items():
+        actions = hdf5.rows(demo, "actions", f"{source} {name}")
+        if actions.ndim != 2 or actions.dtype.kind not in "iuf":
+            raise ValueError(
+                f"{source} {name}: actions are {actions.dtype} {actions.shape}, expected numbers "
+                "(steps, A)"
+            )
+        sizes[actions.shape[1]] = name
+        inside = inside and bool(np.abs(actions.astype(np.float32)).max(initial=0.0) <= 1)
+    if len(sizes) > 1:
+        listed = ", ".join(f"{size} in {name}" for size, name in sizes.items())
+        raise ValueError(f"{source}: actions differ in size: {listed}")
+    (size,) = sizes
+    controller = _object(_object(env_args.get("env_kwargs")).get("controller_configs"))
     note = rotation = gripper = ""
     entries: tuple[str, ...] = ()
     if env_args.get("type") == 1 and controller.get("type") == "OSC_POSE" and size == 7:
@@ -228,6 +280,23 @@ def _action_spec(data: h5py.Group, names: Sequence[str], env_args: Mapping[str, 
         gripper=gripper,
         note=note,
     )
+
+
+def _rate(where: str, rate_hz: Any) -> float:
+    if isinstance(rate_hz, bool) or not isinstance(rate_hz, int | float):
+        raise ValueError(f"{where}: control rate is {rate_hz!r:.40}, expected Hz; pass --rate-hz")
+    if not 0 < rate_hz < math.inf:
+        raise ValueError(f"{where}: control rate is {rate_hz} Hz, expected more than 0")
+    return float(rate_hz)
+
+
+def _object(value: Any) -> Mapping[str, Any]:
+    """Return `value` if it is a JSON object, else an empty one: env_args are anybody's."""
+    return value if isinstance(value, dict) else {}
+
+
+def _obs_keys(demo: h5py.Group, where: str) -> list[str]:
+    return hdf5.names(hdf5.group(demo, "obs", where), where)
 
 
 def _write_demo(
@@ -299,31 +368,11 @@ def _hdf5_path(field: str) -> str:
     return OWN_PATHS.get(field, f"obs/{field.replace('/', '_')}")
 
 
-def _demo_names(data: h5py.Group) -> list[str]:
+def _demo_names(data: h5py.Group, source: Path) -> list[str]:
     """Return the demos in the order of their numbers, as robomimic does."""
-    names = [name for name in data if name.startswith("demo_") and name[5:].isdigit()]
-    return sorted(names, key=lambda name: int(name[5:]))
+    found = [name for name in hdf5.names(data, str(source)) if re.fullmatch(r"demo_\d{1,9}", name)]
+    return sorted(found, key=lambda name: int(name[5:]))
 
 
 def _is_pictures(array: h5py.Dataset) -> bool:
     return bool(array.ndim == 4 and array.dtype == np.uint8)
-
-
-def _rows(where: str, demo: h5py.Group, path: str) -> Array:
-    """Return a dataset of a demo, float64 as float32."""
-    if path not in demo:
-        raise ValueError(f"{where}: has no {path}, the first demo has")
-    rows = demo[path][()]
-    return rows.astype(np.float32) if rows.dtype == np.float64 else rows
-
-
-@contextmanager
-def _opened(source: Path) -> Iterator[h5py.File]:
-    try:
-        file = h5py.File(source, "r")
-    except OSError as error:
-        raise ValueError(f"{source}: not readable as HDF5 ({error})") from error
-    with file:
-        if "data" not in file:
-            raise ValueError(f"{source}: has no group /data; is it a robomimic dataset?")
-        yield file

@@ -15,7 +15,8 @@ class Spans:
     """S spans, in order, none of them across an episode's end. Steps count over the whole store.
 
     start, stop: i64 [S]; episode: i64 [S]; first_label i64 [S + 1]: the instruction ids of span i
-    are labels[first_label[i] : first_label[i + 1]], one for each segment that covers it.
+    are labels[first_label[i] : first_label[i + 1]], one for each segment that covers it, and
+    label_stop, as long as labels, has the steps at which those segments end.
     """
 
     start: Array
@@ -23,6 +24,7 @@ class Spans:
     episode: Array
     first_label: Array
     labels: Array
+    label_stop: Array
 
     @property
     def lengths(self) -> Array:
@@ -69,4 +71,5 @@ def find_spans(
         episode=episode[keep],
         first_label=np.concatenate([[0], count[keep].cumsum()]),
         labels=table[segment[order], 2][kept_labels],
+        label_stop=covers[segment[order], 1][kept_labels],
     )

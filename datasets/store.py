@@ -239,7 +239,8 @@ class EpisodeStore:
         """
         self._require_writable()
         index, first = self.num_episodes, self.num_steps
-        episode = check_episode(f"{self.path} episode {index}", self.fields, data, segments)
+        where = f"{self.path} episode {index}"
+        episode = check_episode(where, self.fields, data, segments, self.rate_hz)
         stop = first + len(next(iter(episode.values())))
         self._torn = True
         try:
@@ -291,6 +292,20 @@ class EpisodeStore:
             raise ValueError(
                 f"{self.path}: {error.strerror or error} while writing embeddings"
             ) from error
+
+    def cache_embeddings(self, encoder: str, vectors: Array) -> None:
+        """Keep an encoder's vectors as `write_embeddings` does, of a store that is open to read.
+
+        Episodes and segments are not touched: nothing is cut. ValueError if somebody writes to the
+        store, or it may not be written.
+        """
+        lock = WriterLock(self.path)
+        try:
+            language.write_embeddings(self.path, encoder, self.instructions, vectors)
+        except OSError as error:
+            raise ValueError(f"{self.path}: {error.strerror or error}") from error
+        finally:
+            lock.release()
 
     def read_embeddings(self, encoder: str) -> dict[str, Array]:
         """Return sentence -> vector f32 [D]."""
@@ -403,6 +418,34 @@ def pooled_stats(field: str, stores: Sequence[EpisodeStore]) -> FieldStats:
     ]
     summaries = np.concatenate([store.summaries(field) for store in stores])
     return statistics.merge(spec, summaries, np.concatenate(samples))
+
+
+def rebuild_ends(path: Path) -> tuple[Array, Array]:
+    """Write `meta/episode_ends` anew from the lengths in `meta/stats`; return it before and after.
+
+    ValueError, and nothing is written, where those differ or nothing is wrong.
+    """
+    lock = WriterLock(path)
+    try:
+        fields = layout.read_fields(path, layout.read_attributes(path))
+        ends = RowArray(path / "meta/episode_ends")
+        before = ends.read(0, len(ends)) if not ends.missing_rows() else np.empty(0, np.int64)
+        lengths = commit.lengths_by_summaries(
+            path,
+            fields,
+            {name: RowArray(path / "data" / name) for name in fields},
+            {name: RowArray(path / "meta/stats" / name) for name in fields},
+        )
+        after = lengths.cumsum()
+        if np.array_equal(before, after):
+            raise ValueError(f"{path}: meta/episode_ends fits meta/stats; nothing was changed")
+        ends.write(0, after)
+        ends.resize(len(after), {})
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror or error} while rebuilding the ends") from error
+    finally:
+        lock.release()
+    return before, after
 
 
 def require_there(path: Path) -> None:

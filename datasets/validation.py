@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import difflib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from telic.datasets import layout, statistics
-from telic.datasets.arrays import RowArray
-from telic.datasets.checks import find_problems
+from telic.datasets.arrays import PARTIAL, RowArray
+from telic.datasets.checks import find_problems, unlike_picture
 from telic.datasets.language import Language
-from telic.spec import Array, ArraySpec
+from telic.spec import Array, ArraySpec, near_misses
+
+KNOWN_FIELDS = ("state", "action", "timestamp_ns", "reward", "done", "states")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,25 +30,116 @@ class Finding:
         return f"episode {self.episode} step {self.step}: {self.text}"
 
 
-def validate(path: Path) -> Iterator[Finding]:
+@dataclass(frozen=True, slots=True)
+class Warned:
+    """Something that is not wrong by itself, but that training would not use, or refuse."""
+
+    text: str
+
+    def __str__(self) -> str:
+        return f"warning: {self.text}"
+
+
+def validate(path: Path, deep: bool = False) -> Iterator[Finding | Warned]:
     """Yield what is wrong with the store at `path`; ValueError where it cannot be read at all.
 
-    One episode's field is in memory at a time.
+    `deep` also reads every picture and holds every chunk against its checksum. One chunk and one
+    episode's field are in memory at a time.
     """
     attributes = layout.read_attributes(path)
-    fields = layout.read_fields(path, attributes)
+    fields, rate_hz = layout.read_fields(path, attributes), float(attributes["rate_hz"])
     array = RowArray(path / "meta/episode_ends")
     lost = array.missing_rows()
     if lost:
         raise ValueError(f"{lost[0][1]}; without it no episode can be told from another")
-    ends = array.read(0, len(array))
+    ends = array.read_whole()
     problems = list(_of_ends(ends))
     yield from problems
     if problems:
         return  # no step can be ascribed to an episode
+    found = False
     for name, spec in fields.items():
-        yield from _of_field(path, name, spec, ends)
-    yield from _of_segments(path, ends)
+        for finding in _of_field(path, name, spec, ends, rate_hz, deep):
+            found = True
+            yield finding
+    for finding in _of_segments(path, ends):
+        found = True
+        yield finding
+    if not found:
+        yield from _of_the_whole(path, ends)
+    yield from of_training(path, fields, ends)
+    yield from _of_files(path, fields, deep)
+
+
+def _of_the_whole(path: Path, ends: Array) -> Iterator[Finding]:
+    """Yield why the store cannot be opened, if no single episode is at fault."""
+    from telic.datasets.store import EpisodeStore
+
+    try:
+        EpisodeStore.open(path)
+    except ValueError as error:
+        yield Finding(max(len(ends) - 1, 0), 0, str(error))
+
+
+def of_training(path: Path, fields: Mapping[str, ArraySpec], ends: Array) -> Iterator[Warned]:
+    """Yield what a training on the store would not use, or why it would be refused."""
+    for name, what in (("state", "what is sensed"), ("action", "what is done")):
+        if name not in fields:
+            near = near_misses(name, fields)
+            yield Warned(f"no field {name!r} ({what}), without which training is refused{near}")
+    for name, spec in fields.items():
+        if name in ("state", "action") and len(spec.shape) != 1:
+            yield Warned(f"{name} has shape {spec.shape}, expected a vector; training is refused")
+        if problem := unlike_picture(name, spec):
+            yield Warned(f"{problem}; training is refused")
+        if name.startswith("image/") or name in KNOWN_FIELDS:
+            continue
+        if len(spec.shape) == 3 and spec.dtype == "uint8":
+            camera = name.rpartition("/")[2]
+            yield Warned(
+                f"{name} holds pictures that training does not use; name it image/{camera}"
+            )
+        elif close := difflib.get_close_matches(name, KNOWN_FIELDS[:3], 1, 0.8):
+            yield Warned(f"{name} is not used by training; did you mean {close[0]}?")
+    if not len(ends):
+        yield Warned("no episode, so there is nothing to train on")
+        return
+    table = Language(path, int(ends[-1])).table
+    if not len(table):
+        yield Warned(
+            "no segment has a sentence: training needs goal.text=optional or none, and "
+            "goal.hindsight=uniform"
+        )
+        return
+    episodes = np.unique(np.searchsorted(ends, table[:, 0], side="right"))
+    if bare := len(ends) - len(episodes):
+        yield Warned(
+            f"{bare} of {len(ends)} episodes have no sentence; by default training passes over them"
+        )
+
+
+def _of_files(path: Path, fields: Mapping[str, ArraySpec], deep: bool) -> Iterator[Warned]:
+    """Yield which files are no part of the store, and which arrays carry no checksums."""
+    known = [*(f"data/{n}" for n in fields), *(f"meta/stats/{n}" for n in fields)]
+    known += ["meta/episode_ends", "meta/segments"]
+    without = 0
+    for name in known:
+        array = RowArray(path / name)
+        without += not array.checksummed
+        for stray in array.stray_files():
+            if not PARTIAL.fullmatch(stray.name):
+                yield Warned(f"{stray.relative_to(path)} is no part of the store")
+    for folder in ("data", "meta/stats"):
+        for meta in sorted((path / folder).rglob("zarr.json")):
+            name = meta.parent.relative_to(path).as_posix()
+            is_group = any(other.startswith(f"{name}/") for other in known) or name == folder
+            if name not in known and not is_group:
+                yield Warned(f"{name} is no field of the store, and is not used")
+    if deep and without:
+        yield Warned(
+            f"{without} arrays were written without checksums, so flipped bytes in them cannot be "
+            "told; a copy of the store has checksums"
+        )
 
 
 def _of_ends(ends: Array) -> Iterator[Finding]:
@@ -57,14 +151,15 @@ def _of_ends(ends: Array) -> Iterator[Finding]:
         )
 
 
-def _of_field(path: Path, name: str, spec: ArraySpec, ends: Array) -> Iterator[Finding]:
-    data = RowArray(path / "data" / name)
+def _of_field(
+    path: Path, name: str, spec: ArraySpec, ends: Array, rate_hz: float, deep: bool
+) -> Iterator[Finding]:
+    data, summaries = RowArray(path / "data" / name), RowArray(path / "meta/stats" / name)
     if (data.row_shape, data.dtype) != (layout.row_shape(spec), np.dtype(spec.dtype)):
         expected = f"{spec.dtype} {layout.row_shape(spec)}"
         found = f"{data.dtype} {data.row_shape}"
         yield Finding(0, 0, f"{name} is {found} at every step, expected {expected}")
         return
-    summaries = RowArray(path / "meta/stats" / name)
     total = int(ends[-1]) if len(ends) else 0
     lost = data.missing_rows()
     if len(data) < total:
@@ -72,18 +167,48 @@ def _of_field(path: Path, name: str, spec: ArraySpec, ends: Array) -> Iterator[F
     for row, why in lost:
         if row < total:
             yield _at(ends, row, f"{name} has no data from here on, {why}")
+    if deep:
+        yield from _damaged(data, name, ends)
     whole = min((row for row, _ in lost), default=total)
     for episode, (start, stop) in enumerate(zip([0, *ends[:-1]], ends, strict=False)):
         if stop > whole:
             return
-        if statistics.is_image(spec):
-            rows = data.gather(start + statistics.summary_frames(stop - start))
-        else:
-            rows = data.read(start, stop)
-            for step, text in find_problems(name, spec, rows):
-                yield Finding(episode, step, f"{name} {text}")
-        if not _same_summary(summaries, episode, statistics.summarize(spec, rows)):
-            yield Finding(episode, 0, f"meta/stats/{name} does not fit the data of this episode")
+        yield from _of_episode(data, summaries, episode, start, stop, name, spec, rate_hz)
+
+
+def _damaged(data: RowArray, name: str, ends: Array) -> Iterator[Finding]:
+    """Yield the first step of each chunk that does not fit its checksum, and how many follow."""
+    total = int(ends[-1]) if len(ends) else 0
+    for first, count, _ in data.damaged_rows():
+        last = min(first + count, total) - 1
+        if first < total:
+            end = _at(ends, last, "")
+            yield _at(
+                ends,
+                first,
+                f"{name} does not fit its checksum between here and episode {end.episode} step "
+                f"{end.step}",
+            )
+
+
+def _of_episode(
+    data: RowArray,
+    summaries: RowArray,
+    episode: int,
+    start: int,
+    stop: int,
+    name: str,
+    spec: ArraySpec,
+    rate_hz: float,
+) -> Iterator[Finding]:
+    if statistics.is_image(spec):
+        rows = data.gather(start + statistics.summary_frames(stop - start))
+    else:
+        rows = data.read(start, stop)
+        for step, text in find_problems(name, spec, rows, rate_hz):
+            yield Finding(episode, step, f"{name} {text}")
+    if not _same_summary(summaries, episode, statistics.summarize(spec, rows)):
+        yield Finding(episode, 0, f"meta/stats/{name} does not fit the data of this episode")
 
 
 def _same_summary(summaries: RowArray, episode: int, expected: Array) -> bool:

@@ -49,6 +49,12 @@ class WindowConfig:
 class Windows:
     """All windows of one or more stores: one for each step, or each labelled step.
 
+    What a sentence asks for ends with its segment. MDT and CALVIN draw labelled windows that lie in
+    their segment whole (MDT: only from steps with 21 more left in it; CALVIN: shorter ones near its
+    end, padded with the last action), and windows without a sentence anywhere in a recording. So
+    here: the actions of a window with a sentence count up to the end of its segment, those of one
+    without up to the end of its episode.
+
     `seed` decides the draws (goals, the sentence where several segments cover a step). Index i of
     epoch e is written e * len + i, which is what `BatchSampler` yields, so a draw depends on
     (seed, epoch, index) alone, in whatever process it is made. Picklable; a worker process opens
@@ -147,13 +153,13 @@ class Windows:
 
         "state" f32 [B O P], "image/<camera>" u8 [B O h w 3]: the last O observations, the first of
         an episode repeated before it; "action" f32 [B H A] from the window's step on, the last
-        repeated after the episode, where "action_mask" bool [B H] is False; "text" list[str] ("":
-        none); with hindsight "goal_state" f32 [B P], "goal_image/<camera>" u8 [B h w 3] and
-        "goal_ahead" i64 [B], how many steps ahead; with `future_steps` "future_image/<camera>" u8
-        [B h w 3], the frame so many steps ahead, or the episode's last; "store", "episode", "step"
-        i64 [B]: where. In a video-only store actions are zero and the mask is False. In the
-        unified space P and A are its 128 slots, and each sample says which of them are in use and
-        how fast its robot is (`Embodiment.into`).
+        repeated after the episode, or after the segment of its text, where "action_mask" bool [B H]
+        is False; "text" list[str] ("": none); with hindsight "goal_state" f32 [B P],
+        "goal_image/<camera>" u8 [B h w 3] and "goal_ahead" i64 [B], how many steps ahead; with
+        `future_steps` "future_image/<camera>" u8 [B h w 3], the frame so many steps ahead, or the
+        episode's last; "store", "episode", "step" i64 [B]: where. In a video-only store actions are
+        zero and the mask is False. In the unified space P and A are its 128 slots, and each sample
+        says which of them are in use and how fast its robot is (`Embodiment.into`).
         """
         indices = np.asarray(indices, np.int64)
         epoch, index = np.divmod(indices, len(self))
@@ -182,18 +188,20 @@ class Windows:
         last = ends[episode] - 1
         observed = step[:, None] + np.arange(1 - self.config.obs_horizon, 1)
         observed = np.maximum(observed, first[:, None])
+        texts, text_stop = self._texts(number, span, draws[0])
         acted = step[:, None] + np.arange(self.config.action_horizon)
+        acted_last = np.minimum(last, text_stop - 1)[:, None]
         if number in self._video_only:
             actions = np.zeros((*acted.shape, *self._action_shape), np.float32)
             known = np.zeros(acted.shape, bool)
         else:
-            actions = rows.gather("action", np.minimum(acted, last[:, None]))
-            known = acted <= last[:, None]
+            actions = rows.gather("action", np.minimum(acted, acted_last))
+            known = acted <= acted_last
         batch: dict[str, Any] = {
             "state": rows.gather("state", observed),
             "action": actions,
             "action_mask": known,
-            "text": self._texts(number, span, draws[0]),
+            "text": texts,
             "store": np.full(len(span), number),
             "episode": episode,
             "step": step - first,
@@ -227,18 +235,21 @@ class Windows:
         kept: Array = uniforms(self.seed, np.full_like(episode, number), episode, 2) < fraction
         return kept
 
-    def _texts(self, number: int, span: Array, draw: Array) -> list[str]:
-        """Return a sentence of each span, drawn where several segments cover it."""
+    def _texts(self, number: int, span: Array, draw: Array) -> tuple[list[str], Array]:
+        """Return a sentence of each span, drawn where several segments cover it, and the step at
+        which its segment ends, i64 [B]; without a sentence beyond all steps."""
         spans, sentences = self._spans[number], self._sentences[number]
+        endless = np.iinfo(np.int64).max
         if self.config.goal.text is TextGoal.none or not len(spans.labels):
-            return [""] * len(span)
+            return [""] * len(span), np.full(len(span), endless)
         first = spans.first_label[span]
         count = spans.first_label[span + 1] - first
         pick = np.minimum(first + (draw * count).astype(np.int64), len(spans.labels) - 1)
-        return [
+        texts = [
             sentences[label] if any_label else ""
             for label, any_label in zip(spans.labels[pick].tolist(), count > 0, strict=True)
         ]
+        return texts, np.where(count > 0, spans.label_stop[pick], endless)
 
 
 def split_episodes(store: EpisodeStore, fraction: float, seed: int) -> tuple[Array, Array]:

@@ -86,7 +86,11 @@ def a_link_to_another_kind(folder: Path) -> None:
     (folder / "a").symlink_to(folder / "b")
 
 
-@pytest.mark.parametrize("scene", [other_folder, a_file, a_link_to_another_kind])
+def a_pipe(folder: Path) -> None:
+    os.mkfifo(folder / "a")
+
+
+@pytest.mark.parametrize("scene", [other_folder, a_file, a_link_to_another_kind, a_pipe])
 def test_another_kind_stays(tmp_path: Path, scene: Scene) -> None:
     scene(tmp_path)
     before = tree(tmp_path)

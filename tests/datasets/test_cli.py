@@ -1,5 +1,6 @@
 """`demo-store`: what it shows, what it finds, and one line for what is wrong."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -126,11 +127,11 @@ def test_many_findings_are_counted(store: EpisodeStore, capsys: pytest.CaptureFi
     assert run("validate", store.path) == 1
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 52 and lines[-2:] == [
-        "and 110 more; --all shows them",
-        f"{store.path}: 160 findings",
+        "and 111 more; --all shows them",
+        f"{store.path}: 160 findings, warnings: 1",
     ]
     assert run("validate", "--all", store.path) == 1
-    assert len(capsys.readouterr().out.splitlines()) == 161
+    assert len(capsys.readouterr().out.splitlines()) == 162
 
 
 def test_info_shows_fields_and_tasks(
@@ -164,3 +165,84 @@ def test_wrong_input_is_one_line_and_exit_code_2(
         assert told.out == "" and len(told.err.splitlines()) == 1
         for part in message.split(".*"):
             assert part in told.err
+
+
+@pytest.mark.parametrize(
+    ("fields", "labelled", "says"),
+    [
+        ({"image/front": "images/front"}, True, "images/front holds pictures that training does"),
+        ({"image/front": "images/front"}, True, "name it image/front"),
+        ({"action": "actions"}, True, "no field 'action' (what is done), without which training"),
+        ({"action": "actions"}, True, "did you mean actions?"),
+        ({"state": "State"}, True, "no field 'state' (what is sensed), without which training"),
+        ({}, False, "no segment has a sentence: training needs goal.text=optional"),
+    ],
+)
+def test_what_training_would_not_use_is_warned_of(
+    make_store: MakeStore,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    fields: dict[str, str],
+    labelled: bool,
+    says: str,
+) -> None:
+    with make_store([6]) as source:
+        data = source.episode(0).data
+        named = {fields.get(name, name): spec for name, spec in source.fields.items()}
+    segments = [Segment(start=0, end=6, instruction="go")] if labelled else []
+    with EpisodeStore.create(tmp_path / "named.zarr", named, rate_hz=20) as store:
+        store.append({fields.get(name, name): rows for name, rows in data.items()}, segments)
+    assert run("validate", store.path) == 0
+    told = capsys.readouterr().out
+    assert "warning: " in told and says in told and "nothing wrong found, warnings: " in told
+
+
+def test_more_that_is_warned_of(
+    store: EpisodeStore, make_store: MakeStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_store([], name="empty.zarr").close()
+    assert run("validate", store.path.parent / "empty.zarr") == 0
+    assert "warning: no episode, so there is nothing to train on" in capsys.readouterr().out
+    (store.path / "data/state/notes.txt").write_text("mine")
+    zarr.open_group(store.path).create_array("data/force", shape=(45, 6), dtype="f4")
+    assert run("validate", store.path) == 0
+    told = capsys.readouterr().out
+    assert "warning: data/state/notes.txt is no part of the store" in told
+    assert "warning: data/force is no field of the store" in told
+
+
+def test_a_conversion_replaces_only_what_it_may(
+    store: EpisodeStore, make_store: MakeStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Another folder, the source and a store that is written to stay as they are."""
+    assert run("convert", store.path, tmp_path / "a.hdf5") == 0
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis/text.tex").write_text("years")
+    (tmp_path / "thesis.hdf5").write_text("years")
+    link = tmp_path / "link.zarr"
+    link.symlink_to(store.path)
+    held = make_store([5], name="held.zarr")
+    capsys.readouterr()
+    for source, target, says in (
+        ("a.hdf5", "thesis", "is not an episode store, so it is not replaced"),
+        ("a.hdf5", "thesis.hdf5", "is not an episode store"),
+        ("demos.zarr", "thesis.hdf5", "is not a robomimic HDF5 file"),
+        ("demos.zarr", "thesis", "is not a robomimic HDF5 file"),
+        ("demos.zarr", "demos.zarr", "is .*, which is read for it"),
+        ("demos.zarr", "link.zarr", "is .*, which is read for it"),
+        ("demos.zarr", ".", "holds .*, which is read for it"),
+        ("demos.zarr", "demos.zarr/x.hdf5", "lies in .*, which is read for it"),
+        ("a.hdf5", "held.zarr", "somebody is writing"),
+        ("a.hdf5", "a.hdf5", "is .*, which is read for it"),
+    ):
+        assert run("convert", tmp_path / source, tmp_path / target, "--overwrite") == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert re.search(says, line), line
+    held.append(held.episode(0).data)
+    assert (tmp_path / "thesis/text.tex").read_text() == "years"
+    assert EpisodeStore.open(store.path).num_episodes == 3
+    held.close()
+    assert run("convert", tmp_path / "a.hdf5", tmp_path / "held.zarr") == 2
+    assert "is already there; --overwrite replaces it" in capsys.readouterr().err
+    assert run("convert", tmp_path / "a.hdf5", tmp_path / "held.zarr", "--overwrite") == 0
+    assert EpisodeStore.open(tmp_path / "held.zarr").num_episodes == 3

@@ -112,6 +112,38 @@ def test_the_instruction_is_of_a_segment_that_covers_the_step(make_store: MakeSt
         Windows(bare, WindowConfig())
 
 
+def test_actions_of_a_sentence_end_with_its_segment(make_store: MakeStore) -> None:
+    """As in MDT's and CALVIN's labelled windows; without a sentence they go on."""
+    segments = [
+        Segment(start=2, end=5, instruction="open"),
+        Segment(start=5, end=8, instruction="close"),
+    ]
+    store = make_store([10, 3], [segments, []])
+    actions = store.read("action", 0, 10)
+    windows = Windows(store, WindowConfig(action_horizon=4, goal=ANY_STEP))
+    batch = windows.batch(np.arange(13))
+    stops = [10, 10, 5, 5, 5, 8, 8, 8, 10, 10]
+    for step, stop in enumerate(stops):
+        done = [min(step + ahead, stop - 1) for ahead in range(4)]
+        np.testing.assert_array_equal(batch["action"][step], actions[done])
+        assert batch["action_mask"][step].tolist() == [step + i < stop for i in range(4)]
+    silent = GoalConfig(text=TextGoal.none, hindsight=Hindsight.uniform)
+    unsaid = Windows(store, WindowConfig(action_horizon=4, goal=silent)).batch(np.arange(13))
+    assert unsaid["action_mask"].sum(1).tolist() == [4] * 7 + [3, 2, 1] + [3, 2, 1]
+
+
+def test_of_two_segments_the_drawn_one_ends_the_actions(make_store: MakeStore) -> None:
+    segments = [
+        Segment(start=0, end=3, instruction="open"),
+        Segment(start=0, end=6, instruction="open and close"),
+    ]
+    windows = Windows(make_store([8], [segments]), WindowConfig(action_horizon=8))
+    batch = windows.batch(np.arange(0, 600, 6))  # step 0 of 100 epochs
+    stops = {"open": 3, "open and close": 6}
+    assert set(batch["text"]) == set(stops)
+    assert batch["action_mask"].sum(1).tolist() == [stops[text] for text in batch["text"]]
+
+
 def test_a_draw_depends_on_seed_epoch_and_index_alone(make_store: MakeStore) -> None:
     goal = GoalConfig(text=TextGoal.none, hindsight=Hindsight.uniform)
     store = make_store([300])
@@ -289,7 +321,7 @@ def test_a_damaged_file_is_told_where_its_batch_would_come(make_store: MakeStore
     store = make_store([30])
     (store.path / "data/image/front/c.0.0.0.0").unlink()
     windows = Windows(store, WindowConfig(goal=ANY_STEP))
-    with pytest.raises(ValueError, match=r"front/c\.0\.0\.0\.0: this part of the array is missing"):
+    with pytest.raises(ValueError, match=r"front/c\.0\.0\.0\.0 is missing"):
         next(read_ahead(windows, BatchSampler(len(windows), 4, seed=0)))
 
 
