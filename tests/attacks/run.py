@@ -75,7 +75,7 @@ def main() -> None:
     failed = 0
     try:
         for result in run(args.kind, args.cases, args.first, folder, args.attack):
-            print(json.dumps(asdict(result), ensure_ascii=False), flush=True)
+            print(json.dumps(asdict(result)), flush=True)
             failed += not result.survived
     finally:
         if args.folder is None:
