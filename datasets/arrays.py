@@ -396,7 +396,7 @@ def _checksum(content: Array) -> bytes:
 
 
 def _write_fully(file: int, content: Array, position: int) -> None:
-    view = memoryview(content)
+    view = content.data
     while view:
         done = os.pwrite(file, view, position)
         view, position = view[done:], position + done

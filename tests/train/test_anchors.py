@@ -16,6 +16,7 @@ from telic.collect import run as collect
 from telic.configs.launch import compose
 from telic.evaluate import EvaluateConfig
 from telic.evaluate import run as evaluate
+from telic.policy.anchors import AnchorSet
 from telic.policy.checkpoint import load_policy
 from telic.policy.policy import Policy
 from telic.policy.truncated import StartConfig
@@ -171,3 +172,19 @@ def test_what_cannot_be_is_one_line(demos: Path, trained: Path, tmp_path: Path) 
         train(demos, tmp_path / "refused", "steps=1", f"policy.anchors.file={short}")
     with pytest.raises(ValueError, match="stores is empty; give one"):
         BuildAnchorsConfig()
+
+
+def test_a_file_is_replaced_only_if_asked_and_if_it_holds_anchors(
+    demos: Path, tmp_path: Path
+) -> None:
+    out = build(demos, tmp_path / "a.safetensors", "count=3")
+    with pytest.raises(ValueError, match="is already there; overwrite=true replaces it"):
+        build(demos, out, "count=4")
+    assert len(AnchorSet.load(out).chunks) == 3
+    assert len(AnchorSet.load(build(demos, out, "count=4", "overwrite=true")).chunks) == 4
+    thesis = tmp_path / "thesis.tex"
+    thesis.write_text("years")
+    for other in (thesis, demos):
+        with pytest.raises(ValueError, match=r"is not a file of anchors|which is read for it"):
+            build(demos, other, "overwrite=true")
+    assert thesis.read_text() == "years" and demos.is_dir()

@@ -17,6 +17,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from telic.datasets.lock import WriterLock
 from telic.policy import import_mode
 from telic.policy.checkpoint import load_policy
 from telic.policy.import_checkpoint import main
@@ -229,6 +230,37 @@ def test_imported_policy_acts_and_depends_on_what_it_sees(source: Path, tmp_path
     request = ActRequest(observation=seen, goal=Goal(text="close the drawer"))
     with pytest.raises(ValueError, match="without a tokenizer, and 'close the drawer'"):
         policy.act_batch([request])
+
+
+def test_a_checkpoint_is_replaced_only_if_asked_and_the_source_never(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = ["--embeddings", str(embeddings(tmp_path))]
+    (tmp_path / "run").mkdir()
+    ours = tmp_path / "run" / "checkpoints" / "last"
+    main([str(source), str(ours), *known])
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "text.tex").write_text("years")
+    lock = WriterLock(tmp_path / "run", "run")  # as a training has it
+
+    def refused(target: Path, *more: str) -> str:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as caught:
+            main([str(source), str(target), *known, *more])
+        (line,) = capsys.readouterr().err.splitlines()
+        assert caught.value.code == 2
+        return line
+
+    assert "is already there; --overwrite replaces it" in refused(ours)
+    assert "somebody is writing" in refused(ours, "--overwrite")
+    assert "is not a checkpoint of ours" in refused(tmp_path / "thesis", "--overwrite")
+    assert "which is read for it" in refused(source, "--overwrite")
+    assert "which is read for it" in refused(source.parent, "--overwrite")
+    assert "which is read for it" in refused(source / "ours", "--overwrite")
+    assert (tmp_path / "thesis" / "text.tex").is_file() and (source / "config.yaml").is_file()
+    lock.release()
+    main([str(source), str(ours), *known, "--overwrite"])
+    assert isinstance(load_policy(ours), Policy)
 
 
 def test_text_tower_with_a_tokenizer_reads_any_sentence(source: Path, tmp_path: Path) -> None:
