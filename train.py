@@ -31,11 +31,13 @@ from telic.policy.seeding import seed_shard
 from telic.policy.starting_point import copy_language
 from telic.policy.stop_signals import StopSignals
 from telic.policy.tensors import load_exactly
-from telic.policy.validation import held_out_errors, non_finite
+from telic.policy.validation import NonFiniteLoss, held_out_errors, non_finite
 from telic.replacement import remove, require_replaceable
 from telic.train_config import Precision, TrainConfig
-from telic.train_data import batches_from, held_out_batches, open_windows
-from telic.train_start import new_policy
+from telic.train_data import batches_from, held_out_batches, open_stores, windows_of
+from telic.train_messages import describe, where_from
+from telic.train_resume import Resumed, RunRecord, holds_checkpoints, to_resume_from
+from telic.train_start import new_policy, resumed_policy
 
 
 @dataclass(slots=True)
@@ -50,21 +52,31 @@ class Progress:
 class Training:
     """A policy in training and all that a checkpoint of it holds."""
 
-    def __init__(self, config: TrainConfig, policy: Policy, accelerator: Accelerator) -> None:
-        self.config, self.accelerator = config, accelerator
+    def __init__(
+        self, config: TrainConfig, policy: Policy, accelerator: Accelerator, record: RunRecord
+    ) -> None:
+        self.config, self.accelerator, self.record = config, accelerator, record
         self.policy = policy.to(accelerator.device)
         self.ema = config.ema.build(policy)
         self.averaged = cast(Policy, self.ema.module)
         self.optimizer = config.optimizer.build(policy)
         self.progress = Progress()
 
-    def resume(self, folder: Path) -> None:
+    def resume(self, resumed: Resumed) -> None:
         """Go on from a checkpoint; ValueError where it is of another configuration."""
-        state = load_train_state(folder)
-        load_exactly(self.policy, state.weights, f"resume=true: {folder}")
-        self.ema.load_state_dict(state.ema)
-        self.optimizer.load_state_dict(state.optimizer)
-        self.progress = Progress(**state.progress)
+        state = load_train_state(resumed.folder)
+        load_exactly(self.policy, state.weights, f"resume=true: {resumed.folder}")
+        try:
+            self.ema.load_state_dict(state.ema)
+            self.optimizer.load_state_dict(state.optimizer)
+            self.progress = Progress(**state.progress)
+        except (RuntimeError, ValueError, TypeError, KeyError) as error:
+            line = str(error).partition("\n")[0]
+            raise ValueError(
+                f"resume=true: {resumed.folder}/train_state: not of this configuration ({line})"
+            ) from error
+        if not resumed.best_holds:
+            self.progress.best = math.inf
 
     def checkpoint(self, name: str) -> None:
         """Write `out`/checkpoints/name, on one process of all."""
@@ -79,7 +91,7 @@ class Training:
                     "optimizer": self.optimizer.state_dict(),
                     "progress": asdict(self.progress),
                 },
-                extra={"train": self.config},
+                extra={"train": self.config, "run": self.record},
                 write_language=copy_language(self.policy),
             )
         self.accelerator.wait_for_everyone()
@@ -102,38 +114,62 @@ def _run(config: TrainConfig, stack: ExitStack) -> dict[str, float]:
     accelerator = _accelerator(config)
     out = Path(config.out)
     last = out / "checkpoints" / "last"
-    resuming = _resumes(config, out, last)
-    train_windows, held_out_windows = open_windows(config)
+    begun = _to_resume_from(config, out)
+    resumed = None if begun is None else Resumed(begun, config)
+    acted, videos = open_stores(config)
+    shards = accelerator.num_processes * config.accumulate
+    if resumed is None:
+        record, said = RunRecord.of(config, acted, videos, shards), []
+    else:
+        record, said = resumed.record(config, acted, videos, shards), resumed.said
+    train_windows, held_out_windows = windows_of(config, acted, videos, record)
     set_seed(config.seed)
-    policy, said = new_policy(config, train_windows, resuming)
-    training = Training(config, policy, accelerator)
+    if resumed is None:
+        policy, said = new_policy(config, train_windows)
+    else:
+        policy = resumed_policy(config, train_windows, resumed)
+    training = Training(config, policy, accelerator, record)
     if accelerator.is_main_process:
         out.mkdir(parents=True, exist_ok=True)
         lock = WriterLock(out, "run")  # the name holds it
         stack.callback(lock.release)
-    if resuming:
-        training.resume(last)
+    if resumed is not None:
+        training.resume(resumed)
     else:  # only now, when nothing is at fault with the input
         _empty(config, out, accelerator)
     progress = training.progress
     model, optimizer = accelerator.prepare(policy, training.optimizer)
     batches = batches_from(config, train_windows, accelerator, progress.step)
     measured: dict[str, float] = {}
+    written = progress.step if begun == last else -1  # the step that `last` is of
     main = accelerator.is_main_process
     stop = stack.enter_context(StopSignals())
     log = stack.enter_context(
         RunLog(out, config, config.wandb, config.steps, progress.step, enabled=main)
     )
-    for line in [*said, _describe(config, policy, train_windows, accelerator)]:
+    for line in [
+        *describe(config, policy, train_windows, accelerator, progress.step, begun),
+        *said,
+    ]:
         log.say(line)
     while progress.step < config.steps:
-        record = train_step(config, accelerator, model, optimizer, next(batches), progress.step)
+        batch = next(batches)
+        try:
+            numbers = train_step(config, accelerator, model, optimizer, batch, progress.step)
+        except NonFiniteLoss as error:
+            if progress.step > written:
+                training.checkpoint("last")
+            raise NonFiniteLoss(
+                f"{error}, in {where_from(batch, error.rows, train_windows)}; {last} holds what "
+                "was learnt before this step; demo-store validate finds bad data, a lower "
+                "optimizer.learning_rate steadies training"
+            ) from error
         training.ema.update_parameters(policy)
         progress.step += 1
         step, final = progress.step, progress.step == config.steps
         if step % config.log_every == 0 or final:
-            log.write(step, record)
-            log.advance(step, f"loss {record['loss']:.4f}")
+            log.write(step, numbers)
+            log.advance(step, f"loss {numbers['loss']:.4f}")
         stopping = _any_process_stopped(accelerator, stop)
         if final or (config.validate_every and step % config.validate_every == 0):
             measured = _validate(config, accelerator, training.averaged, held_out_windows)
@@ -145,6 +181,7 @@ def _run(config: TrainConfig, stack: ExitStack) -> dict[str, float]:
                 training.checkpoint("best")
         if final or stopping or step % config.checkpoint_every == 0:
             training.checkpoint("last")
+            written = step
         if stopping:
             log.say(f"stopped at step {step}; {last} holds it: go on with resume=true")
             raise KeyboardInterrupt(int(stop.received or signal.SIGINT))
@@ -178,7 +215,7 @@ def train_step(
     norm = accelerator.clip_grad_norm_(model.parameters(), config.optimizer.max_grad_norm)
     loss = torch.stack([terms.total.detach() for terms in losses]).mean()
     if not bool(torch.isfinite(loss + norm)):
-        raise non_finite(step, batch, losses)
+        raise non_finite(step, config.seed, losses)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     record = {"loss": loss}
@@ -205,16 +242,20 @@ def _accelerator(config: TrainConfig) -> Accelerator:
     return accelerator
 
 
-def _resumes(config: TrainConfig, out: Path, last: Path) -> bool:
-    """Return whether to go on from `last`; refuse to write over another run unasked."""
-    if config.resume and last.is_dir():
-        return True
-    if (out / "checkpoints").exists():
-        if not config.overwrite:
-            raise ValueError(
-                f"out={out} holds a run already; resume=true goes on with it, "
-                "overwrite=true starts again, or choose another out="
-            )
+def _to_resume_from(config: TrainConfig, out: Path) -> Path | None:
+    """Return the checkpoint to go on from; refuse to write over another run unasked."""
+    there = to_resume_from(out)
+    if there is not None and config.resume:
+        return there
+    if not config.overwrite and (there is not None or holds_checkpoints(out)):
+        way_out = "resume=true goes on with it"
+        if there is None:
+            way_out = "training cannot go on from what it holds (no train_state)"
+        raise ValueError(
+            f"out={out} holds a run already; {way_out}, overwrite=true starts again, or choose "
+            "another out="
+        )
+    if config.overwrite:
         read = [*config.data.stores, *config.data.video_only]
         require_replaceable(
             out / "checkpoints",
@@ -223,14 +264,14 @@ def _resumes(config: TrainConfig, out: Path, last: Path) -> bool:
             locked_by_us=True,
             sources=[*read, config.init_from] if config.init_from else read,
         )
-    return False
+    return None
 
 
 def _empty(config: TrainConfig, out: Path, accelerator: Accelerator) -> None:
     """Remove the checkpoints of a run that is written over."""
     accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        remove(out / "checkpoints", CHECKPOINTS, asked=config.overwrite, locked_by_us=True)
+    if accelerator.is_main_process and config.overwrite:
+        remove(out / "checkpoints", CHECKPOINTS, asked=True, locked_by_us=True)
     accelerator.wait_for_everyone()
 
 
@@ -253,17 +294,6 @@ def _validate(
     if config.rollouts.tasks:
         numbers |= config.rollouts.measure(policy)
     return numbers
-
-
-def _describe(
-    config: TrainConfig, policy: Policy, windows: Windows, accelerator: Accelerator
-) -> str:
-    parameters = sum(p.numel() for p in policy.parameters() if p.requires_grad)
-    return (
-        f"{parameters / 1e6:.2f} M trainable parameters, {len(windows)} windows, "
-        f"{config.steps} steps of {config.batch_size} on {accelerator.num_processes} x "
-        f"{accelerator.device.type} ({accelerator.mixed_precision})"
-    )
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -67,7 +67,7 @@ class TrainConfig:
 
     out: str = "runs/train"
     init_from: str | None = None  # a checkpoint directory whose policy and weights to start from
-    resume: bool = False  # go on from `out`/checkpoints/last where it exists
+    resume: bool = False  # go on from `out`/checkpoints/last, or best, where there is one
     overwrite: bool = False  # start again where `out` holds another run
     data: DataConfig = field(default_factory=DataConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
@@ -112,6 +112,29 @@ class TrainConfig:
                 "data.video_only: nothing would learn from them; set policy.future.weight=1 or "
                 "policy.foresight.weight=1"
             )
+
+
+# what may differ when a run goes on (`resume=true`), and what to say of it; all else is the run
+FREE: Mapping[str, str] = {
+    "out": "",
+    "resume": "",
+    "overwrite": "",
+    "init_from": "the run goes on from its own weights",
+    "steps": "the learning rate falls over all of these",
+    "device": "",
+    "precision": "losses may differ a little from here on",
+    "threads": "",
+    "log_every": "",
+    "validate_every": "",
+    "checkpoint_every": "",
+    "rollouts": "",
+    "wandb": "",
+    "data.num_workers": "",
+    "data.memory_mb": "",
+    "data.held_out_windows": "held-out numbers are of other windows from here on",
+}
+# what is held against the episodes and parts of a batch that a checkpoint records, not by value
+RECORDED = ("data.stores", "data.video_only", "accumulate")
 
 
 def choose_policy(overrides: Sequence[str]) -> list[str]:

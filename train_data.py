@@ -16,18 +16,19 @@ from torch.utils.data import DataLoader
 from telic.datasets.sampler import BatchSampler
 from telic.datasets.store import EpisodeStore
 from telic.datasets.unified import Space
-from telic.datasets.windows import WindowConfig, Windows, split_episodes
+from telic.datasets.windows import WindowConfig, Windows
 from telic.policy.policy import Policy
 from telic.policy.robomimic_baseline import RobomimicPolicy
 from telic.policy.stop_signals import leave_stopping_to_parent
 from telic.spec import Array
 from telic.train_config import TrainConfig
+from telic.train_resume import RunRecord
 
 
-def open_windows(config: TrainConfig) -> tuple[Windows, Windows | None]:
-    """Return the windows to train on and, unless `data.held_out` is 0, those to measure on.
+def open_stores(config: TrainConfig) -> tuple[list[EpisodeStore], list[EpisodeStore]]:
+    """Return the stores with actions, and those for videos alone.
 
-    Those to measure on have actions and keep all their sentences.
+    ValueError where they are not of one robot, unless the policy is for several.
     """
     acted = [EpisodeStore.open(path) for path in config.data.stores]
     videos = [EpisodeStore.open(path) for path in config.data.video_only]
@@ -37,6 +38,19 @@ def open_windows(config: TrainConfig) -> tuple[Windows, Windows | None]:
             interface.require(store.interface, name, str(store.path))
         for store in videos:
             interface.require(store.interface_as(interface.action), name, str(store.path))
+    return acted, videos
+
+
+def windows_of(
+    config: TrainConfig,
+    acted: Sequence[EpisodeStore],
+    videos: Sequence[EpisodeStore],
+    record: RunRecord,
+) -> tuple[Windows, Windows | None]:
+    """Return the windows to train on and, where any are held out, those to measure on.
+
+    Those to measure on have actions and keep all their sentences.
+    """
     shape = WindowConfig(
         obs_horizon=config.policy.obs_horizon,
         action_horizon=config.policy.action_horizon,
@@ -45,7 +59,6 @@ def open_windows(config: TrainConfig) -> tuple[Windows, Windows | None]:
         space=config.policy.space,
         memory_mb=config.data.memory_mb,
     )
-    splits = [split_episodes(store, config.data.held_out, config.seed) for store in acted]
     train = Windows(
         [*acted, *videos],
         replace(
@@ -53,13 +66,12 @@ def open_windows(config: TrainConfig) -> tuple[Windows, Windows | None]:
             language_fraction=config.data.language_fraction,
             future_steps=config.data.future_steps if config.policy.reads_future else 0,
         ),
-        [*(kept for kept, _ in splits), *([None] * len(videos))],
+        [one.trained for one in (*record.stores, *record.video_only)],
         seed=config.seed,
         video_only=range(len(acted), len(acted) + len(videos)),
     )
-    if not any(len(held_out) for _, held_out in splits):
-        return train, None
-    return train, Windows(acted, shape, [held_out for _, held_out in splits])
+    held_out = [one.held_out for one in record.stores]
+    return train, Windows(acted, shape, held_out) if any(held_out) else None
 
 
 def batches_from(

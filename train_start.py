@@ -1,9 +1,11 @@
-"""What `train-policy` begins from: a new policy, or another's weights, and its anchors."""
+"""What `train-policy` begins from: a new policy, another's weights, or its own, and anchors."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+import numpy as np
 
 from telic.build_anchors import chunk_batches, describe
 from telic.datasets.store import EpisodeStore
@@ -16,16 +18,32 @@ from telic.datasets.unified import (
 )
 from telic.datasets.windows import Windows
 from telic.policy.anchors import AnchorSet, build_anchors
+from telic.policy.checkpoint import LANGUAGE
 from telic.policy.policy import Policy
 from telic.policy.starting_point import StartingPoint
+from telic.spec import FieldStats
 from telic.train_config import TrainConfig
 from telic.train_data import prime_embeddings
+from telic.train_resume import Resumed
 
 
-def new_policy(config: TrainConfig, windows: Windows, resuming: bool) -> tuple[Policy, list[str]]:
+def resumed_policy(config: TrainConfig, windows: Windows, resumed: Resumed) -> Policy:
+    """Return the policy that a run goes on with, scaled as it was; its weights are still random."""
+    stores, parts = windows.stores, resumed.parts
+    policy = _build(config, stores[: len(config.data.stores)], parts.stats)
+    if policy.config.space is Space.own:
+        parts.interface.require(stores[0].interface, str(parts.folder), f"store {stores[0].path}")
+    policy.set_embeddings(parts.embeddings)
+    if (parts.folder / LANGUAGE).is_dir():
+        policy.use_language_folder(parts.folder / LANGUAGE)
+    prime_embeddings(policy, stores)
+    return policy
+
+
+def new_policy(config: TrainConfig, windows: Windows) -> tuple[Policy, list[str]]:
     """Return the policy before its first step, and lines that say what it begins from.
 
-    Where `resuming`, all that a checkpoint holds is left to it. ValueError on bad input.
+    ValueError on bad input.
     """
     stores = windows.stores
     given = _given_anchors(config)
@@ -34,7 +52,7 @@ def new_policy(config: TrainConfig, windows: Windows, resuming: bool) -> tuple[P
     policy = _policy(config, stores[:count], stores[count:], start)
     said = [] if start is None else start.load_into(policy)
     prime_embeddings(policy, stores)
-    if resuming or (given is None and start is not None and start.config.anchors.on):
+    if given is None and start is not None and start.config.anchors.on:
         return policy, said
     anchors = _use_anchors(policy, given, windows, config.seed)
     if anchors is not None and policy.truncated is not None:
@@ -50,11 +68,25 @@ def _policy(
 ) -> Policy:
     """Return the untrained policy: for the stores' one robot, or in the unified space for all."""
     own = config.policy.space is Space.own
+    stats = shared_stats(stores, videos) if own else unified_stats(stores, videos)
+    for name, entry in stats.items():
+        if not np.isfinite(entry.mean).all():
+            raise ValueError(
+                f"data.stores: {name} has numbers that are not finite; demo-store validate finds "
+                "them"
+            )
+    if start is not None:
+        interface = stores[0].interface if own else unified_interface(robots_of(stores))
+        stats = start.stats(config.policy, interface, stats)
+    return _build(config, stores, stats)
+
+
+def _build(
+    config: TrainConfig, stores: Sequence[EpisodeStore], stats: Mapping[str, FieldStats]
+) -> Policy:
+    own = config.policy.space is Space.own
     robots = {} if own else robots_of(stores)
     interface = stores[0].interface if own else unified_interface(robots)
-    stats = shared_stats(stores, videos) if own else unified_stats(stores, videos)
-    if start is not None:
-        stats = start.stats(config.policy, interface, stats)
     return config.policy.build(interface, stats, robots)
 
 

@@ -64,7 +64,7 @@ def _listed(folder: Path) -> tuple[dict[str, str], dict[str, int]]:
             return digests, sizes
         reason = "digests are text"
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0][:120]
     raise ValueError(f"{folder / FILE}: damaged ({reason}); {_WAY_OUT}")
 
 

@@ -78,7 +78,7 @@ def read_hydra(path: Path) -> DictConfig:
         raise ValueError(f"{path}: no such file; it belongs to the published checkpoint")
     try:
         config = OmegaConf.load(path)
-    except (OSError, YAMLError, OmegaConfBaseException) as error:
+    except (OSError, ValueError, RecursionError, YAMLError, OmegaConfBaseException) as error:
         raise ValueError(f"{path}: no readable YAML ({str(error).splitlines()[0]})") from error
     if not isinstance(config, DictConfig):
         raise ValueError(f"{path}: holds no mapping")
@@ -89,8 +89,8 @@ def read_json(path: Path) -> dict[str, Any]:
     """Return the object in the JSON file at `path`."""
     try:
         data = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: no readable JSON ({error})") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: no readable JSON ({error!s:.120})") from error
     if not isinstance(data, dict):
         raise ValueError(f"{path}: holds no object")
     return data

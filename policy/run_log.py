@@ -137,7 +137,7 @@ class RunLog:
     def say(self, text: str) -> None:
         """Print one line above the bar."""
         if self._enabled:
-            self._console.print(text, highlight=False, soft_wrap=True)
+            self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def is_log(path: Path) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from torch import Tensor
 
 from telic.policy.formulation import mean_entry
 from telic.policy.objective import LossTerms
@@ -16,7 +17,9 @@ from telic.policy.seeding import seed_shard
 
 
 class NonFiniteLoss(ValueError):
-    """The loss or its gradient is not finite; nothing was updated."""
+    """The loss or its gradient is not finite; nothing was updated. rows: of the batch, bool [B]."""
+
+    rows: Tensor
 
 
 @torch.no_grad()
@@ -45,17 +48,16 @@ def held_out_errors(
     }
 
 
-def non_finite(step: int, batch: dict[str, Any], losses: list[LossTerms]) -> NonFiniteLoss:
-    """Return the error for `step`, naming the sigmas and episodes it happened on."""
+def non_finite(step: int, seed: int, losses: list[LossTerms]) -> NonFiniteLoss:
+    """Return the error for `step`, naming the sigmas that it happened at."""
     per_sample = torch.cat([terms.per_sample.detach().float().cpu() for terms in losses])
     sigma = torch.cat([terms.sigma.detach().float().cpu() for terms in losses])
     bad = ~torch.isfinite(per_sample)
     rows = bad if bad.any() else torch.ones_like(bad)
-    episodes = sorted({int(e) for e in batch["episode"].cpu()[rows]})
-    shown = ", ".join(map(str, episodes[:8])) + (", ..." if len(episodes) > 8 else "")
     what = "the loss" if bad.any() else "the gradient"
-    return NonFiniteLoss(
-        f"step {step}: {what} is not finite for sigma in [{float(sigma[rows].min()):.4g}, "
-        f"{float(sigma[rows].max()):.4g}], episodes {shown}; nothing was updated; "
-        "demo-store validate finds bad data, a lower optimizer.learning_rate steadies training"
+    error = NonFiniteLoss(
+        f"step {step} of seed {seed}: {what} is not finite for sigma in "
+        f"[{float(sigma[rows].min()):.4g}, {float(sigma[rows].max()):.4g}]"
     )
+    error.rows = rows
+    return error

@@ -80,14 +80,14 @@ def test_a_spec_that_does_not_fit_is_named(saved: Path, key: str, value: Any) ->
     spec = json.loads((saved / "spec.json").read_text())
     set_at(spec, key, value)
     (saved / "spec.json").write_text(json.dumps(spec))
-    refused(saved, "")
+    refused(saved, "best")
 
 
 @pytest.mark.parametrize("text", ["[]", "3", "null", '"x"', "", "[" * 50_000, "{" * 9])
 @pytest.mark.parametrize("name", ["spec.json", "config.yaml"])
 def test_files_of_another_kind_are_named(saved: Path, name: str, text: str) -> None:
     (saved / name).write_text(text)
-    refused(saved, "")
+    refused(saved, "best")
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_a_config_that_does_not_fit_is_named(saved: Path, key: str, value: Any) 
     config = yaml.safe_load((saved / "config.yaml").read_text())
     set_at(config, key, value)
     (saved / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
-    refused(saved, "")
+    refused(saved, "best")
 
 
 @pytest.mark.parametrize("file", ["stats", "model", "embeddings"])

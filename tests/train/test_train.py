@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -181,8 +182,12 @@ def test_a_non_finite_loss_stops_before_the_update(demos: Path, tmp_path: Path) 
     run(config(demos, out, "steps=2"))
     before = tensors(out / "checkpoints" / "last")
     zarr.open_group(demos, mode="a")["data/action"][:] = np.nan
-    with pytest.raises(ValueError, match=r"step 2: .* sigma in \[.*\], episodes [0-9, ]+;"):
+    with pytest.raises(ValueError, match=r"step 2 of seed 1: .* sigma in \[") as error:
         run(config(demos, out, "steps=4", "resume=true"))
+    says = str(error.value)
+    assert re.search(rf"in episodes \d, \d of {demos} \(tasks .*(reach|drawer)\); {out}", says), (
+        says
+    )
     after = tensors(out / "checkpoints" / "last")
     for name, value in before.items():
         np.testing.assert_array_equal(value, after[name])

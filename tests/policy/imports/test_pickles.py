@@ -105,7 +105,7 @@ def test_no_more_memory_is_asked_for_than_the_file_holds(
         whole.write_bytes(record)
     else:
         repacked(whole, record)
-    refused(whole, "")
+    refused(whole, "whole")
 
 
 def test_an_archive_that_unpacks_to_more_is_not_read(whole: Path) -> None:
