@@ -100,6 +100,17 @@ class Language:
         """Return how many "instructions" or "tasks" are stored, those in no use among them."""
         return int(self._strings(name).shape[0])
 
+    def require_named(self) -> None:
+        """Raise ValueError unless each segment's sentence and task are there."""
+        for column, name in ((2, "instructions"), (3, "tasks")):
+            used, there = self.table[:, column], len(getattr(self, name))
+            if len(used) and (used.max() >= there or used.min() < 0):
+                wrong = used.max() if used.max() >= there else used.min()
+                raise ValueError(
+                    f"{self._root}/meta/segments: names number {wrong} of meta/{name}, which has "
+                    f"{there}; restore the file or run demo-store validate"
+                )
+
     def segments(self, episode: int, start: int, stop: int) -> list[Segment]:
         """Return the segments of the episode of steps [start, stop), counted from its first."""
         first, last = np.searchsorted(self.table[:, 0], (start, stop))

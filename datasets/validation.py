@@ -66,17 +66,19 @@ def validate(path: Path, deep: bool = False) -> Iterator[Finding | Warned]:
         found = True
         yield finding
     if not found:
-        yield from _of_the_whole(path, ends)
+        yield from _of_the_whole(path, ends, deep)
     yield from of_training(path, fields, ends)
     yield from _of_files(path, fields, deep)
 
 
-def _of_the_whole(path: Path, ends: Array) -> Iterator[Finding]:
-    """Yield why the store cannot be opened, if no single episode is at fault."""
+def _of_the_whole(path: Path, ends: Array, deep: bool) -> Iterator[Finding]:
+    """Yield why the store cannot be opened, or not for writing, if no episode is at fault."""
     from telic.datasets.store import EpisodeStore
 
     try:
-        EpisodeStore.open(path)
+        store = EpisodeStore.open(path)
+        if deep:
+            store.require_whole()
     except ValueError as error:
         yield Finding(max(len(ends) - 1, 0), 0, str(error))
 
