@@ -254,6 +254,10 @@ def _foreign_plan(
         for path in [*paths.values(), *(f"obs/{key}" for key in state_keys)]:
             if not hdf5.has(demo, path, where):
                 raise ValueError(f"{where}: has no {path}, the first demo has")
+        there = {f"obs/{key}" for key in _obs_keys(demo, where)}
+        there |= {path for path in OWN_PATHS.values() if hdf5.has(demo, path, where)}
+        if more := sorted(there - {f"obs/{key}" for key in obs} - set(paths.values())):
+            raise ValueError(f"{where}: has {more[0]}, the first demo has not")
         episode = {name: hdf5.rows(demo, path, where) for name, path in paths.items()}
         parts = [hdf5.rows(demo, f"obs/{key}", where).astype(np.float32) for key in state_keys]
         if len({len(part) for part in parts}) > 1:
@@ -368,7 +372,8 @@ def _write_demo(
     ]
     demo.attrs["segments"] = json.dumps(told)
     if told:
-        demo.attrs["instruction"], demo.attrs["task"] = told[0]["instruction"], told[0]["task"]
+        for key in ("instruction", "task"):  # of HDF5, whose texts end at a null character
+            demo.attrs[key] = str(told[0][key]).replace("\0", " ")
 
 
 def _goal_key(

@@ -137,7 +137,7 @@ WRONG_TENSORS: dict[str, Callable[[torch.Tensor], Any]] = {
     "a sentence": lambda t: "x",
     "a list": lambda t: [1.0],
     "None": lambda t: None,
-    "expanded to 8 GiB": lambda t: torch.zeros(1).expand(2**31),
+    "expanded to 8 GiB": lambda t: torch.zeros(1, dtype=torch.float16).expand(2**31),
     "expanded to a petabyte": lambda t: torch.zeros(1).expand(2**25, 2**25),
     "on meta": lambda t: t.to("meta"),
     "a parameter": lambda t: torch.nn.Parameter(t),
