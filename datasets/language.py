@@ -151,7 +151,13 @@ class Language:
             raise ValueError(f"{self._root}/meta/{name}: not readable ({why:.200})") from error
         if not all(isinstance(sentence, str) for sentence in sentences.tolist()):
             raise ValueError(f"{self._root}/meta/{name}: holds {array.dtype}, expected sentences")
-        return [str(sentence) for sentence in sentences]
+        known_texts = [str(sentence) for sentence in sentences]
+        if len(set(known_texts)) < len(known_texts):  # zarr reads a part that is lost as ""
+            raise ValueError(
+                f"{self._root}/meta/{name}: holds one text twice, so a part of it is missing; "
+                "restore the file"
+            )
+        return known_texts
 
 
 def write_embeddings(root: Path, encoder: str, sentences: Sequence[str], vectors: Array) -> None:
