@@ -139,11 +139,11 @@ class Language:
         return [number[sentence] for sentence in sentences]
 
     def _strings(self, name: str) -> zarr.Array:
-        return zarr.open_array(self._root, path=f"meta/{name}", mode="r+")
+        return zarr.open_array(self._root, path=f"meta/{name}", mode="r+", zarr_format=3)
 
     def _committed_strings(self, name: str, used: Array) -> list[str]:
         try:
-            array = zarr.open_array(self._root, path=f"meta/{name}", mode="r")
+            array = zarr.open_array(self._root, path=f"meta/{name}", mode="r", zarr_format=3)
             known = min(int(used.max(initial=-1)) + 1, array.shape[0])
             sentences = np.asarray(array[:known])
         except Exception as error:  # zarr raises anything where files are damaged
