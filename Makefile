@@ -31,3 +31,8 @@ slow: install
 format: install
 	.venv/bin/ruff check --fix .
 	.venv/bin/ruff format .
+
+# hundreds of seeded attacks on stores, checkpoints, files and processes: 20 to 40 min
+.PHONY: attacks
+attacks: install
+	$(PYTEST) -m attack tests/attacks

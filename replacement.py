@@ -277,7 +277,8 @@ def _sync(path: Path) -> None:
 
 
 def _unwritable(path: Path, error: OSError) -> ValueError:
+    why = error.strerror or " ".join(str(error).split())  # HDF5 tells it in several lines
     return ValueError(
-        f"{path}: cannot be written ({error.strerror or error}); what was there before is kept; "
+        f"{path}: cannot be written ({why}); what was there before is kept; "
         "free some space or write elsewhere"
     )

@@ -19,6 +19,7 @@ from telic.datasets.unified import Space
 from telic.datasets.windows import WindowConfig, Windows
 from telic.policy.policy import Policy
 from telic.policy.robomimic_baseline import RobomimicPolicy
+from telic.policy.stop_signals import leave_stopping_to_parent
 from telic.spec import Array
 from telic.train_config import TrainConfig
 from telic.train_resume import RunRecord
@@ -101,6 +102,7 @@ def batches_from(
         collate_fn=cast(Any, _to_torch),
         persistent_workers=config.data.num_workers > 0,
         pin_memory=accelerator.device.type == "cuda",
+        worker_init_fn=leave_stopping_to_parent,
     )
     for batch in loader:
         yield _to_device(batch, accelerator.device)

@@ -32,6 +32,7 @@ from telic.replacement import swap_file
 from telic.spec import Array
 
 OPEN_FILES = 128  # kept open for reading, per array
+LARGEST_META = 64 << 20  # bytes of a zarr.json
 LARGEST_CHUNK = 1 << 30  # bytes; what is said to be larger is damaged
 CHECKSUM_BYTES = 4
 # a file that was being replaced, by us or by zarr
@@ -326,8 +327,11 @@ def read_meta(path: Path) -> dict[str, Any]:
     """Return the zarr v3 metadata of the node at `path`; ValueError where there is none."""
     file = path / "zarr.json"
     try:
-        if not stat.S_ISREG(file.stat().st_mode):
+        about = file.stat()
+        if not stat.S_ISREG(about.st_mode):
             raise ValueError("it is no file")
+        if about.st_size > LARGEST_META:
+            raise ValueError(f"it has {about.st_size} bytes")
         meta = json.loads(file.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         raise ValueError(f"{path}: no zarr v3 array or group here") from None

@@ -21,6 +21,7 @@ import numpy as np
 from telic.spec import Array
 
 SHARE_OF_MEMORY = 0.25  # of the machine's: the largest array that is read at once
+MOST_PACKED = 1032 * 2  # bytes of a byte: deflate's most, and float16 that become float32
 _ERRORS = (OSError, RuntimeError, KeyError, TypeError, OverflowError, MemoryError, AttributeError)
 
 
@@ -99,6 +100,11 @@ def rows(parent: h5py.Group, path: str, where: str) -> Array:
         raise ValueError(
             f"{where}: {path} is declared as {found.dtype} {found.shape}, {size / 2**30:.3g} GiB, "
             f"more than the {most / 2**30:.3g} GiB that one array may have on this machine"
+        )
+    if size > MOST_PACKED * found.id.get_storage_size() + 2**20:
+        raise ValueError(
+            f"{where}: {path} is declared as {found.dtype} {found.shape}, the file holds "
+            f"{found.id.get_storage_size()} bytes of it; it was never written in full"
         )
     with reading(f"{where}: {path}"), np.errstate(over="ignore"):
         return np.asarray(found[()]).astype(dtype)

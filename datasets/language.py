@@ -100,6 +100,17 @@ class Language:
         """Return how many "instructions" or "tasks" are stored, those in no use among them."""
         return int(self._strings(name).shape[0])
 
+    def require_named(self) -> None:
+        """Raise ValueError unless each segment's sentence and task are there."""
+        for column, name in ((2, "instructions"), (3, "tasks")):
+            used, there = self.table[:, column], len(getattr(self, name))
+            if len(used) and (used.max() >= there or used.min() < 0):
+                wrong = used.max() if used.max() >= there else used.min()
+                raise ValueError(
+                    f"{self._root}/meta/segments: names number {wrong} of meta/{name}, which has "
+                    f"{there}; restore the file or run demo-store validate"
+                )
+
     def segments(self, episode: int, start: int, stop: int) -> list[Segment]:
         """Return the segments of the episode of steps [start, stop), counted from its first."""
         first, last = np.searchsorted(self.table[:, 0], (start, stop))
@@ -128,11 +139,11 @@ class Language:
         return [number[sentence] for sentence in sentences]
 
     def _strings(self, name: str) -> zarr.Array:
-        return zarr.open_array(self._root, path=f"meta/{name}", mode="r+")
+        return zarr.open_array(self._root, path=f"meta/{name}", mode="r+", zarr_format=3)
 
     def _committed_strings(self, name: str, used: Array) -> list[str]:
         try:
-            array = zarr.open_array(self._root, path=f"meta/{name}", mode="r")
+            array = zarr.open_array(self._root, path=f"meta/{name}", mode="r", zarr_format=3)
             known = min(int(used.max(initial=-1)) + 1, array.shape[0])
             _require_counts(self._root / "meta" / name, array)
             sentences = np.asarray(array[:known])
@@ -141,7 +152,13 @@ class Language:
             raise ValueError(f"{self._root}/meta/{name}: not readable ({why:.200})") from error
         if not all(isinstance(sentence, str) for sentence in sentences.tolist()):
             raise ValueError(f"{self._root}/meta/{name}: holds {array.dtype}, expected sentences")
-        return [str(sentence) for sentence in sentences]
+        known_texts = [str(sentence) for sentence in sentences]
+        if len(set(known_texts)) < len(known_texts):  # zarr reads a part that is lost as ""
+            raise ValueError(
+                f"{self._root}/meta/{name}: holds one text twice, so a part of it is missing; "
+                "restore the file"
+            )
+        return known_texts
 
 
 def _require_counts(folder: Path, array: zarr.Array) -> None:

@@ -15,6 +15,9 @@ of 2 grey levels.
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -30,6 +33,7 @@ from telic.replacement import Kind
 from telic.spec import ArraySpec, near_misses
 
 FORMAT, VERSION = "telic-episodes", 1
+DIGEST = "digest"  # attribute: of all the others, which do not change
 IMAGE_CHUNK_BYTES = 4 << 20  # what other zarr readers load for one frame, and an append rewrites
 VECTOR_CHUNK_BYTES = 256 << 10
 
@@ -37,10 +41,8 @@ VECTOR_CHUNK_BYTES = 256 << 10
 def build(path: Path, fields: Mapping[str, ArraySpec], attributes: Mapping[str, Any]) -> None:
     """Make an empty store at `path`, where nothing is."""
     written = {name: spec.to_json() for name, spec in fields.items()}
-    zarr.create_group(
-        path,
-        attributes={"format": FORMAT, "version": VERSION, "fields": written, **attributes},
-    )
+    all_of_them = {"format": FORMAT, "version": VERSION, "fields": written, **attributes}
+    zarr.create_group(path, attributes={**all_of_them, DIGEST: _digest(all_of_them)})
     for name, spec in fields.items():
         create_rows(path, f"data/{name}", row_shape(spec), spec.dtype, _chunk_rows(spec))
         shape, dtype = statistics.summary_shape(spec)
@@ -84,8 +86,16 @@ def read_attributes(path: Path) -> dict[str, Any]:
 
 
 def read_fields(path: Path, attributes: Mapping[str, Any]) -> dict[str, ArraySpec]:
-    """Return the fields of a store by its attributes; ValueError for what describes none."""
-    return read_specs(f"{path}/zarr.json", attributes["fields"])
+    """Return the fields of a store by its attributes; ValueError for what describes none, and for
+    attributes that are not what was written. Older stores have no digest of them."""
+    specs = read_specs(f"{path}/zarr.json", attributes["fields"])
+    told = {key: value for key, value in attributes.items() if key != DIGEST}
+    if DIGEST in attributes and attributes[DIGEST] != _digest(told):
+        raise ValueError(
+            f"{path}/zarr.json: the attributes are not what was written; restore the file, or, if "
+            f"they were edited on purpose, delete the attribute {DIGEST}"
+        )
+    return specs
 
 
 def read_specs(where: str, fields: Mapping[str, Any]) -> dict[str, ArraySpec]:
@@ -93,21 +103,26 @@ def read_specs(where: str, fields: Mapping[str, Any]) -> dict[str, ArraySpec]:
     return {n: _spec(f"{where}: field {n!r:.60}", n, data) for n, data in fields.items()}
 
 
+def _digest(attributes: Mapping[str, Any]) -> str:
+    as_read = json.loads(json.dumps(attributes))
+    return hashlib.sha256(json.dumps(as_read, sort_keys=True).encode()).hexdigest()
+
+
 def _spec(where: str, name: str, data: Any) -> ArraySpec:
     if not FIELD_NAME.fullmatch(name):
         raise ValueError(f"{where} is no name of letters, digits, _ and /")
     if not isinstance(data, dict) or not isinstance(data.get("shape"), list):
         raise ValueError(f"{where} is {data!r:.60}, expected a spec with its shape")
+    known = {f.name: f.type for f in dataclasses.fields(ArraySpec)}
     kinds = {"minimum": (int, float), "maximum": (int, float), "names": (str,), "shape": (int,)}
     for key, value in data.items():
         if key in kinds:
             right = isinstance(value, list) and all(type(entry) in kinds[key] for entry in value)
         elif key == "rate_hz":
             right = type(value) in (int, float)
-        elif key in ("dtype", "unit", "note"):
+        elif known.get(key) == "str":
             right = isinstance(value, str)
         else:
-            known = ("shape", "dtype", "unit", "minimum", "maximum", "names", "rate_hz", "note")
             raise ValueError(f"{where} has an unknown {key!r}{near_misses(key, known)}")
         if not right:
             raise ValueError(f"{where} has {key} {value!r:.60}")

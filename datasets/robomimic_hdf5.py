@@ -12,11 +12,12 @@ lets a low-dim policy without language learn several tasks.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,10 @@ OWN_PATHS = {
     "states": "states",  # robosuite's simulator states
     "timestamp_ns": "timestamp_ns",
 }
+WAY_OUT = (
+    "restore the file, or, if it was edited on purpose, delete the attribute telic of /data and "
+    "import it as robomimic's"
+)
 CARRIED = ("robot", "task_family", "licence", "source", "env_args")
 
 
@@ -89,15 +94,17 @@ def export_hdf5(source: Path, target: Path, options: ExportOptions, overwrite: b
         h5py.File(path, "w") as file,
     ):
         data = file.create_group("data")
+        digests = {}
         for episode in store:
             _write_demo(data, episode, paths, goal, options.next_obs)
+            digests[f"demo_{episode.index}"] = _digest(episode.data, episode.segments)
         data.attrs["total"] = store.num_steps
         env_args = {"env_name": store.attrs.get("task_family", ""), "type": 2, "env_kwargs": {}}
         data.attrs["env_args"] = json.dumps(store.attrs.get("env_args", env_args))
         ours = {key: store.attrs[key] for key in CARRIED if key in store.attrs}
-        ours |= {"rate_hz": store.rate_hz, "paths": paths, "goal": goal_note}
+        ours |= {"rate_hz": store.rate_hz, "paths": paths, "goal": goal_note, "digests": digests}
         ours["fields"] = {name: spec.to_json() for name, spec in store.fields.items()}
-        data.attrs["telic"] = json.dumps(ours)
+        data.attrs["telic"] = json.dumps(ours | {"digest": _digest_of_text(json.dumps(ours))})
         for name, episodes in (("train", train), ("valid", valid)):
             file[f"mask/{name}"] = np.array([f"demo_{i}" for i in episodes], dtype="S")
     return store.num_episodes
@@ -114,6 +121,8 @@ def import_hdf5(source: Path, target: Path, options: ImportOptions, overwrite: b
         if not demos:
             raise ValueError(f"{source}: /data holds no demo_<number>")
         own = hdf5.json_object(data, "telic", f"{source} /data")
+        if own:
+            _require_intact(source, own, demos)
         plan = _own_plan(source, own) if own else _foreign_plan(source, data, demos, options)
         with replacing(target, STORE, asked=overwrite, by="--overwrite", sources=[source]) as path:
             _write_store(path, plan, demos, source)
@@ -134,6 +143,8 @@ def _write_store(path: Path, plan: _Plan, demos: Mapping[str, h5py.Group], sourc
         for name, demo in demos.items():
             where = f"{source} {name}"
             episode, segments = plan.read(where, demo), plan.segments(where, demo)
+            if plan.digests and _digest(episode, segments) != plan.digests[name]:
+                raise ValueError(f"{where}: is not what was written; {WAY_OUT}")
             store.append(
                 check_episode(where, plan.fields, episode, segments, plan.rate_hz), segments
             )
@@ -148,6 +159,7 @@ class _Plan:
     attrs: Mapping[str, Any]
     read: Callable[[str, h5py.Group], dict[str, Array]]
     segments: Callable[[str, h5py.Group], list[Segment]]
+    digests: Mapping[str, str] = field(default_factory=dict)  # of the demos of a file of ours
 
 
 def _own_plan(source: Path, own: Mapping[str, Any]) -> _Plan:
@@ -164,7 +176,39 @@ def _own_plan(source: Path, own: Mapping[str, Any]) -> _Plan:
         attrs=own,
         read=lambda where, demo: {n: hdf5.rows(demo, path, where) for n, path in paths.items()},
         segments=_own_segments,
+        digests=own.get("digests", {}),
     )
+
+
+def _require_intact(source: Path, own: Mapping[str, Any], demos: Collection[str]) -> None:
+    """Raise ValueError unless a file of ours says what was written of the same demos.
+
+    One that was written before there were digests is taken as it is.
+    """
+    if "digest" not in own and "digests" not in own:
+        return
+    told = {key: value for key, value in own.items() if key != "digest"}
+    if own.get("digest") != _digest_of_text(json.dumps(told)):
+        raise ValueError(f"{source}: attribute telic of /data is not what was written; {WAY_OUT}")
+    if set(own["digests"]) != set(demos):
+        other = sorted(set(own["digests"]) ^ set(demos))
+        raise ValueError(f"{source}: {other[0]} was added or is missing; {WAY_OUT}")
+
+
+def _digest(episode: Mapping[str, Array], segments: Sequence[Segment]) -> str:
+    """SHA-256 of an episode as it comes back: floats are float32."""
+    digest = hashlib.sha256()
+    for name in sorted(episode):
+        rows = episode[name]
+        rows = rows.astype(np.float32) if rows.dtype.kind == "f" else rows
+        digest.update(f"{name} {rows.dtype.str} {rows.shape} ".encode())
+        digest.update(np.ascontiguousarray(rows).tobytes())
+    said = [(s.start, s.end, s.instruction, s.task) for s in segments]
+    return _digest_of_text(digest.hexdigest() + json.dumps(said))
+
+
+def _digest_of_text(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _own_segments(where: str, demo: h5py.Group) -> list[Segment]:
@@ -210,6 +254,10 @@ def _foreign_plan(
         for path in [*paths.values(), *(f"obs/{key}" for key in state_keys)]:
             if not hdf5.has(demo, path, where):
                 raise ValueError(f"{where}: has no {path}, the first demo has")
+        there = {f"obs/{key}" for key in _obs_keys(demo, where)}
+        there |= {path for path in OWN_PATHS.values() if hdf5.has(demo, path, where)}
+        if more := sorted(there - {f"obs/{key}" for key in obs} - set(paths.values())):
+            raise ValueError(f"{where}: has {more[0]}, the first demo has not")
         episode = {name: hdf5.rows(demo, path, where) for name, path in paths.items()}
         parts = [hdf5.rows(demo, f"obs/{key}", where).astype(np.float32) for key in state_keys]
         if len({len(part) for part in parts}) > 1:
@@ -324,7 +372,8 @@ def _write_demo(
     ]
     demo.attrs["segments"] = json.dumps(told)
     if told:
-        demo.attrs["instruction"], demo.attrs["task"] = told[0]["instruction"], told[0]["task"]
+        for key in ("instruction", "task"):  # of HDF5, whose texts end at a null character
+            demo.attrs[key] = str(told[0][key]).replace("\0", " ")
 
 
 def _goal_key(

@@ -315,6 +315,12 @@ class EpisodeStore:
         """Return sentence -> vector f32 [D]."""
         return language.read_embeddings(self.path, encoder)
 
+    def require_whole(self) -> None:
+        """Raise ValueError unless all that is committed is there, sentence vectors too."""
+        commit.require_cuttable(self._tables())
+        for encoder in self.encoders:
+            self.read_embeddings(encoder)
+
     @property
     def encoders(self) -> list[str]:
         """Names of the encoders whose vectors are kept here."""
@@ -339,6 +345,7 @@ class EpisodeStore:
         self._ends, self.episode_ends = tables.ends, tables.episode_ends
         self._data, self._summaries = dict(tables.data), dict(tables.summaries)
         self._language = tables.language
+        self._language.require_named()
 
     def _tables(self) -> commit.Tables:
         ends = RowArray(self.path / "meta/episode_ends")

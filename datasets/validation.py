@@ -68,7 +68,7 @@ def validate(path: Path, deep: bool = False) -> Iterator[Finding | Warned]:
         found = True
         yield finding
     if not found:
-        yield from _of_the_whole(path)
+        yield from _of_the_whole(path, deep)
     yield from _of_groups(path)
     yield from _of_embeddings(path)
     yield from of_training(path, fields, ends)
@@ -98,12 +98,14 @@ def _of_embeddings(path: Path) -> Iterator[Finding]:
             yield Finding(None, 0, str(error))
 
 
-def _of_the_whole(path: Path) -> Iterator[Finding]:
-    """Yield why the store cannot be opened, if no single episode is at fault."""
+def _of_the_whole(path: Path, deep: bool) -> Iterator[Finding]:
+    """Yield why the store cannot be opened, or not for writing, if no episode is at fault."""
     from telic.datasets.store import EpisodeStore
 
     try:
-        EpisodeStore.open(path)
+        store = EpisodeStore.open(path)
+        if deep:
+            store.require_whole()
     except ValueError as error:
         yield Finding(None, 0, str(error))
 

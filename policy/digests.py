@@ -1,7 +1,7 @@
 """Digests of a checkpoint's files: what was written is what is loaded, to the last bit.
 
-`digests.json` holds the SHA-256 of every other file. Whoever changes a file by hand says so with
-`python -m telic.policy.digests CHECKPOINT`, which writes it anew.
+`digests.json` holds size and SHA-256 of every other file. Whoever changes a file by hand says so
+with `python -m telic.policy.digests CHECKPOINT`, which writes it anew.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import json
 import sys
 from pathlib import Path
 
-FILE, ALGORITHM = "digests.json", "sha256"
+FILE, SIZES, ALGORITHM = "digests.json", "bytes", "sha256"
+_MOST_BYTES = 16 << 20  # of digests.json
 _WAY_OUT = "restore it from a copy of the checkpoint"
 _known: dict[tuple[int, int, int, int], str] = {}  # of files that are linked from run to run
 
@@ -19,8 +20,12 @@ _known: dict[tuple[int, int, int, int], str] = {}  # of files that are linked fr
 def write_digests(folder: Path) -> None:
     """Write `digests.json` for all files that `folder` holds, however deep."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != FILE)
-    digests = {path.relative_to(folder).as_posix(): _digest(path) for path in files}
-    (folder / FILE).write_text(json.dumps({ALGORITHM: digests}, indent=1))
+    names = {path.relative_to(folder).as_posix(): path for path in files}
+    told = {
+        SIZES: {name: path.stat().st_size for name, path in names.items()},
+        ALGORITHM: {name: _digest(path) for name, path in names.items()},
+    }
+    (folder / FILE).write_text(json.dumps(told, indent=1))
 
 
 def require_intact(folder: Path, *names: str) -> None:
@@ -30,7 +35,7 @@ def require_intact(folder: Path, *names: str) -> None:
     """
     if not (folder / FILE).is_file():
         return
-    listed = _listed(folder)
+    listed, sizes = _listed(folder)
     for name in names:
         if (folder / name).is_file() and name not in listed:
             raise ValueError(f"{folder / FILE}: damaged (no digest of {name}); {_WAY_OUT}")
@@ -39,18 +44,24 @@ def require_intact(folder: Path, *names: str) -> None:
             continue
         if not (folder / name).is_file():
             raise ValueError(f"{folder}: {name} is missing; the checkpoint is incomplete")
-        if _digest(folder / name) != digest:
+        size = (folder / name).stat().st_size  # told first: it costs no reading
+        differs = "size" if sizes.get(name, size) != size else ALGORITHM
+        if differs == "size" or _digest(folder / name) != digest:
             raise ValueError(
-                f"{folder / name}: damaged (its {ALGORITHM} is not the one in {FILE}); {_WAY_OUT}, "
+                f"{folder / name}: damaged (its {differs} is not the one in {FILE}); {_WAY_OUT}, "
                 f"or, if it was changed on purpose, run python -m telic.policy.digests {folder}"
             )
 
 
-def _listed(folder: Path) -> dict[str, str]:
+def _listed(folder: Path) -> tuple[dict[str, str], dict[str, int]]:
+    """Return digest and size by name; there were no sizes at first."""
     try:
-        digests = json.loads((folder / FILE).read_text(encoding="utf-8"))[ALGORITHM]
+        if (size := (folder / FILE).stat().st_size) > _MOST_BYTES:
+            raise ValueError(f"it has {size} bytes")
+        told = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        digests, sizes = dict(told[ALGORITHM]), dict(told.get(SIZES, {}))
         if all(isinstance(digest, str) for digest in digests.values()):
-            return dict(digests)
+            return digests, sizes
         reason = "digests are text"
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         reason = f"{type(error).__name__}: {error}".partition("\n")[0][:120]

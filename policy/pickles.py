@@ -40,11 +40,41 @@ def read_pickle(path: Path) -> Any:
     _require_honest(path, size)
     try:
         with _memory(2 * size + _SPARE), torch.serialization.safe_globals(_CONFIG_PARTS):
-            return torch.load(path, map_location="cpu", weights_only=True)
+            data = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle may raise anything
         raise ValueError(f"{path}: not to be read as tensors and plain values {_why(error)}") from (
             error
         )
+    _require_plain(path, data)
+    return data
+
+
+def _require_plain(path: Path, data: Any) -> None:
+    """Raise ValueError for a tensor that is not its own numbers in full, whole, dense and real."""
+    known: set[int] = set()
+    rest = [data]
+    while rest:
+        node = rest.pop()
+        if id(node) in known:
+            continue
+        known.add(id(node))
+        if isinstance(node, dict):
+            rest.extend(node.values())
+        elif isinstance(node, list | tuple):
+            rest.extend(node)
+        elif isinstance(node, torch.Tensor):
+            dense = node.layout is torch.strided and not (node.is_meta or node.is_quantized)
+            if not dense or node.is_complex():
+                raise ValueError(
+                    f"{path}: a tensor {tuple(node.shape)} is of {node.dtype} on {node.device}, "
+                    f"{node.layout}; expected plain numbers"
+                )
+            size, held = node.numel() * node.element_size(), node.untyped_storage().nbytes()
+            if size > held:
+                raise ValueError(
+                    f"{path}: a tensor {tuple(node.shape)} repeats {held:,} bytes to {size:,}, "
+                    "which torch.save of weights does not; it is not read"
+                )
 
 
 def _require_honest(path: Path, size: int) -> None:

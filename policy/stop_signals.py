@@ -38,3 +38,13 @@ class StopSignals:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._previous = {}
+
+
+def leave_stopping_to_parent(_: int = 0) -> None:
+    """Have this worker process end with its parent alone.
+
+    Ctrl-C in a terminal, systemd and slurm signal the whole group: a worker that died of it would
+    fail the checkpoint that its parent is about to write.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)

@@ -161,4 +161,8 @@ def test_a_bad_file_leaves_no_store(foreign: Path, tmp_path: Path) -> None:
         del file["data/demo_2/obs/object"]
     with pytest.raises(ValueError, match="demo_2: has no obs/object, the first demo has"):
         import_hdf5(foreign, target, ImportOptions())
+    with h5py.File(foreign, "r+") as file:
+        file["data/demo_2/obs/other"] = file["data/demo_2/obs/object"] = np.zeros((4, 3))
+    with pytest.raises(ValueError, match="demo_2: has obs/other, the first demo has not"):
+        import_hdf5(foreign, target, ImportOptions())
     assert [path.name for path in tmp_path.iterdir()] == [foreign.name]

@@ -98,6 +98,12 @@ def test_a_change_made_on_purpose_can_be_accepted(
     assert digests.main() == 2
 
 
+def test_another_size_is_told_without_reading_a_terabyte(saved: Path) -> None:
+    os.truncate(saved / "model.safetensors", 1 << 40)
+    with pytest.raises(ValueError, match=r"model\.safetensors: damaged .its size is not"):
+        load_policy(saved)
+
+
 def test_a_digest_left_out_is_damage(saved: Path) -> None:
     path = saved / digests.FILE
     path.write_text(path.read_text().replace('"spec.json"', '"spec.jsom"'))

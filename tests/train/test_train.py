@@ -161,13 +161,16 @@ def test_two_processes_compute_what_one_computes(demos: Path, tmp_path: Path) ->
 def test_sigterm_writes_a_checkpoint_and_leaves(demos: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     process = subprocess.Popen(
-        command(demos, out, "steps=100000"), stderr=subprocess.PIPE, text=True
+        command(demos, out, "steps=100000", "data.num_workers=1"),
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
     log = out / "log.jsonl"
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and not (log.exists() and log.read_text().count("\n") > 3):
         time.sleep(0.05)
-    process.terminate()
+    os.killpg(process.pid, signal.SIGTERM)  # the loader's worker too, as systemd and slurm do
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM
     assert "resume=true" in stderr and "Traceback" not in stderr

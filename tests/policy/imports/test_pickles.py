@@ -108,6 +108,20 @@ def test_no_more_memory_is_asked_for_than_the_file_holds(
     refused(whole, "whole")
 
 
+@pytest.mark.parametrize(
+    ("tensor", "why"),
+    [
+        (torch.zeros(1, dtype=torch.uint8).expand(2**33), r"repeats 1 bytes to 8,589,934,592"),
+        (torch.ones(3).to_sparse(), "torch.sparse_coo; expected plain numbers"),
+        (torch.ones(3, device="meta"), "on meta"),
+        (torch.ones(3, dtype=torch.complex64), "complex64"),
+    ],
+)
+def test_tensors_are_their_own_numbers_in_full(whole: Path, tensor: torch.Tensor, why: str) -> None:
+    torch.save({"module": [{"weight": tensor}]}, whole)
+    refused(whole, why)
+
+
 def test_an_archive_that_unpacks_to_more_is_not_read(whole: Path) -> None:
     repacked(whole, b"\0" * 2**26, zipfile.ZIP_DEFLATED)
     refused(whole, r"unpacks to 67,\d+,\d+ bytes")
