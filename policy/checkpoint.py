@@ -49,6 +49,7 @@ from telic.policy.routings import ROUTINGS
 from telic.policy.tensors import load_exactly, save_tensors
 from telic.policy.train_state import load_tree, save_tree
 from telic.spec import Array, ChunkPolicy, FieldStats, Interface, ManyRobots
+from telic.yaml_files import require_no_aliases
 
 FORMAT = 1
 LANGUAGE, TRAIN_STATE = "language", "train_state"
@@ -270,6 +271,7 @@ def _checkpoint(path: str | Path) -> Path:
 def _read_config(folder: Path) -> dict[str, Any]:
     digests.require_intact(folder, "config.yaml")
     with readable(folder / "config.yaml"):
+        require_no_aliases(folder / "config.yaml")
         config = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         found = config.get("format") if isinstance(config, dict) else None

@@ -25,6 +25,7 @@ from telic.policy.policy import Policy
 from telic.policy.policy_config import PolicyConfig
 from telic.policy.tensors import load_exactly
 from telic.spec import FieldStats, Interface, near_misses
+from telic.yaml_files import require_no_aliases
 
 
 @dataclass(kw_only=True, slots=True)
@@ -77,6 +78,7 @@ def read_hydra(path: Path) -> DictConfig:
     if not path.is_file():
         raise ValueError(f"{path}: no such file; it belongs to the published checkpoint")
     try:
+        require_no_aliases(path)
         config = OmegaConf.load(path)
     except (OSError, ValueError, RecursionError, YAMLError, OmegaConfBaseException) as error:
         raise ValueError(f"{path}: no readable YAML ({str(error).splitlines()[0]})") from error

@@ -13,6 +13,7 @@ import yaml
 
 from telic.envs.playtable.rules import COLOURS, TASK_RULES, task_rules
 from telic.spec import near_misses
+from telic.yaml_files import require_no_aliases
 
 Sentences = Mapping[str, tuple[str, ...]]
 
@@ -61,6 +62,7 @@ def _filled(table: Mapping[str, Mapping[str, list[str]]], part: str) -> Sentence
 def read_language_file(path: Path) -> Sentences:
     """Return task -> sentences of a yaml file with a list of them for each of the 34 tasks."""
     try:
+        require_no_aliases(path)
         table = yaml.safe_load(path.read_text())
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"language_file={path}: cannot be read ({error})") from error

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from safetensors.numpy import load_file, save_file
 
-from telic.policy.checkpoint import load_policy, save_checkpoint
+from telic.policy.checkpoint import load_policy, read_config, save_checkpoint
 from telic.policy.digests import write_digests
 from telic.policy.policy import Policy
 from telic.policy.policy_config import PolicyConfig
@@ -123,6 +123,16 @@ def test_a_config_that_does_not_fit_is_named(saved: Path, key: str, value: Any) 
     set_at(config, key, value)
     (saved / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     refused(saved, "best")
+
+
+def test_yaml_that_would_grow_is_refused_unread(saved: Path) -> None:
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 12)]
+    with (saved / "config.yaml").open("a") as file:
+        file.write("\n".join(lines) + "\n")
+    write_digests(saved)
+    with pytest.raises(ValueError, match=r"config.yaml: damaged \(line \d+: \*a0 repeats"):
+        read_config(saved)
 
 
 @pytest.mark.parametrize("file", ["stats", "model", "embeddings"])
