@@ -16,6 +16,7 @@ from torch import Tensor
 
 from telic.policy.checkpoint import load_policy, read_config, save_checkpoint
 from telic.policy.ddpm import Betas, timestep_sigmas
+from telic.policy.digests import write_digests
 from telic.policy.dtr_routing import DtrRoutingConfig, channel_masks, timesteps
 from telic.policy.mode import ModeConfig
 from telic.policy.noise_routing import NoiseRoutingConfig
@@ -299,6 +300,7 @@ def test_an_unknown_routing_in_a_checkpoint_offers_the_near_one(
     save_checkpoint(tmp_path / "best", build(PolicyConfig(denoiser=denoiser)))
     path = tmp_path / "best" / "config.yaml"
     path.write_text(path.read_text().replace("name: dtr", "name: dtrr"))
+    write_digests(path.parent)
     with pytest.raises(ValueError, match=r"routing 'dtrr' is not one of .*did you mean dtr\?"):
         load_policy(tmp_path / "best")
 

@@ -122,7 +122,9 @@ def test_what_cannot_begin_is_refused_in_words(arm: BreakingArmConfig) -> None:
     with pytest.raises(ValueError, match="execute_horizon=9 must be at most the 8 actions"):
         supervise(arm, OpenReaching(), daemon(worker=WorkerConfig(execute_horizon=9)))
     arm.rate_hz = 30.0
-    with pytest.raises(ValueError, match=r"^robot x: runs at 30 Hz, expected 20 Hz by policy y$"):
+    with pytest.raises(
+        ValueError, match=r"^robot x: runs at 30 Hz, expected 20 Hz by policy y; set"
+    ):
         supervise(arm, OpenReaching(), daemon(), names=("policy y", "robot x"))
     arm.rate_hz, arm.how = 20.0, "connect"
     with pytest.raises(ValueError, match=r"^no route to the arm$"):

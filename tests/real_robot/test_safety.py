@@ -101,8 +101,11 @@ def test_limits_that_make_no_sense_are_refused() -> None:
     for age in (float("nan"), float("inf"), -1.0):
         with pytest.raises(ValueError, match="max_chunk_age_s"):
             SafetyConfig(max_chunk_age_s=age)
-    for bounds in ((1.0, 0.0), (float("nan"), 0.0)):
-        with pytest.raises(ValueError, match="must be numbers not above the upper ones"):
+    for bounds, message in (
+        ((1.0, 0.0), r"minimum \(1.0,\) lies above maximum \(0.0,\)"),
+        ((float("nan"), 0.0), "must be numbers not above the upper ones"),
+    ):
+        with pytest.raises(ValueError, match=message):
             SafetyConfig().build(ArraySpec(shape=(1,), minimum=bounds[:1], maximum=bounds[1:]))
     with pytest.raises(ValueError, match="2 entries, expected 1 or 3"):
         SafetyConfig(max_change_per_s=[1.0, 1.0]).build(ACTION)

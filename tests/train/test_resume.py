@@ -220,9 +220,10 @@ def test_a_run_killed_before_its_last_resumes_from_what_there_is(
 ) -> None:
     checkpoints = here / "half" / "checkpoints"
     last = checkpoints / "last"
-    (checkpoints / ".last.writing").mkdir()
+    aside = checkpoints / ".last.0a1b2c3d.telic"
+    aside.mkdir()
     shutil.rmtree(checkpoints / "best")
-    last.rename(checkpoints / ("best" if what == "best" else ".last.previous"))
+    last.rename(checkpoints / "best" if what == "best" else aside / "previous")
     with pytest.raises(ValueError, match="holds a run already; resume=true goes on with it"):
         run(config(here / "demos.zarr", here / "half"))
     resume(here)
@@ -234,7 +235,7 @@ def test_where_nothing_is_there_to_go_on_from_it_starts_anew(
 ) -> None:
     for resumes in ("resume=true", "resume=false"):
         shutil.rmtree(here / "half" / "checkpoints")
-        (here / "half" / "checkpoints" / ".last.writing").mkdir(parents=True)
+        (here / "half" / "checkpoints" / ".last.0a1b2c3d.telic").mkdir(parents=True)
         run(config(here / "demos.zarr", here / "half", resumes))
         assert same(made / "whole" / "checkpoints" / "last", here / "half" / "checkpoints" / "last")
     assert "begins anew, for" in capsys.readouterr().err
