@@ -57,11 +57,6 @@ class SafetyConfig:
         unbounded = np.full(size, np.inf)
         low = -unbounded if action.minimum is None else np.asarray(action.minimum, np.float64)
         high = unbounded if action.maximum is None else np.asarray(action.maximum, np.float64)
-        if not (low <= high).all():
-            raise ValueError(
-                f"the robot's action has the bounds {action.minimum} and {action.maximum}; the "
-                "lower ones must be numbers not above the upper ones"
-            )
         low, high = _single_within(low, high)
         return Envelope(
             low=np.broadcast_to(low, (size,)),

@@ -33,7 +33,7 @@ SECONDS = 20.0  # that one step of a case may take
 LONGEST_LINE = 2000
 _PR_SET_CHILD_SUBREAPER = 36
 _CLONE_NEWNS, _MS_REC, _MS_PRIVATE = 0x20000, 0x4000, 1 << 18
-CACHES = ("torchinductor_", "pymp-")  # what torch keeps in TMPDIR; multiprocessing, when killed
+CACHES = ("pymp-",)  # what multiprocessing leaves in TMPDIR when it is killed
 
 # What a step may come to. The first five are as promised.
 EQUAL = "equal"  # the same as the original, in all it tells
@@ -279,6 +279,7 @@ def _live(
         os.setpgid(0, 0)
         os.chdir(folder / "work")
         os.environ["TMPDIR"] = str(folder / "tmp")
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder.with_name(f"{folder.name}.inductor"))
         for number, name in ((0, "/dev/null"), (1, "/dev/null"), (2, "/dev/null")):
             os.dup2(os.open(name, os.O_RDWR), number)
         if limit is not None:

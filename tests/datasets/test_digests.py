@@ -31,16 +31,15 @@ def test_edited_attributes_are_refused_until_the_digest_is_deleted(make_store: A
     assert EpisodeStore.open(path).attrs["licence"] == "MIT"
 
 
-def test_damaged_vectors_are_found_by_reading_everything(make_store: Any) -> None:
+def test_damaged_vectors_are_found(make_store: Any) -> None:
     said = [[Segment(start=0, end=5, instruction="open")]]
     with make_store([5], said) as store:
         store.write_embeddings("encoder", np.ones((1, 4), np.float32))
         path = store.path
     file = next((path / "meta/embeddings/encoder").glob("c*"))
     file.write_bytes(b"\x01" + file.read_bytes()[1:])
-    assert not list(validation.validate(path))
-    (finding,) = validation.validate(path, deep=True)
-    assert "does not fit its checksum" in str(finding)
+    for deep in (False, True):
+        assert any("encoder" in str(finding) for finding in validation.validate(path, deep))
 
 
 @pytest.mark.parametrize("damage", ["rows", "segments", "fields", "demo"])
