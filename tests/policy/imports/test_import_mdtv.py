@@ -152,7 +152,7 @@ def test_imported_policy_answers_what_the_published_parts_answer(
     seen_frames: dict[str, Tensor],
 ) -> None:
     tensors = fill(agent_shapes("mdtv"))
-    blank = {name: torch.zeros(()).expand(t.shape) for name, t in tensors.items()}
+    blank = {name: torch.zeros(t.shape) for name, t in tensors.items()}
     source = write_run(tmp_path / "run", blank, list(tensors.values()))
     main([str(source), str(tmp_path / "ours"), "--embeddings", str(write_vectors(tmp_path))])
     policy = load_policy(tmp_path / "ours")
