@@ -1,6 +1,6 @@
 # make install   .venv with everything          make test   lint, types, tests (no GPU, < 10 min)
 # make demo      collect, train, evaluate, run   make slow   training and control runs of minutes
-ROOMS = policy envs datasets real_robot configs
+ROOMS = policy envs datasets training real_robot configs
 MODULES = $(filter-out __init__.py,$(wildcard *.py))
 PYTEST = .venv/bin/pytest
 .PHONY: install demo test slow lint format
@@ -15,6 +15,7 @@ demo: install
 lint: install
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
+	.venv/bin/python tools/lint_imports.py
 	MYPYPATH=.venv/typing .venv/bin/mypy $(ROOMS:%=-p telic.%) $(MODULES:%.py=-m telic.%)
 
 test: lint

@@ -5,24 +5,21 @@ build-anchors stores=[runs/demo/demos.zarr] count=32 action_horizon=8 out=runs/a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 from rich.console import Console
 
 from telic.configs.launch import launch
 from telic.datasets.store import EpisodeStore
-from telic.datasets.unified import Space, robots_of, unified_interface, unified_stats
+from telic.datasets.unified import robots_of, unified_stats
 from telic.datasets.windows import WindowConfig, Windows
-from telic.policy.anchors import AnchorSet, build_anchors, relative_columns
-from telic.policy.normalizer import NormalizerConfig
+from telic.embodiment import Space, unified_interface
+from telic.policy.encoders.normalizer import NormalizerConfig
+from telic.policy.objectives.anchors import AnchorSet, build_anchors, relative_columns
+from telic.training.anchors import chunk_batches, describe
 
 STDOUT = Console(soft_wrap=True, highlight=False)
-MOST_CHUNKS = 20_000  # that are clustered; of more, as many are drawn
-_BATCH = 2000
 
 
 @dataclass(kw_only=True, slots=True)
@@ -66,25 +63,6 @@ def run(config: BuildAnchorsConfig) -> AnchorSet:
     STDOUT.print(describe(anchors))
     STDOUT.print(config.out)
     return anchors
-
-
-def chunk_batches(windows: Windows, seed: int) -> Iterator[dict[str, Any]]:
-    """Yield windows without pictures, in batches: all, or `MOST_CHUNKS` drawn by the seed."""
-    blind = windows.without_pictures()
-    chosen = np.random.default_rng(seed).permutation(len(blind))[:MOST_CHUNKS]
-    for first in range(0, len(chosen), _BATCH):
-        yield blind.batch(np.sort(chosen[first : first + _BATCH]))
-
-
-def describe(anchors: AnchorSet) -> str:
-    """Return one line: how many, of what, how far from what they stand for."""
-    count, horizon, size = anchors.chunks.shape
-    relative = int((anchors.columns >= 0).sum())
-    return (
-        f"{count} anchors of {horizon} x {size} for {anchors.counts.sum()} chunks "
-        f"({anchors.counts.min()} to {anchors.counts.max()} each), {relative} entries relative to "
-        f"the state; rms distance {anchors.rms:.4g} of the normalised range"
-    )
 
 
 def main() -> None:

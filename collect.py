@@ -20,10 +20,10 @@ from telic.configs.launch import launch
 from telic.datasets.language import Segment
 from telic.datasets.store import EpisodeStore
 from telic.envs import registry
-from telic.envs.attempts import CRASHED, FAILED, KEPT, Attempt, AttemptLog, Quota
-from telic.envs.demos import DemoJob, Demonstration, Stretch, demonstrations, interface_of
-from telic.envs.host import Crashed, EnvChoice
-from telic.envs.pool import Pool, open_pool
+from telic.envs.rollout.collection_log import CRASHED, FAILED, KEPT, Attempt, AttemptLog, Quota
+from telic.envs.rollout.demos import DemoJob, Demonstration, Stretch, demonstrations, interface_of
+from telic.envs.rollout.env_worker import Crashed, EnvChoice
+from telic.envs.rollout.pool import Pool, open_pool
 from telic.envs.task import StateChoice
 from telic.spec import ArraySpec, Interface
 

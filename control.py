@@ -21,8 +21,8 @@ from rich.console import Console
 from telic.configs.launch import launch
 from telic.real_robot.control_process import LoopConfig
 from telic.real_robot.daemon import DaemonConfig, supervise
+from telic.real_robot.inference_scheduler import WorkerConfig
 from telic.real_robot.policy_worker import open_checkpoint
-from telic.real_robot.requests import WorkerConfig
 from telic.real_robot.robot import robot_config
 from telic.real_robot.safety import SafetyConfig
 from telic.real_robot.summary import render

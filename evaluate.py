@@ -17,14 +17,12 @@ import torch
 from rich.console import Console
 
 from telic.configs.launch import launch
-from telic.envs.demos import expert_results
-from telic.envs.episode_log import EpisodeLog
-from telic.envs.progress import with_progress
-from telic.envs.protocol import ProtocolSettings
-from telic.envs.protocols import build_protocol
-from telic.envs.rendering import require_rendering
-from telic.envs.report import table, write_report
-from telic.envs.results import (
+from telic.envs.evaluation.episode_log import EpisodeLog
+from telic.envs.evaluation.progress import with_progress
+from telic.envs.evaluation.protocol import ProtocolSettings
+from telic.envs.evaluation.protocols import build_protocol
+from telic.envs.evaluation.report import table, write_report
+from telic.envs.evaluation.results import (
     Evaluation,
     Latency,
     compare,
@@ -32,15 +30,17 @@ from telic.envs.results import (
     require_same_episodes,
     write_evaluation,
 )
-from telic.envs.rollout import EpisodeJob, EpisodeResult, RolloutConfig, run_rollouts
+from telic.envs.rendering import require_rendering
+from telic.envs.rollout.demos import expert_results
+from telic.envs.rollout.rollout import EpisodeJob, EpisodeResult, RolloutConfig, run_rollouts
 from telic.policy.checkpoint import git_commit, load_policy, plain, read_config
-from telic.policy.device import pick_device
-from telic.policy.inference import Inference
-from telic.policy.latency import chunk_latency_ms
-from telic.policy.machine import machine, versions
+from telic.policy.inference.device import pick_device
+from telic.policy.inference.latency import chunk_latency_ms
+from telic.policy.inference.machine import machine, versions
+from telic.policy.inference_config import Inference
 from telic.policy.policy import Policy
-from telic.policy.robomimic_baseline import RobomimicPolicy
 from telic.spec import ChunkPolicy
+from telic.training.robomimic_baseline import RobomimicPolicy
 
 EXPERT = "expert"
 STDOUT, STDERR = Console(), Console(stderr=True)

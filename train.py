@@ -19,22 +19,23 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 
+import telic.configs.policy_choices  # noqa: F401 (registers what policy= chooses from)
 from telic.configs.launch import launch
 from telic.datasets.lock import WriterLock
 from telic.datasets.windows import Windows
 from telic.policy.checkpoint import load_train_state, save_checkpoint
-from telic.policy.device import pick_device, supports_bf16
-from telic.policy.objective import LossTerms
+from telic.policy.finetune import copy_language
+from telic.policy.inference.device import pick_device, supports_bf16
+from telic.policy.layers.tensors import load_exactly
+from telic.policy.objectives.objective import LossTerms
 from telic.policy.policy import Policy
-from telic.policy.run_log import RunLog
-from telic.policy.seeding import seed_shard
-from telic.policy.starting_point import copy_language
-from telic.policy.stop_signals import StopSignals
-from telic.policy.tensors import load_exactly
-from telic.policy.validation import held_out_errors, non_finite
-from telic.train_config import Precision, TrainConfig
-from telic.train_data import batches_from, held_out_batches, open_windows
-from telic.train_start import new_policy
+from telic.training.config import Precision, TrainConfig
+from telic.training.data import batches_from, held_out_batches, open_windows
+from telic.training.run_log import RunLog
+from telic.training.seeding import seed_shard
+from telic.training.start import new_policy
+from telic.training.stop_signals import StopSignals
+from telic.training.validation import held_out_errors, non_finite
 
 
 @dataclass(slots=True)

@@ -26,17 +26,17 @@ from telic.datasets.robomimic_hdf5 import ExportOptions, export_hdf5
 from telic.datasets.sampler import BatchSampler
 from telic.datasets.store import EpisodeStore
 from telic.policy.checkpoint import save_checkpoint
-from telic.policy.device import pick_device
-from telic.policy.robomimic_baseline import (
+from telic.policy.inference.device import pick_device
+from telic.training.data import prime_embeddings
+from telic.training.robomimic_baseline import (
     GOAL,
     STATE,
     RobomimicConfig,
     RobomimicPolicy,
     import_robomimic,
 )
-from telic.policy.run_log import RunLog, WandbConfig
-from telic.policy.stop_signals import StopSignals
-from telic.train_data import prime_embeddings
+from telic.training.run_log import RunLog, WandbConfig
+from telic.training.stop_signals import StopSignals
 
 
 @dataclass(kw_only=True, slots=True)

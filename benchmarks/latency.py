@@ -27,18 +27,18 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from telic.policy.denoiser import Context, Denoiser, DenoiserConfig, Sizes
-from telic.policy.device import pick_device
-from telic.policy.latency import chunk_latency_ms
-from telic.policy.machine import machine
-from telic.policy.mdt import MdtConfig
-from telic.policy.mode import ModeConfig
-from telic.policy.plan import Plan
+from telic.policy.config import PolicyConfig
+from telic.policy.denoisers.denoiser import Context, Denoiser, DenoiserConfig, Sizes
+from telic.policy.denoisers.mdt import MdtConfig
+from telic.policy.denoisers.mode import ModeConfig
+from telic.policy.denoisers.rdt import RdtConfig
+from telic.policy.diffusion.sampling import PRESETS, SamplingConfig
+from telic.policy.inference.device import pick_device
+from telic.policy.inference.latency import chunk_latency_ms
+from telic.policy.inference.machine import machine
+from telic.policy.inference.plan import Plan
+from telic.policy.inference.precision import WIDE, Numbers, available, number_format, quantize
 from telic.policy.policy import Policy
-from telic.policy.policy_config import PolicyConfig
-from telic.policy.quantize import WIDE, Numbers, available, number_format, quantize
-from telic.policy.rdt import RdtConfig
-from telic.policy.sampling import PRESETS, SamplingConfig
 from telic.spec import ArraySpec, FieldStats, Interface
 
 # Meta-World's states for small; else what is published: two cameras and chunks of ten (MoDE; MDT-V
@@ -194,7 +194,7 @@ def small_policy(device: torch.device) -> Policy:
         action=ArraySpec(shape=(4,), minimum=(-1.0,), maximum=(1.0,)),
         rate_hz=80.0,
     )
-    policy = PolicyConfig().build(interface, {"state": stats}).to(device).eval()
+    policy = Policy(PolicyConfig(), interface, {"state": stats}).to(device).eval()
     policy.set_embeddings({"reach": np.zeros(384, np.float32)})
     return policy
 

@@ -26,10 +26,11 @@ from typing import Any
 
 from variants import show
 
-from telic import collect, evaluate, train, train_config
+from telic import collect, evaluate, train
 from telic.configs.launch import compose
-from telic.envs.statistics import wilson_interval
-from telic.policy.sampling import PRESETS
+from telic.envs.evaluation.statistics import wilson_interval
+from telic.policy.diffusion.sampling import PRESETS
+from telic.training import config as train_config
 
 STARTS: dict[str, list[str]] = {  # of the policy with anchors
     "best anchor": [],

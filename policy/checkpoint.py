@@ -30,22 +30,22 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from yaml import YAMLError
 
-from telic.datasets.unified import unified_interface
+from telic.embodiment import unified_interface
 from telic.policy.atomic import existing_directory, replacing_directory
-from telic.policy.device import pick_device
-from telic.policy.formulations import FORMULATIONS
-from telic.policy.kinds import KINDS, require_kind
+from telic.policy.config import PolicyConfig
+from telic.policy.denoisers.kinds import KINDS, require_kind
+from telic.policy.diffusion.formulations import FORMULATIONS
+from telic.policy.inference.device import pick_device
+from telic.policy.layers.tensors import load_exactly
 from telic.policy.policy import Policy
-from telic.policy.policy_config import PolicyConfig
-from telic.policy.routings import ROUTINGS
-from telic.policy.tensors import load_exactly
+from telic.policy.routing.routings import ROUTINGS
 from telic.policy.train_state import load_tree, save_tree
 from telic.spec import Array, ChunkPolicy, FieldStats, Interface, ManyRobots
 
 FORMAT = 1
 LANGUAGE = "language"
 # Kinds that are no `Policy`: kind -> module with `load(parts, device) -> ChunkPolicy`.
-OTHER_KINDS: dict[str, str] = {"robomimic": "telic.policy.robomimic_baseline"}
+OTHER_KINDS: dict[str, str] = {"robomimic": "telic.training.robomimic_baseline"}
 
 
 @runtime_checkable
@@ -202,7 +202,7 @@ def read_parts(path: str | Path) -> Parts:
 def _load_diffusion(parts: Parts, device: torch.device) -> Policy:
     config = policy_config(parts.config.get("policy") or {}, str(parts.folder / "config.yaml"))
     interface = unified_interface(parts.robots) if parts.robots else parts.interface
-    policy = config.build(interface, parts.stats, parts.robots)
+    policy = Policy(config, interface, parts.stats, parts.robots)
     load_exactly(policy, parts.weights, str(parts.folder / "model.safetensors"))
     policy.set_embeddings(parts.embeddings)
     if (parts.folder / LANGUAGE).is_dir():

@@ -15,23 +15,23 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from telic.datasets.unified import Space
-from telic.policy.anchors import AnchorSet
-from telic.policy.conditioner import Conditioner
-from telic.policy.denoiser import Context, DenoiserConfig, Fixed, Sizes
-from telic.policy.drawing import Drawer, within
-from telic.policy.formulation import CLEAN_SIGMA, squared_error
-from telic.policy.future import Future
-from telic.policy.goal_encoder import GoalEncoder
-from telic.policy.image_encoder import ImageEncoder
-from telic.policy.objective import LossTerms, Surroundings
-from telic.policy.plan import Plan
-from telic.policy.policy_config import PolicyConfig
-from telic.policy.prefix import Prefixer, draw_fixed, show_fixed
-from telic.policy.requests import gumbel, uniform_lots, unit_noise
+from telic.embodiment import Space
+from telic.policy.batch import gumbel, uniform_lots, unit_noise
+from telic.policy.chunk_sampler import Drawer, within
+from telic.policy.conditioning import Conditioner
+from telic.policy.config import PolicyConfig
+from telic.policy.denoisers.denoiser import Context, DenoiserConfig, Fixed, Sizes
+from telic.policy.diffusion.formulation import CLEAN_SIGMA, squared_error
+from telic.policy.diffusion.sampling import SamplingConfig
+from telic.policy.encoders.goals import GoalEncoder
+from telic.policy.encoders.images import ImageEncoder
+from telic.policy.inference.plan import Plan
+from telic.policy.inference.prefix import Prefixer, draw_fixed, show_fixed
+from telic.policy.inference.truncated import StartConfig, Truncated
+from telic.policy.objectives.anchors import AnchorSet
+from telic.policy.objectives.future import Future
+from telic.policy.objectives.objective import LossTerms, Surroundings
 from telic.policy.responder import Responder
-from telic.policy.sampling import SamplingConfig
-from telic.policy.truncated import StartConfig, Truncated
 from telic.spec import (
     ActionChunk,
     ActRequest,

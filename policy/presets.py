@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from telic.datasets.unified import Space
-from telic.policy.condition_dropout import ConditionDropoutConfig
-from telic.policy.goal_encoder import GoalConfig
-from telic.policy.image_encoder import ImageConfig, Pooling
-from telic.policy.language_encoder import CLIP_NAME, LanguageConfig
-from telic.policy.mdt import MdtConfig
-from telic.policy.mmdit import MmditConfig
-from telic.policy.mode import ModeConfig
-from telic.policy.normalizer import NormalizerConfig, Scaling
-from telic.policy.policy_config import PolicyConfig
-from telic.policy.rdt import RdtConfig
-from telic.policy.sampling import Sampler, SamplingConfig, Schedule
-from telic.policy.vision_tower import EFFICIENTNET
+from telic.embodiment import Space
+from telic.policy.config import PolicyConfig
+from telic.policy.denoisers.mdt import MdtConfig
+from telic.policy.denoisers.mmdit import MmditConfig
+from telic.policy.denoisers.mode import ModeConfig
+from telic.policy.denoisers.rdt import RdtConfig
+from telic.policy.diffusion.sampling import Sampler, SamplingConfig, Schedule
+from telic.policy.encoders.condition_dropout import ConditionDropoutConfig
+from telic.policy.encoders.goals import GoalConfig
+from telic.policy.encoders.images import ImageConfig, Pooling
+from telic.policy.encoders.language import CLIP_NAME, LanguageConfig
+from telic.policy.encoders.normalizer import NormalizerConfig, Scaling
+from telic.policy.encoders.towers import EFFICIENTNET
 
 _RDT_SAMPLING = SamplingConfig(sampler=Sampler.dpmpp_2m, schedule=Schedule.timesteps, steps=5)
 

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from telic.datasets.unified import Embodiment
-from telic.policy.prefix import Prefixer, Prefixing
-from telic.policy.requests import Needs, stack_requests
+from telic.embodiment import Embodiment
+from telic.policy.batch import Needs, stack_requests
+from telic.policy.inference.prefix import Prefixer, Prefixing
 from telic.spec import ActionChunk, ActRequest, Array, Interface, near_misses
 
 

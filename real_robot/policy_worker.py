@@ -12,8 +12,8 @@ import numpy as np
 from telic.real_robot.channel import Channel
 from telic.real_robot.child import reporting
 from telic.real_robot.clock import NS
-from telic.real_robot.requests import Requests, WorkerConfig
-from telic.real_robot.wires import Wires
+from telic.real_robot.inference_scheduler import Requests, WorkerConfig
+from telic.real_robot.ipc import Wires
 from telic.spec import (
     ActionChunk,
     ActRequest,
@@ -48,7 +48,7 @@ def open_checkpoint(
     import torch  # here, so that no other process of a run loads it
 
     from telic.policy.checkpoint import load_policy
-    from telic.policy.inference import Inference
+    from telic.policy.inference_config import Inference
 
     torch.set_num_threads(threads)
     inference = Inference(

@@ -12,9 +12,9 @@ from telic.datasets.store import EpisodeStore, Segment
 from telic.evaluate import EvaluateConfig
 from telic.evaluate import run as evaluate
 from telic.policy.checkpoint import load_policy
-from telic.policy.robomimic_baseline import Algorithm, RobomimicConfig, RobomimicPolicy
 from telic.spec import ActRequest, Array, ArraySpec, Goal, Observation
 from telic.train_baseline import TrainBaselineConfig, run
+from telic.training.robomimic_baseline import Algorithm, RobomimicConfig, RobomimicPolicy
 
 pytest.importorskip("robomimic", reason="robomimic is not installed")
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from telic.configs.launch import compose
+from telic.envs.evaluation.statistics import wilson_interval
 from telic.envs.rendering import choose_backend
-from telic.envs.statistics import wilson_interval
 from telic.evaluate import EvaluateConfig, run
 
 METAWORLD = ["tasks=[reach-v3,drawer-close-v3]", "episodes_per_task=2", "max_steps=40"]

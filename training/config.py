@@ -1,0 +1,107 @@
+"""What a training run is a function of: the settings of `train-policy`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from telic.datasets.goals import GoalConfig
+from telic.envs.evaluation.selection import SelectionRollouts
+from telic.policy.config import PolicyConfig
+from telic.policy.encoders.towers import FROM_CHECKPOINT
+from telic.training.ema import EmaConfig
+from telic.training.optimizer import OptimizerConfig
+from telic.training.run_log import WandbConfig
+
+
+class Precision(Enum):
+    """What forward and backward passes compute in; weights and sigmas are always float32."""
+
+    auto = "auto"  # bf16 where the device computes it natively, else fp32
+    fp32 = "fp32"
+    bf16 = "bf16"
+
+
+class BestBy(Enum):
+    """What makes a checkpoint the best so far; where it cannot be measured, the newest is."""
+
+    action_error = "held_out_action_error"
+    success = "failure_rate"  # of the selection rollouts: noisy where they are few
+
+
+@dataclass(kw_only=True, slots=True)
+class DataConfig:
+    """Which windows of which stores."""
+
+    stores: list[str] = field(default_factory=list)
+    video_only: list[str] = field(default_factory=list)  # more stores; their actions are not used
+    goal: GoalConfig = field(default_factory=GoalConfig)
+    language_fraction: float = 1.0  # share of the training episodes that keep their sentences
+    labelled_share: float | None = None  # of each batch, drawn apart (MDT: 0.5); None: as it comes
+    future_steps: int = 3  # how far ahead the frames lie that policy.foresight, .future predict
+    cameras: list[str] | None = None  # None: all of the store's
+    memory_mb: int = 256  # what a process may hold of a store in memory
+    held_out: float = 0.04  # share of the episodes kept out of training
+    held_out_windows: int = 1024  # how many of their windows are measured
+    num_workers: int = 0  # loader processes; 0 reads in the training process
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.held_out < 1:
+            raise ValueError(f"data.held_out={self.held_out} must lie in [0, 1)")
+        if not 0 <= self.language_fraction <= 1:
+            raise ValueError(f"data.language_fraction={self.language_fraction} must lie in [0, 1]")
+        share = self.labelled_share
+        if share is not None and not 0 < share <= 1:
+            raise ValueError(f"data.labelled_share={share} must lie in (0, 1]")
+        if self.future_steps < 1:
+            raise ValueError(f"data.future_steps={self.future_steps} must be at least 1")
+
+
+@dataclass(kw_only=True, slots=True)
+class TrainConfig:
+    """Everything a training run is a function of."""
+
+    out: str = "runs/train"
+    init_from: str | None = None  # a checkpoint directory whose policy and weights to start from
+    resume: bool = False  # go on from `out`/checkpoints/last where it exists
+    overwrite: bool = False  # start again where `out` holds another run
+    data: DataConfig = field(default_factory=DataConfig)
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    ema: EmaConfig = field(default_factory=EmaConfig)
+    steps: int = 5000
+    batch_size: int = 256  # global: over all processes and micro-batches of a step
+    accumulate: int = 1  # micro-batches per optimizer step
+    device: str = "auto"
+    precision: Precision = Precision.auto
+    threads: int | None = None  # CPU threads; None leaves torch's choice
+    seed: int = 1
+    log_every: int = 20
+    validate_every: int = 1000
+    checkpoint_every: int = 1000
+    best_by: BestBy = BestBy.action_error
+    rollouts: SelectionRollouts = field(default_factory=SelectionRollouts)
+    wandb: WandbConfig = field(default_factory=WandbConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "accumulate", "log_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        if self.best_by is BestBy.success and not self.rollouts.tasks:
+            raise ValueError("best_by=success needs rollouts; give rollouts.tasks=[...]")
+        if not self.data.stores:
+            raise ValueError("data.stores is empty; give one: data.stores=[runs/demo/demos.zarr]")
+        seen = {"policy.images": self.policy.images}
+        if self.policy.goal.images:
+            seen["policy.goal.image"] = self.policy.goal.image
+        for name, images in seen.items():
+            if images.frozen and images.tower in FROM_CHECKPOINT and self.init_from is None:
+                raise ValueError(
+                    f"{name}.frozen=true would freeze {images.tower} at random weights; start from "
+                    "a checkpoint that has its weights, init_from=DIR"
+                )
+        if self.data.video_only and not self.policy.reads_future:
+            raise ValueError(
+                "data.video_only: nothing would learn from them; set policy.future.weight=1 or "
+                "policy.foresight.weight=1"
+            )

@@ -1,0 +1,139 @@
+"""What training reads: windows of episode stores in batches, and the vectors of their sentences."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any, cast
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch.utils.data import DataLoader
+
+from telic.datasets.sampler import BatchSampler
+from telic.datasets.store import EpisodeStore
+from telic.datasets.windows import WindowConfig, Windows, split_episodes
+from telic.embodiment import Space
+from telic.policy.policy import Policy
+from telic.spec import Array
+from telic.training.config import TrainConfig
+from telic.training.robomimic_baseline import RobomimicPolicy
+
+
+def open_windows(config: TrainConfig) -> tuple[Windows, Windows | None]:
+    """Return the windows to train on and, unless `data.held_out` is 0, those to measure on.
+
+    Those to measure on have actions and keep all their sentences.
+    """
+    acted = [EpisodeStore.open(path) for path in config.data.stores]
+    videos = [EpisodeStore.open(path) for path in config.data.video_only]
+    if config.policy.space is Space.own:
+        interface, name = acted[0].interface, config.data.stores[0]
+        for store in acted[1:]:
+            interface.require(store.interface, name, str(store.path))
+        for store in videos:
+            interface.require(store.interface_as(interface.action), name, str(store.path))
+    shape = WindowConfig(
+        obs_horizon=config.policy.obs_horizon,
+        action_horizon=config.policy.action_horizon,
+        goal=config.data.goal,
+        cameras=config.data.cameras,
+        space=config.policy.space,
+        memory_mb=config.data.memory_mb,
+    )
+    splits = [split_episodes(store, config.data.held_out, config.seed) for store in acted]
+    train = Windows(
+        [*acted, *videos],
+        replace(
+            shape,
+            language_fraction=config.data.language_fraction,
+            future_steps=config.data.future_steps if config.policy.reads_future else 0,
+        ),
+        [*(kept for kept, _ in splits), *([None] * len(videos))],
+        seed=config.seed,
+        video_only=range(len(acted), len(acted) + len(videos)),
+    )
+    if not any(len(held_out) for _, held_out in splits):
+        return train, None
+    return train, Windows(acted, shape, [held_out for _, held_out in splits])
+
+
+def batches_from(
+    config: TrainConfig, windows: Windows, accelerator: Accelerator, position: int
+) -> Iterator[dict[str, Any]]:
+    """Yield this process's rows of each global batch, from batch `position` on, on its device."""
+    share = config.data.labelled_share
+    labelled = None if share is None else windows.labelled()
+    if labelled is not None and not len(labelled):
+        raise ValueError(
+            f"data.labelled_share={share} asks for windows with a sentence, and none has one; "
+            f"raise data.language_fraction={config.data.language_fraction} or label some steps"
+        )
+    sampler = BatchSampler(
+        len(windows),
+        config.batch_size // accelerator.num_processes,
+        seed=config.seed,
+        rank=accelerator.process_index,
+        world_size=accelerator.num_processes,
+        position=position,
+        favoured=labelled,
+        share=share or 0.0,
+    )
+    loader: DataLoader[Any] = DataLoader(
+        cast(Any, windows),  # map-style: len, [] and __getitems__
+        batch_sampler=cast(Any, sampler),
+        num_workers=config.data.num_workers,
+        collate_fn=cast(Any, _to_torch),
+        persistent_workers=config.data.num_workers > 0,
+        pin_memory=accelerator.device.type == "cuda",
+    )
+    for batch in loader:
+        yield _to_device(batch, accelerator.device)
+
+
+def _to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    return {
+        k: v.to(device, non_blocking=True) if torch.is_tensor(v) else v for k, v in batch.items()
+    }
+
+
+def _to_torch(batch: dict[str, Any]) -> dict[str, Any]:
+    return {k: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for k, v in batch.items()}
+
+
+def held_out_batches(
+    config: TrainConfig, windows: Windows, device: torch.device
+) -> Iterator[dict[str, Any]]:
+    """Yield `data.held_out_windows` of the windows, drawn by the seed, in batches on `device`."""
+    count = min(len(windows), config.data.held_out_windows)
+    indices = np.random.default_rng(config.seed).choice(len(windows), count, replace=False)
+    for rows in np.array_split(indices, math.ceil(count / config.batch_size)):
+        yield _to_device(_to_torch(windows.batch(rows)), device)
+
+
+def prime_embeddings(policy: Policy | RobomimicPolicy, stores: Sequence[EpisodeStore]) -> None:
+    """Give the policy the stores' cached sentence vectors; compute and cache what is missing."""
+    name = policy.language_name
+    for store in stores:
+        if name is None:  # no sentences, or a vector for each word, which stores do not keep
+            policy.embed(store.instructions)
+            continue
+        known = store.read_embeddings(name) if name in store.encoders else {}
+        missing = [text for text in store.instructions if text not in known]
+        if missing:
+            known |= policy.embed(missing)
+            _cache_embeddings(store, name, known)
+        policy.set_embeddings(known)
+
+
+def _cache_embeddings(store: EpisodeStore, name: str, known: dict[str, Array]) -> None:
+    """Keep the vectors in the store for the next run, unless somebody is writing to it."""
+    vectors = np.stack([known[text] for text in store.instructions])
+    try:
+        with EpisodeStore.open(store.path, "a") as writable:
+            writable.write_embeddings(name, vectors)
+    except (ValueError, OSError) as error:
+        warnings.warn(f"sentence vectors are not cached: {error}", stacklevel=2)
