@@ -1,20 +1,22 @@
-"""Requests of many episodes to one batch, checked against what the policy was trained for."""
+"""Requests of many episodes to one batch, and the actions sampled for it to their chunks."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from torch import nn
 
-from telic.spec import ActRequest, Array, ArraySpec, Interface
+from telic.embodiment import Embodiment
+from telic.policy.inference.prefix import Prefixer, Prefixing
+from telic.spec import ActionChunk, ActRequest, Array, ArraySpec, Interface, near_misses
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Needs:
+class RequestSpec:
     """What a request must and may hold: arrays of the last O steps, and goals."""
 
     interface: Interface
@@ -33,7 +35,84 @@ class Needs:
         return fields + ["text"] * self.goal_text + ["goal_state"] * self.goal_state
 
 
-def stack_requests(requests: Sequence[ActRequest], needs: Needs) -> dict[str, Any]:
+class RequestBatcher:
+    """Requests to one batch and its actions to chunks, for one robot at a time.
+
+    That robot is the one of `spec`, or in the unified space one of `robots`.
+    """
+
+    def __init__(self, request_spec: RequestSpec, robots: Mapping[str, Interface]) -> None:
+        self.robots = {
+            name: replace(robot, images=request_spec.interface.images)
+            for name, robot in robots.items()
+        }
+        self._embodiments = {
+            name: Embodiment.of(robot, f"robot {name}") for name, robot in self.robots.items()
+        }
+        self._embodiment: Embodiment | None = None
+        self._request_spec = request_spec
+
+    def act_as(self, robot: str) -> Interface:
+        """Act for this robot from now on, and return its interface; ValueError for a stranger."""
+        if robot not in self.robots:
+            raise ValueError(
+                f"the policy was trained for {', '.join(self.robots) or 'one robot of its own'}, "
+                f"not for robot {robot!r}{near_misses(robot, self.robots)}"
+            )
+        self._embodiment = self._embodiments[robot]
+        self._request_spec = replace(self._request_spec, interface=self.robots[robot])
+        return self.robots[robot]
+
+    def collate(
+        self, requests: list[ActRequest], prefixer: Prefixer, denoiser: nn.Module
+    ) -> dict[str, Any]:
+        """Return requests in the form of a batch of windows, on the CPU.
+
+        Where one has a prefix, `prefix_fixed` and `prefix_pull` are what `Prefixer.choose` says.
+        ValueError for an observation, goal or prefix that does not fit.
+        """
+        batch = stack_requests(requests, self._request_spec)
+        if "prefix" in batch:
+            delays = torch.tensor([request.inference_delay for request in requests])
+            lengths = batch["prefix_known"].sum(1)
+            fixed, pull = prefixer.choose(
+                delays, lengths, self._request_spec.action_horizon, denoiser
+            )
+            batch |= {"prefix_fixed": fixed, "prefix_pull": pull}
+        if self._embodiment is not None:
+            names = ("state", "goal_state", "prefix")
+            arrays = {name: batch[name].numpy() for name in names if name in batch}
+            mapped = self._embodiment.into(arrays)
+            batch |= {k: torch.from_numpy(v) for k, v in mapped.items()}
+        return batch
+
+    def split(
+        self, requests: list[ActRequest], actions: Array, prefixer: Prefixer
+    ) -> list[ActionChunk]:
+        """Return the chunk of each request; it begins with what is fixed of its prefix.
+
+        actions: [B H A], physical units, in slots where the policy's space is unified.
+        """
+        if self._embodiment is not None:
+            actions = self._embodiment.action.back(actions)
+        if prefixer.way is not Prefixing.none:
+            for chunk, request in zip(actions, requests, strict=True):
+                if request.prefix is not None:
+                    delay = request.inference_delay
+                    chunk[:delay] = request.prefix[:delay]
+        interface = self._request_spec.interface
+        dt_ns = round(1e9 / interface.rate_hz)
+        return [
+            ActionChunk(
+                actions=interface.action.clip(chunk),
+                t_obs_ns=request.observation.t_obs_ns,
+                dt_ns=dt_ns,
+            )
+            for request, chunk in zip(requests, actions, strict=True)
+        ]
+
+
+def stack_requests(requests: Sequence[ActRequest], request_spec: RequestSpec) -> dict[str, Any]:
     """Return `requests` in the form of a batch of windows, on the CPU.
 
     A goal that a request lacks is blank, and False in `goal_state_given`, `goal_images_given`
@@ -42,33 +121,37 @@ def stack_requests(requests: Sequence[ActRequest], needs: Needs) -> dict[str, An
     not fit.
     """
     for index, request in enumerate(requests):
-        _check(request, needs, f"request {index} (episode {request.episode}, step {request.step})")
+        _check(
+            request,
+            request_spec,
+            f"request {index} (episode {request.episode}, step {request.step})",
+        )
     observations = [request.observation for request in requests]
     goals = [request.goal for request in requests]
     batch: dict[str, Any] = {
         "state": torch.from_numpy(np.stack([o.state for o in observations])),
         "text": [goal.text or "" for goal in goals],
     }
-    for camera in needs.cameras:
+    for camera in request_spec.cameras:
         frames = np.stack([o.images[camera] for o in observations])
         batch[f"image/{camera}"] = torch.from_numpy(frames)
-    if needs.goal_state:
+    if request_spec.goal_state:
         states = [goal.state for goal in goals]
-        batch["goal_state"] = _fill(states, needs.interface.state)
+        batch["goal_state"] = _fill(states, request_spec.interface.state)
         batch["goal_state_given"] = torch.tensor([state is not None for state in states])
-    if needs.goal_cameras:
-        for camera in needs.goal_cameras:
+    if request_spec.goal_cameras:
+        for camera in request_spec.goal_cameras:
             pictures = [goal.images.get(camera) for goal in goals]
-            batch[f"goal_image/{camera}"] = _fill(pictures, needs.interface.images[camera])
+            batch[f"goal_image/{camera}"] = _fill(pictures, request_spec.interface.images[camera])
         batch["goal_images_given"] = torch.tensor([bool(goal.images) for goal in goals])
     if any(request.prefix is not None for request in requests):
-        batch |= _prefixes(requests, needs)
+        batch |= _prefixes(requests, request_spec)
     return batch
 
 
-def _prefixes(requests: Sequence[ActRequest], needs: Needs) -> dict[str, torch.Tensor]:
-    size = needs.interface.action.shape[-1] or 0
-    actions = np.zeros((len(requests), needs.action_horizon, size), np.float32)
+def _prefixes(requests: Sequence[ActRequest], request_spec: RequestSpec) -> dict[str, torch.Tensor]:
+    size = request_spec.interface.action.shape[-1] or 0
+    actions = np.zeros((len(requests), request_spec.action_horizon, size), np.float32)
     known = np.zeros(actions.shape[:2], bool)
     for row, request in enumerate(requests):
         if (left := request.prefix) is not None:
@@ -76,76 +159,49 @@ def _prefixes(requests: Sequence[ActRequest], needs: Needs) -> dict[str, torch.T
     return {"prefix": torch.from_numpy(actions), "prefix_known": torch.from_numpy(known)}
 
 
-def unit_noise(
-    requests: Sequence[ActRequest], shape: tuple[int, int], num_draws: int = 1
-) -> torch.Tensor:
-    """Return standard normal noise f32 [num_draws B H A].
-
-    Each request's part is a function of its (seed, step) alone; its first draws do not depend on
-    how many follow.
-    """
-    rows = [
-        np.random.default_rng((request.seed, request.step)).standard_normal(
-            (num_draws, *shape), np.float32
-        )
-        for request in requests
-    ]
-    return torch.from_numpy(np.stack(rows, 1))
-
-
-def uniform_lots(requests: Sequence[ActRequest], count: int) -> torch.Tensor:
-    """Return f32 [B count] in [0, 1), each row a function of its request's (seed, step) alone."""
-    rows = [
-        np.random.default_rng((request.seed, request.step, 1)).random(count, np.float32)
-        for request in requests
-    ]
-    return torch.from_numpy(np.stack(rows))
-
-
-def gumbel(uniform: Float[torch.Tensor, "*size"]) -> Float[torch.Tensor, "*size"]:
-    """Return Gumbel noise: argmax(log p + gumbel) is a draw from p."""
-    return -(-uniform.clamp_min(1e-12).log()).clamp_min(1e-12).log()
-
-
-def _check(request: ActRequest, needs: Needs, where: str) -> None:
+def _check(request: ActRequest, request_spec: RequestSpec, where: str) -> None:
     """Raise ValueError unless the request holds what it must and nothing of the wrong form."""
     observation, goal = request.observation, request.goal
-    horizon, specs = needs.obs_horizon, needs.interface
+    horizon, specs = request_spec.obs_horizon, request_spec.interface
     _stacked(specs.state, horizon).validate(observation.state, f"{where}: observation.state")
-    for camera in needs.cameras:
+    for camera in request_spec.cameras:
         if camera not in observation.images:
             raise ValueError(f"{where}: the observation has no image of camera {camera!r}")
         spec = _stacked(specs.images[camera], horizon)
         spec.validate(observation.images[camera], f"{where}: image of {camera}")
-    _check_prefix(request, needs, where)
-    if goal.state is not None and needs.goal_state:
+    _check_prefix(request, request_spec, where)
+    if goal.state is not None and request_spec.goal_state:
         specs.state.validate(goal.state, f"{where}: goal.state")
-    for camera in needs.goal_cameras if goal.images else ():
+    for camera in request_spec.goal_cameras if goal.images else ():
         if camera not in goal.images:
             raise ValueError(f"{where}: the goal has no image of camera {camera!r}")
         specs.images[camera].validate(goal.images[camera], f"{where}: goal image of {camera}")
     usable = (
-        (needs.goal_text and goal.text)
-        or (needs.goal_state and goal.state is not None)
-        or (needs.goal_cameras and goal.images)
+        (request_spec.goal_text and goal.text)
+        or (request_spec.goal_state and goal.state is not None)
+        or (request_spec.goal_cameras and goal.images)
     )
     if not usable:
-        names = {"text": needs.goal_text, "images": needs.goal_cameras, "state": needs.goal_state}
+        names = {
+            "text": request_spec.goal_text,
+            "images": request_spec.goal_cameras,
+            "state": request_spec.goal_state,
+        }
         known = ", ".join(name for name, understood in names.items() if understood)
         raise ValueError(f"{where}: no goal this policy understands; it was trained on {known}")
 
 
-def _check_prefix(request: ActRequest, needs: Needs, where: str) -> None:
+def _check_prefix(request: ActRequest, request_spec: RequestSpec, where: str) -> None:
     """Raise ValueError unless the prefix is a part of a chunk and as long as the delay."""
     length = 0
     if request.prefix is not None:
-        spec = replace(needs.interface.action, names=(), minimum=None, maximum=None)
+        spec = replace(request_spec.interface.action, names=(), minimum=None, maximum=None)
         spec = replace(spec, shape=(None, *spec.shape))
         length = len(spec.validate(request.prefix, f"{where}: prefix"))
-    if length > needs.action_horizon:
+    if length > request_spec.action_horizon:
         raise ValueError(
-            f"{where}: the prefix has {length} actions, and a chunk {needs.action_horizon}; give "
-            "what is left of the last chunk, from the observation's moment on"
+            f"{where}: the prefix has {length} actions, and a chunk {request_spec.action_horizon}; "
+            "give what is left of the last chunk, from the observation's moment on"
         )
     if not 0 <= request.inference_delay <= length:
         raise ValueError(

@@ -38,6 +38,7 @@ from telic.policy.diffusion.formulations import FORMULATIONS
 from telic.policy.inference.device import pick_device
 from telic.policy.layers.tensors import load_exactly
 from telic.policy.policy import Policy
+from telic.policy.renamed import renamed_tensors
 from telic.policy.routing.routings import ROUTINGS
 from telic.policy.train_state import load_tree, save_tree
 from telic.spec import Array, ChunkPolicy, FieldStats, Interface, ManyRobots
@@ -165,7 +166,9 @@ def load_train_state(path: str | Path) -> TrainState:
     if not (folder / "train_state").is_dir():
         raise ValueError(f"{folder}: holds no train_state, so training cannot go on from it")
     with _readable(folder):
-        return TrainState(**load_tree(folder / "train_state"))
+        state = TrainState(**load_tree(folder / "train_state"))
+    state.weights, state.ema = renamed_tensors(state.weights), renamed_tensors(state.ema)
+    return state
 
 
 @cache
@@ -194,7 +197,7 @@ def read_parts(path: str | Path) -> Parts:
             interface=Interface.from_json(spec["interface"]),
             robots={k: Interface.from_json(v) for k, v in spec.get("robots", {}).items()},
             stats=_stats_from_tensors(load_file(folder / "stats.safetensors")),
-            weights=load_file(folder / "model.safetensors"),
+            weights=renamed_tensors(load_file(folder / "model.safetensors")),
             embeddings=load_embeddings(folder / "embeddings.safetensors"),
         )
 

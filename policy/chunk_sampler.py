@@ -1,4 +1,4 @@
-"""How a chunk is drawn: from noise, or from anchors, down the levels of a plan.
+"""How a chunk is sampled: from noise, or from anchors, down the levels of a plan.
 
 B samples, M anchors that each is drawn from (1: none, or the best), H actions of A numbers.
 """
@@ -31,22 +31,23 @@ ANCHORED = ("state", "action_slots", "prefix", "prefix_known")  # what anchors r
 class ChunkInputs:
     """All that a chunk is a function of, besides weights and settings; tensors alone.
 
-    noise: [draws B H A], standard normal, the first for the start; luck: Gumbel [B K], where an
+    noise: [draws B H A], standard normal, the first for the start; gumbel_noise: [B K], where an
     anchor is drawn; prefix: what chunks go on from; anchored: the fields `ANCHORED` of the batch,
     as far as it has them.
     """
 
     context: Context
     noise: Tensor
-    luck: Tensor | None = None
+    gumbel_noise: Tensor | None = None
     prefix: Prefix | None = None
     anchored: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Drawing:
-    """The settings of one draw. plan: of `sampling`; truncated: None draws from noise alone.
+class _Sampling:
+    """The settings of one call of `sample_chunk`.
 
+    plan: of `sampling`; truncated: the anchors to start from, None for noise alone;
     padding: the slots that a robot has not got are denoised too (`policy.train_padding`); beta: of
     `PrefixConfig`.
     """
@@ -64,56 +65,56 @@ class Drawing:
         guided = inputs.prefix is not None and inputs.prefix.pull is not None
         if inputs.noise.is_cuda and not guided:  # a backward pass is not recorded
             how = repr((self.sampling, self.truncated is None or self.start))
-            sampled = self.plan.graphs.draw(how, self.draw, inputs)
+            sampled = self.plan.graphs.draw(how, self.sample, inputs)
         else:
-            sampled = self.draw(inputs)
+            sampled = self.sample(inputs)
         if not bool(torch.isfinite(sampled).all()):
-            begun = self._begin(inputs)
+            begin = self._start(inputs)
             raise ValueError(
                 first_non_finite(
-                    self.sampling, begun.denoise, begun.noise[0], begun.noise[1:], begun.start
+                    self.sampling, begin.denoise, begin.noise[0], begin.noise[1:], begin.start
                 )
             )
         return sampled
 
-    def draw(self, inputs: ChunkInputs) -> Float[Tensor, "b h a"]:
+    def sample(self, inputs: ChunkInputs) -> Float[Tensor, "b h a"]:
         """Return the same, finite or not.
 
         It stays on the device and asks it for no number, so that a CUDA graph can hold it.
         """
-        begun = self._begin(inputs)
-        sampled = self.sampling.sample(begun.denoise, begun.noise[0], begun.noise[1:], begun.start)
-        if begun.prefix is not None:
-            sampled = begun.prefix.settle(sampled)
-        if begun.starts is None:
+        begin = self._start(inputs)
+        sampled = self.sampling.sample(begin.denoise, begin.noise[0], begin.noise[1:], begin.start)
+        if begin.prefix is not None:
+            sampled = begin.prefix.settle(sampled)
+        if begin.starts is None:
             return sampled
         assert self.truncated is not None
         denoised = sampled.unflatten(0, (-1, self.start.best))
-        return self.truncated.choose(begun.starts, denoised, inputs.anchored)
+        return self.truncated.choose(begin.starts, denoised, inputs.anchored)
 
-    def _begin(self, inputs: ChunkInputs) -> _Begun:
+    def _start(self, inputs: ChunkInputs) -> _Start:
         memory, noise = self.denoiser.encode(inputs.context), inputs.noise
         slots = None if self.padding else inputs.context.action_mask
         starts, start, prefix = None, None, inputs.prefix
         if self.truncated is not None:
             latent = self.denoiser.latent(memory)
-            starts = self.truncated.starts(latent, inputs.anchored, self.start, inputs.luck)
+            starts = self.truncated.starts(latent, inputs.anchored, self.start, inputs.gumbel_noise)
             memory, slots, prefix = repeat_rows((memory, slots, prefix), self.start.best)
             noise = noise.repeat_interleave(self.start.best, 1)
-            start = within(slots, starts.chunks.flatten(0, 1))
+            start = mask_slots(slots, starts.chunks.flatten(0, 1))
         planned = self.plan.begin(memory, None if prefix is None else prefix.fixed)
         if prefix is not None:
             planned = prefix.around(planned, self.beta)
 
         def denoise(x: Tensor, sigma: Tensor) -> Tensor:
-            return within(slots, planned(x, sigma))
+            return mask_slots(slots, planned(x, sigma))
 
-        noise = within(slots, noise)
-        return _Begun(noise=noise, denoise=denoise, starts=starts, start=start, prefix=prefix)
+        noise = mask_slots(slots, noise)
+        return _Start(noise=noise, denoise=denoise, starts=starts, start=start, prefix=prefix)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Begun:
+class _Start:
     """What sampling starts with: noise [draws B M H A], start [B M H A] or None."""
 
     noise: Tensor
@@ -123,13 +124,13 @@ class _Begun:
     prefix: Prefix | None
 
 
-def within(slots: Bool[Tensor, "b a"] | None, actions: Tensor) -> Tensor:
+def mask_slots(slots: Bool[Tensor, "b a"] | None, actions: Tensor) -> Tensor:
     """Return actions [... B H A] with 0 outside of slots; None: as they are."""
     return actions if slots is None else actions * slots.unsqueeze(1)
 
 
-class Drawer:
-    """Draws the chunks of a batch. It keeps the plan of the last schedule."""
+class ChunkSampler:
+    """Samples the chunks of a batch: `sample_chunk`. It keeps the plan of the last schedule."""
 
     def __init__(
         self,
@@ -152,25 +153,25 @@ class Drawer:
             self._plan = Plan(self._denoiser, self._formulation, sampling)
         return self._plan
 
-    def num_lots(self, start: StartConfig) -> int:
-        """Return how many numbers are drawn to choose a chunk's anchor: K, or 0."""
+    def num_uniforms(self, start: StartConfig) -> int:
+        """The number of uniform numbers that choose a chunk's anchor: K, or 0."""
         drawn = start.best > 0 and start.temperature > 0
         return self._config.anchors.count if drawn else 0
 
-    def draw(
+    def sample_chunk(
         self,
         batch: Mapping[str, Any],
         context: Context,
         sampling: SamplingConfig,
         start: StartConfig,
         noise: Float[Tensor, "n b h a"],
-        luck: Float[Tensor, "b k"] | None,
+        gumbel_noise: Float[Tensor, "b k"] | None,
     ) -> Float[Tensor, "b h a"]:
-        """Return actions in physical units. noise, luck: as in `ChunkInputs`."""
+        """Return actions in physical units. noise, gumbel_noise: as in `ChunkInputs`."""
         truncated = self._truncated if start.best else None
         if truncated is not None:
             sampling = sampling.truncated(truncated.sigma_trunc)
-        drawing = Drawing(
+        sample = _Sampling(
             denoiser=self._denoiser,
             plan=self.plan(sampling),
             sampling=sampling,
@@ -182,11 +183,11 @@ class Drawer:
         inputs = ChunkInputs(
             context=context,
             noise=noise,
-            luck=luck,
+            gumbel_noise=gumbel_noise,
             prefix=self._prefix(batch),
             anchored={name: batch[name] for name in ANCHORED if name in batch},
         )
-        return self._normalizer.unnormalize(drawing(inputs))
+        return self._normalizer.unnormalize(sample(inputs))
 
     def _prefix(self, batch: Mapping[str, Any]) -> Prefix | None:
         """Return what the chunks go on from, None where none does."""
@@ -195,6 +196,6 @@ class Drawer:
             return None
         slots = batch.get("action_slots")
         if pull is not None:
-            pull = within(slots, pull.unsqueeze(2))
-        actions = within(slots, self._normalizer.normalize(batch["prefix"]))
+            pull = mask_slots(slots, pull.unsqueeze(2))
+        actions = mask_slots(slots, self._normalizer.normalize(batch["prefix"]))
         return Prefix(actions=actions, fixed=fixed, pull=pull)

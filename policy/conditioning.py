@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from telic.policy.batch import Needs
+from telic.policy.batch import RequestSpec
 from telic.policy.config import PolicyConfig
 from telic.policy.denoisers.denoiser import Context, Denoiser
 from telic.policy.encoders.condition_dropout import NOTHING_HIDDEN, hide, hide_frames
@@ -20,7 +20,7 @@ from telic.policy.encoders.goals import GoalEncoder, GoalTokens, word_mask
 from telic.policy.encoders.images import ImageEncoder
 from telic.policy.encoders.state import StateEncoder, StateTokens
 from telic.policy.encoders.state_features import (
-    StateView,
+    StateFeatures,
     entries_named,
     entry_pairs,
     token_entries,
@@ -30,80 +30,61 @@ from telic.policy.objectives.objective import Encoded
 from telic.spec import FieldStats, Interface
 
 
-class Conditioner:
-    """The encoders of a policy, which registers them as parts of its own (`parts`).
+class Conditioner(nn.Module):
+    """The encoders of a policy: `condition` makes a batch's context.
 
-    cameras: those that observations are read from; num_states: tokens of states; needs: what a
-    request must hold.
+    cameras: those that observations are read from; num_states: tokens of states; request_spec:
+    what a request must hold.
     """
 
     def __init__(
         self, config: PolicyConfig, interface: Interface, stats: Mapping[str, FieldStats]
     ) -> None:
         """`config` is resolved."""
+        super().__init__()
         assert config.denoiser is not None
         self.config, width = config, config.denoiser.width
         self.cameras = config.images.choose(interface.images)
         goal_cameras = config.goal.image.choose(interface.images) if config.goal.images else []
-        normalizer = config.state.build("state", interface.state, stats.get("state"))
-        mean = stats["state"].mean if "state" in stats else normalizer.center.numpy()
         names = interface.state.names
-        angles = entries_named(config.angles, names, "policy.angles")
-        pairs = entry_pairs(config.differences, names)
-        self.state_view = StateView(normalizer, mean, angles, pairs)
-        tokens = [self.state_view.columns(own) for own in token_entries(config.state_tokens, names)]
+        self.state_features = _state_features(config, interface, stats)
+        columns = self.state_features.columns
+        tokens = [columns(own) for own in token_entries(config.state_tokens, names)]
         self.num_states = config.obs_horizon * (len(tokens) or 1) if config.use_state else 0
+        size = self.state_features.size
         self.state_encoder: StateEncoder | StateTokens | None = None
         if config.use_state and not config.denoiser.embeds_state:
-            self.state_encoder = (
-                StateTokens(tokens, width) if tokens else StateEncoder(self.state_view.size, width)
-            )
+            self.state_encoder = StateTokens(tokens, width) if tokens else StateEncoder(size, width)
         self.sentence_dim = (config.goal.language.dim or 0) if config.goal.text else 0
-        self.image_encoder = (
-            ImageEncoder(config.images, self.cameras, width, config.obs_horizon, self.sentence_dim)
-            if self.cameras
-            else None
-        )
-        self.goal_encoder = GoalEncoder(config.goal, goal_cameras, self.state_view.size, width)
-        self.needs = Needs(
-            interface=replace(
-                interface,
-                images={
-                    camera: spec
-                    for camera, spec in interface.images.items()
-                    if camera in {*self.cameras, *goal_cameras}
-                },
-            ),
-            obs_horizon=config.obs_horizon,
-            cameras=self.cameras,
-            goal_text=config.goal.text,
-            goal_cameras=goal_cameras,
-            goal_state=config.goal.state,
-            action_horizon=config.action_horizon,
-        )
+        self.image_encoder: ImageEncoder | None = None
+        if self.cameras:
+            self.image_encoder = ImageEncoder(
+                config.images, self.cameras, width, config.obs_horizon, self.sentence_dim
+            )
+        self.goal_encoder = GoalEncoder(config.goal, goal_cameras, size, width)
+        self.request_spec = _request_spec(config, interface, self.cameras, goal_cameras)
 
-    @property
-    def parts(self) -> dict[str, nn.Module | None]:
-        """Return what has weights or statistics, by the names under which checkpoints hold it."""
-        return {
-            "state_view": self.state_view,
-            "state_encoder": self.state_encoder,
-            "image_encoder": self.image_encoder,
-            "goal_encoder": self.goal_encoder,
-        }
+    def condition(
+        self, batch: Mapping[str, Any], rate_hz: float, generator: torch.Generator | None = None
+    ) -> Context:
+        """The context of a batch of windows, or of observations and goals.
+
+        `rate_hz` is of batches that do not say. `generator` draws what training augments and hides.
+        """
+        return self.context(batch, self.goals(batch, generator), generator, rate_hz)
 
     def goals(
         self, batch: Mapping[str, Any], generator: torch.Generator | None = None
     ) -> GoalTokens:
         """Return the token of each kind of goal; ValueError where the batch lacks something."""
-        if missing := [name for name in self.needs.fields if name not in batch]:
+        if missing := [name for name in self.request_spec.fields if name not in batch]:
             raise ValueError(
                 f"the windows have no {missing[0]}, which the policy reads; data.cameras "
                 "and data.goal say what windows hold"
             )
         goals = dict(batch)
         if self.config.goal.state:
-            goals["goal_state"] = self._seen(batch, "goal_state")
+            goals["goal_state"] = self._features(batch, "goal_state")
         return self.goal_encoder.tokens(goals, generator)
 
     def context(
@@ -129,10 +110,10 @@ class Conditioner:
             sentences = self.goal_encoder.sentences(batch) if conditioned else None
             images = self.image_encoder(frames, generator, sentences)
         if self.config.use_state:
-            state = self._seen(batch, "state")
+            state = self._features(batch, "state")
             if dropout.state:
-                mean = {**batch, "state": self.state_view.mean.expand_as(batch["state"])}
-                state = hide(state, self._seen(mean, "state"), dropout.state, generator)
+                mean = {**batch, "state": self.state_features.mean.expand_as(batch["state"])}
+                state = hide(state, self._features(mean, "state"), dropout.state, generator)
         if self.state_encoder is not None:
             state = self.state_encoder(state)
         rates = batch.get("rate_hz")
@@ -151,9 +132,9 @@ class Conditioner:
             rate_hz=hide(rates, 0.0, dropout.rate, generator),
         )
 
-    def _seen(self, batch: Mapping[str, Any], name: str) -> Tensor:
+    def _features(self, batch: Mapping[str, Any], name: str) -> Tensor:
         """Return a field of states as the network sees it, 0 in slots not in use."""
-        state = self.state_view(batch[name])
+        state = self.state_features(batch[name])
         slots = batch.get("state_slots")
         if slots is None:
             return state
@@ -189,3 +170,31 @@ class Conditioner:
         if encoder is None:
             return {}
         return {camera: encoder.tower(i) for i, camera in enumerate(encoder.cameras)}
+
+
+def _state_features(
+    config: PolicyConfig, interface: Interface, stats: Mapping[str, FieldStats]
+) -> StateFeatures:
+    """The features that networks read of a state, for the settings of a policy."""
+    normalizer = config.state.build("state", interface.state, stats.get("state"))
+    mean = stats["state"].mean if "state" in stats else normalizer.center.numpy()
+    names = interface.state.names
+    angles = entries_named(config.angles, names, "policy.angles")
+    return StateFeatures(normalizer, mean, angles, entry_pairs(config.differences, names))
+
+
+def _request_spec(
+    config: PolicyConfig, interface: Interface, cameras: list[str], goal_cameras: list[str]
+) -> RequestSpec:
+    """What a policy's requests must hold; only the cameras that it reads are in the interface."""
+    read = {*cameras, *goal_cameras}
+    images = {camera: spec for camera, spec in interface.images.items() if camera in read}
+    return RequestSpec(
+        interface=replace(interface, images=images),
+        obs_horizon=config.obs_horizon,
+        cameras=cameras,
+        goal_text=config.goal.text,
+        goal_cameras=goal_cameras,
+        goal_state=config.goal.state,
+        action_horizon=config.action_horizon,
+    )

@@ -155,4 +155,5 @@ def _link_or_copy(source: str, target: str) -> None:
 
 def _group(key: str) -> str:
     """Return the part of the policy that a tensor belongs to, if it may be on one side alone."""
-    return ".".join(key.split(".")[:2]) if key.startswith(_OPTIONAL) else ""
+    own = key.removeprefix("conditioner.")
+    return ".".join(own.split(".")[:2]) if own.startswith(_OPTIONAL) else ""

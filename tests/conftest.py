@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from jaxtyping import install_import_hook
 
-# Shapes and dtypes in the signatures of telic.policy and telic.training are checked under pytest, and only there.
+# Shapes and dtypes in signatures of policy and training are checked under pytest, and only there.
 install_import_hook(["telic.policy", "telic.training"], "beartype.beartype")
 
 # A shell that starts a command in the background has it ignore Ctrl-C, and so would every process

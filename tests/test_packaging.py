@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-ROOMS = ("policy", "envs", "datasets", "real_robot", "configs")
+ROOMS = ("policy", "envs", "datasets", "training", "real_robot", "configs")
 
 
 def modules(root: Path) -> set[str]:

@@ -34,9 +34,9 @@ RULE: dict[str, tuple[str, ...]] = {
         "policy.encoders",
         "policy.objectives",
         "policy.inference",
-        "policy.config policy.presets policy.conditioning policy.batch policy.responder "
+        "policy.config policy.presets policy.conditioning policy.batch policy.noise "
         "policy.chunk_sampler policy.policy",
-        "policy.checkpoint policy.train_state",
+        "policy.checkpoint policy.train_state policy.renamed",
         "policy.finetune policy.inference_config",
         "policy.published",
     ),
@@ -50,9 +50,9 @@ RULE: dict[str, tuple[str, ...]] = {
 }
 SAME_LEVEL = {  # files of one package that stand on one line and may meet
     "ranges spec",
-    "policy.config policy.presets policy.conditioning policy.batch policy.responder "
+    "policy.config policy.presets policy.conditioning policy.batch policy.noise "
     "policy.chunk_sampler policy.policy",
-    "policy.checkpoint policy.train_state",
+    "policy.checkpoint policy.train_state policy.renamed",
     "envs.rendering envs.task",
 }
 

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from telic.policy.batch import Needs, stack_requests
+from telic.policy.batch import RequestSpec, stack_requests
 from telic.policy.checkpoint import Parts
 from telic.policy.encoders.language import LanguageConfig
 from telic.policy.encoders.normalizer import NormalizerConfig, Scaling
@@ -140,7 +140,7 @@ class RobomimicPolicy(nn.Module):
             torch.device("cpu"),
         )
         self.nets = self.algorithm.nets
-        self._needs = Needs(
+        self._request_spec = RequestSpec(
             interface=self.interface,
             obs_horizon=self.obs_horizon,
             cameras=(),
@@ -201,7 +201,7 @@ class RobomimicPolicy(nn.Module):
         goal that does not fit.
         """
         self.eval()
-        batch = stack_requests(requests, self._needs)
+        batch = stack_requests(requests, self._request_spec)
         state = batch["state"][:, 0].to(self.device)
         obs = {
             STATE: self.normalizer.normalize(state),

@@ -218,9 +218,9 @@ class GoalEncoder(nn.Module):
         """Return which goals of each sample training shows."""
         device = given.device
         if given.shape[1] > 1 and self.config.modality_dropout:
-            luck = torch.rand(given.shape, generator=generator, device=device) * given
-            best = luck == luck.max(1, keepdim=True).values
-            given = given & (best | (luck > self.config.modality_dropout))
+            uniform = torch.rand(given.shape, generator=generator, device=device) * given
+            best = uniform == uniform.max(1, keepdim=True).values
+            given = given & (best | (uniform > self.config.modality_dropout))
         if self.config.dropout:
             given = given & keep((len(given), 1), self.config.dropout, generator, device)
         return given

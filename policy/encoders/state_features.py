@@ -1,4 +1,4 @@
-"""What networks see of a state: angles as circles, and where things are from the hand."""
+"""Features of a state: angles as circles, and where things are from the hand."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ NEAR = (1 / 16, 1 / 4, 1.0)  # of an entry's scale: where its difference to anot
 Pair = tuple[int, int]
 
 
-class StateView(nn.Module):
-    """States [.. P] as networks see them, [.. size]: normalised, angles as cosine and sine.
+class StateFeatures(nn.Module):
+    """Features [.. size] of states [.. P]: normalised, angles as cosine and sine.
 
     An angle's cosine is in its place, its sine behind the P entries. Just below pi and just above
     -pi are then neighbours; as plain numbers they are as far apart as two angles can be.
@@ -63,17 +63,17 @@ class StateView(nn.Module):
         self.size = len(normalizer.center) + len(self._about)
 
     def forward(self, state: Float[Tensor, "... p"]) -> Float[Tensor, "... q"]:
-        """Return physical units, angles in radians, as the network sees them."""
-        seen = self.normalizer.normalize(state)
+        """Features of states in physical units, angles in radians."""
+        features = self.normalizer.normalize(state)
         if not self._about:
-            return seen
+            return features
         angle = state[..., self.angles]
         apart = (state[..., self.places[0]] - state[..., self.places[1]]).unsqueeze(-1)
         turn = (state[..., self.turns[0]] - state[..., self.turns[1]]).unsqueeze(-1)
         turned = torch.cat([turn.cos(), turn.sin(), (2 * turn).cos(), (2 * turn).sin()], -1)
         return torch.cat(
             [
-                seen.index_copy(-1, self.angles, angle.cos()),
+                features.index_copy(-1, self.angles, angle.cos()),
                 angle.sin(),
                 (apart / self.near).tanh().flatten(-2),
                 turned.flatten(-2),
@@ -82,7 +82,7 @@ class StateView(nn.Module):
         )
 
     def columns(self, entries: Sequence[int]) -> list[int]:
-        """Return where entries of the state, and all that is about them, are in what is seen."""
+        """Return where entries of the state, and all that is about them, are among the features."""
         behind = len(self.normalizer.center)
         return [*entries, *(behind + k for k, i in enumerate(self._about) if i in entries)]
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from telic.policy.objectives.alignment import LatentPool
 from telic.policy.objectives.anchors import AnchorSet, relative_columns
-from telic.policy.objectives.objective import Encoded, Objective, ObjectiveConfig, Surroundings
+from telic.policy.objectives.objective import Encoded, Objective, ObjectiveConfig, ObjectiveContext
 
 
 @dataclass(kw_only=True, slots=True)
@@ -114,7 +114,7 @@ class TruncatedConfig(ObjectiveConfig):
                 "for 1, or train it with policy.anchors.full_range=true"
             )
 
-    def build(self, around: Surroundings) -> Truncated:
+    def build(self, around: ObjectiveContext) -> Truncated:
         """Return the anchors, all 0 as yet, and their scores with random weights."""
         if around.width % self.num_heads:
             raise ValueError(
@@ -127,8 +127,8 @@ class TruncatedConfig(ObjectiveConfig):
 class Starts(NamedTuple):
     """Where a chunk may begin.
 
-    chunks: [B M H A], without noise; values: [B K], the anchors' scores, with luck where there is
-    a temperature; bonus: [B M], the hysteresis where a chunk is the previous one's remainder.
+    chunks: [B M H A], without noise; values: [B K], the anchors' scores, with Gumbel noise where
+    there is a temperature; bonus: [B M], the hysteresis where a chunk is the previous one's remainder.
     """
 
     chunks: Tensor
@@ -143,7 +143,7 @@ class Truncated(Objective):
     columns: Tensor
     number: Tensor
 
-    def __init__(self, config: TruncatedConfig, around: Surroundings) -> None:
+    def __init__(self, config: TruncatedConfig, around: ObjectiveContext) -> None:
         super().__init__()
         self.config, self.normalizer = config, around.action
         columns = torch.from_numpy(relative_columns(around.interface, config.relative))
@@ -219,17 +219,17 @@ class Truncated(Objective):
         latent: Float[Tensor, "b n d"],
         batch: Mapping[str, Any],
         start: StartConfig,
-        luck: Float[Tensor, "b k"] | None = None,
+        gumbel_noise: Float[Tensor, "b k"] | None = None,
     ) -> Starts:
-        """Return the best starts; `luck` is Gumbel noise, needed where there is a temperature.
+        """Return the best starts; `gumbel_noise` is needed where there is a temperature.
 
         batch: `state` and, where a request brought what is left of its previous chunk, `prefix`
         [B H A] in physical units and `prefix_known` bool [B H].
         """
         values = self.logits(latent).log_softmax(-1)
         if start.temperature > 0:
-            assert luck is not None
-            values = values + start.temperature * luck
+            assert gumbel_noise is not None
+            values = values + start.temperature * gumbel_noise
         origin = self.origin(batch)
         chunks, ranks = self.chunks + origin.unsqueeze(1), values
         if start.hysteresis is not None and "prefix" in batch:

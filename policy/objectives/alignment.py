@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from telic.policy.layers.attention import attend, join_heads, split_heads
 from telic.policy.layers.feed_forward import SwishGLU, goal_mlp
 from telic.policy.layers.norms import VOLTRON_EPS, RMSNorm
-from telic.policy.objectives.objective import Encoded, Objective, ObjectiveConfig, Surroundings
+from telic.policy.objectives.objective import Encoded, Objective, ObjectiveConfig, ObjectiveContext
 
 
 class Projection(Enum):
@@ -60,7 +60,7 @@ class AlignmentConfig(ObjectiveConfig):
     twins_are_negatives: bool = False  # samples of the same sentence; published: True
     gather: bool = False  # published: True, negatives come from all processes' samples
 
-    def build(self, around: Surroundings) -> Alignment:
+    def build(self, around: ObjectiveContext) -> Alignment:
         """Return the projection with random weights."""
         for goal in ("text", self.counterpart.value):
             if goal not in around.goals:
@@ -78,7 +78,7 @@ class AlignmentConfig(ObjectiveConfig):
             self._need_vectors(around)
         return Alignment(self, around.width, around.picture_dim)
 
-    def _need_vectors(self, around: Surroundings) -> None:
+    def _need_vectors(self, around: ObjectiveContext) -> None:
         """Raise ValueError unless a goal's picture is a vector that the projection can read."""
         where = f"policy.alignment.picture={self.picture.value}"
         if self.counterpart is not Counterpart.images or not around.picture_dim:

@@ -29,7 +29,7 @@ from telic.policy.objectives.objective import (
     Encoded,
     Objective,
     ObjectiveConfig,
-    Surroundings,
+    ObjectiveContext,
     future_frames,
 )
 
@@ -61,7 +61,7 @@ class ForesightConfig(ObjectiveConfig):
                 f"policy.foresight.mask_ratio={self.mask_ratio} must lie between 0 and 1"
             )
 
-    def build(self, around: Surroundings) -> Foresight:
+    def build(self, around: ObjectiveContext) -> Foresight:
         """Return the decoder with random weights."""
         self.need_cameras(around)
         return Foresight(self, around.cameras, around.width)
@@ -96,10 +96,10 @@ class Foresight(Objective):
     def forward(self, encoded: Encoded, generator: torch.Generator) -> Float[Tensor, ""]:
         """Return the mean squared error of the hidden patches' pixels."""
         target = self.target(future_frames(encoded.batch, self.cameras))
-        luck = torch.rand(
+        order_noise = torch.rand(
             (len(target), len(self.positions)), generator=generator, device=target.device
         )
-        order = luck.argsort(1)
+        order = order_noise.argsort(1)
         num_visible = int(len(self.positions) * (1 - self.config.mask_ratio))
         visible, hidden = order[:, :num_visible], order[:, num_visible:]
         answer = self.complete(_pick(target, visible), visible, encoded.latent)

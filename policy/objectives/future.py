@@ -32,7 +32,7 @@ from telic.policy.objectives.objective import (
     Encoded,
     Objective,
     ObjectiveConfig,
-    Surroundings,
+    ObjectiveContext,
     future_frames,
 )
 
@@ -74,7 +74,7 @@ class FutureConfig(ObjectiveConfig):
         if self.grid < 1:
             raise ValueError(f"policy.future.grid={self.grid} must be at least 1")
 
-    def build(self, around: Surroundings) -> Future:
+    def build(self, around: ObjectiveContext) -> Future:
         """Return the head with random weights."""
         self.need_cameras(around)
         return Future(self, around)
@@ -88,7 +88,7 @@ class Future(Objective):
 
     positions: Tensor
 
-    def __init__(self, config: FutureConfig, around: Surroundings) -> None:
+    def __init__(self, config: FutureConfig, around: ObjectiveContext) -> None:
         super().__init__()
         self.config, self.cameras = config, around.cameras
         width, tower = config.width, around.towers[0]

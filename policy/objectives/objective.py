@@ -23,7 +23,7 @@ from telic.spec import Interface
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Surroundings:
+class ObjectiveContext:
     """What a policy has that an objective is built for.
 
     width: D; cameras: those of the observation; goals: its kinds of goal; towers: the vision tower
@@ -115,10 +115,10 @@ class ObjectiveConfig(ABC):
         return self.weight > 0
 
     @abstractmethod
-    def build(self, around: Surroundings) -> Objective:
+    def build(self, around: ObjectiveContext) -> Objective:
         """Return the objective with random weights; ValueError where the policy lacks its need."""
 
-    def need_cameras(self, around: Surroundings) -> None:
+    def need_cameras(self, around: ObjectiveContext) -> None:
         """Raise ValueError unless the policy sees something."""
         if not around.cameras:
             raise ValueError(

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from telic.policy.batch import unit_noise
 from telic.policy.config import PolicyConfig
 from telic.policy.denoisers.mode import ModeConfig
 from telic.policy.diffusion.sampling import Sampler, SamplingConfig, preset
+from telic.policy.noise import unit_noise
 from telic.policy.policy import Policy
 from telic.spec import Goal, Interface
 

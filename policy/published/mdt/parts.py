@@ -68,10 +68,13 @@ def perceived(
     )
     tower = translate_voltron(split_off(tensors, VOLTRON_AT), f"{where}: {VOLTRON_AT[:-1]}")
     few = translate_perceiver(perceiver, resampler)
-    ours = {f"image_encoder.towers.0.network.{name}": tensor for name, tensor in tower.items()}
-    ours |= {f"image_encoder.perceiver.{name}": tensor for name, tensor in few.items()}
+    ours = {
+        f"conditioner.image_encoder.towers.0.network.{name}": tensor
+        for name, tensor in tower.items()
+    }
+    ours |= {f"conditioner.image_encoder.perceiver.{name}": tensor for name, tensor in few.items()}
     for part in ("weight", "bias"):
-        ours[f"image_encoder.projections.0.{part}"] = weights[f"images_in.0.{part}"]
+        ours[f"conditioner.image_encoder.projections.0.{part}"] = weights[f"images_in.0.{part}"]
     return config, ours
 
 
@@ -92,7 +95,9 @@ def goals_of(
         projection=GoalProjection.mlp,
     )
     sentences = split_off(weights, "goal_in.text." if perceives else "goal_in.image.")
-    ours = {f"goal_encoder.text_in.{name}": tensor for name, tensor in sentences.items()}
+    ours = {
+        f"conditioner.goal_encoder.text_in.{name}": tensor for name, tensor in sentences.items()
+    }
     clip = split_off(tensors, PICTURES)
     if not clip:
         return config, ours
@@ -107,7 +112,7 @@ def goals_of(
         resize={camera: SIDES[0]},
         random_shift=10,
     )
-    at = "goal_encoder.image_in"
+    at = "conditioner.goal_encoder.image_in"
     ours |= {f"{at}.towers.0.network.{name}": tensor for name, tensor in tower.items()}
     pictures = split_off(weights, "goal_in.image.")
     return config, ours | {f"{at}.projections.0.{name}": t for name, t in pictures.items()}
@@ -155,7 +160,9 @@ def _camera(
     ours: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         if name.startswith("backbone."):
-            place = f"image_encoder.towers.{index}.network.{name.removeprefix('backbone.')}"
+            place = (
+                f"conditioner.image_encoder.towers.{index}.network.{name.removeprefix('backbone.')}"
+            )
             ours[place] = tensor
         elif name not in ("fc_layers.0.weight", "fc_layers.0.bias"):
             raise ValueError(f"{where}{name} {tuple(tensor.shape)} is an unknown tensor")
@@ -168,6 +175,8 @@ def _camera(
             f"{where}fc_layers.0.weight is {tuple(weight.shape)}, expected ({into[0].shape[1]}, .)"
         )
     last = into[0].double()
-    ours[f"image_encoder.projections.{index}.weight"] = (last @ weight).float()
-    ours[f"image_encoder.projections.{index}.bias"] = (last @ bias + into[1].double()).float()
+    ours[f"conditioner.image_encoder.projections.{index}.weight"] = (last @ weight).float()
+    ours[f"conditioner.image_encoder.projections.{index}.bias"] = (
+        last @ bias + into[1].double()
+    ).float()
     return ours

@@ -89,8 +89,8 @@ def convert(
     ours = mode_config({"router_normalize": True, **network, **sizes})
     tower, weights = _towers(tensors, where)
     denoiser = translate_mode(ours, split_off(tensors, DENOISER))
-    weights["goal_encoder.text_in.weight"] = denoiser.pop("goal_in.weight")
-    weights["image_encoder.projections.0.weight"] = denoiser.pop("image_in.weight")
+    weights["conditioner.goal_encoder.text_in.weight"] = denoiser.pop("goal_in.weight")
+    weights["conditioner.image_encoder.projections.0.weight"] = denoiser.pop("image_in.weight")
     clip = split_off(tensors, CLIP)
     interface = options.interface or calvin()
     return Imported(
@@ -176,7 +176,7 @@ def _towers(tensors: Mapping[str, Tensor], where: str) -> tuple[str, dict[str, T
         found = found or _tower_name(theirs)
         table = dict(_tower_names(found, theirs))
         weights |= {
-            f"image_encoder.towers.{index}.network.{ours}": theirs[name]
+            f"conditioner.image_encoder.towers.{index}.network.{ours}": theirs[name]
             for ours, name in table.items()
         }
     return found, weights

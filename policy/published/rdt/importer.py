@@ -38,7 +38,10 @@ CONFIG = "config.json"
 WEIGHTS = ("model.safetensors", "pytorch_model.bin", "mp_rank_00_model_states.pt")
 T5, SIGLIP = "google/t5-v1_1-xxl", "google/siglip-so400m-patch14-384"
 ROBOT = "robot"
-ADAPTORS = {"goal_in.": "goal_encoder.text_in.", "image_in.": "image_encoder.projections.0."}
+ADAPTORS = {
+    "goal_in.": "conditioner.goal_encoder.text_in.",
+    "image_in.": "conditioner.image_encoder.projections.0.",
+}
 SCHEDULER = {
     "num_train_timesteps": 1000,
     "num_inference_timesteps": 5,
@@ -104,7 +107,7 @@ def convert(
         robots={ROBOT: robot},
         weights=weights,
         source=where,
-        kept="image_encoder.towers.",
+        kept="conditioner.image_encoder.towers.",
     )
 
 

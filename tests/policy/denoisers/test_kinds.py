@@ -183,8 +183,8 @@ def test_every_objective_trains_itself_and_the_encoders(
     moved = {n for n, p in policy.named_parameters() if p.grad is not None and p.grad.any()}
     own = {n for n, _ in policy.named_parameters() if n.startswith(f"objectives.{name}.")}
     assert own and own <= moved
-    assert any(n.startswith("image_encoder.towers.") for n in moved)
-    assert any(n.startswith("goal_encoder.text_in.") for n in moved)
+    assert any(n.startswith("conditioner.image_encoder.towers.") for n in moved)
+    assert any(n.startswith("conditioner.goal_encoder.text_in.") for n in moved)
     torch.manual_seed(1)
     again = policy(batch, torch.Generator().manual_seed(0)).parts[name]
     assert torch.equal(again, terms.parts[name])

@@ -147,7 +147,9 @@ def test_mdtv_sees_through_a_perceiver_and_comes_back_from_disk(
     terms.total.backward()
     idle = {n for n, p in policy.named_parameters() if p.requires_grad and p.grad is None}
     frozen = {n for n, p in policy.named_parameters() if not p.requires_grad}
-    assert not idle and frozen and all("image_encoder.towers.0" in name for name in frozen)
+    assert (
+        not idle and frozen and all("conditioner.image_encoder.towers.0" in name for name in frozen)
+    )
     chunks = policy.act_batch(make_requests(config))
     assert [chunk.actions.shape for chunk in chunks] == [(8, 3)] * 3
     save_checkpoint(tmp_path / "saved", policy)

@@ -66,9 +66,9 @@ def test_the_rate_becomes_unknown(build: Build, make_batch: Any) -> None:
 def test_frames_become_plain_each_by_itself(build: Build, make_batch: Any) -> None:
     policy = build(config(cameras=["front", "wrist"], images=SHARE))
     batch = make_batch(policy.config, SIZE)
-    assert policy.image_encoder is not None
+    assert policy.conditioner.image_encoder is not None
     frames = {camera: batch[f"image/{camera}"] for camera in ("front", "wrist")}
-    colours = {c: policy.image_encoder.tower(i).mean for i, c in enumerate(frames)}
+    colours = {c: policy.conditioner.image_encoder.tower(i).mean for i, c in enumerate(frames)}
     shown = hide_frames(frames, colours, SHARE, torch.Generator().manual_seed(0))
     hidden = {}
     for camera, pictures in shown.items():
@@ -79,7 +79,7 @@ def test_frames_become_plain_each_by_itself(build: Build, make_batch: Any) -> No
         assert SIZE / 4 < kept.sum() < 3 * SIZE / 4
     assert not torch.equal(hidden["front"], hidden["wrist"])
     with torch.no_grad():
-        tokens = policy.image_encoder(shown)
+        tokens = policy.conditioner.image_encoder(shown)
     assert torch.equal(encoded(policy, batch).images, tokens)
 
 

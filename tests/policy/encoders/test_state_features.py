@@ -18,7 +18,7 @@ from telic.policy.denoisers.rdt import RdtConfig
 from telic.policy.encoders.condition_dropout import ConditionDropoutConfig
 from telic.policy.encoders.goals import GoalConfig
 from telic.policy.encoders.normalizer import Normalizer
-from telic.policy.encoders.state_features import StateView, entries_named, entry_pairs
+from telic.policy.encoders.state_features import StateFeatures, entries_named, entry_pairs
 from telic.policy.policy import Policy
 from telic.spec import ActRequest, ArraySpec, FieldStats, Goal, Interface, Observation
 
@@ -27,8 +27,10 @@ ANGLES = [1, 3]
 STATE = ArraySpec(shape=(5,), names=NAMES)
 
 
-def view(angles: list[int] = ANGLES) -> StateView:
-    return StateView(Normalizer(np.linspace(-1, 1, 5), np.linspace(0.5, 2, 5)), np.zeros(5), angles)
+def view(angles: list[int] = ANGLES) -> StateFeatures:
+    return StateFeatures(
+        Normalizer(np.linspace(-1, 1, 5), np.linspace(0.5, 2, 5)), np.zeros(5), angles
+    )
 
 
 def policy_of(stats: dict[str, FieldStats], **parts: Any) -> Policy:
@@ -127,8 +129,8 @@ def test_differences_are_told_at_three_scales_and_of_angles_as_circles() -> None
     assert pairs == [(0, 4), (2, 4), (1, 3)]
     normalizer = Normalizer(np.zeros(5), np.array([0.5, 1.0, 2.0, 1.0, 1.0]))
     state = torch.randn(4, 2, 5)
-    seen = StateView(normalizer, np.zeros(5), ANGLES, pairs)(state)
-    assert torch.equal(seen[..., :7], StateView(normalizer, np.zeros(5), ANGLES)(state))
+    seen = StateFeatures(normalizer, np.zeros(5), ANGLES, pairs)(state)
+    assert torch.equal(seen[..., :7], StateFeatures(normalizer, np.zeros(5), ANGLES)(state))
     apart = state[..., [0, 2]] - state[..., [4]]
     for entry, scale, first in ((0, 0.5, 7), (1, 2.0, 10)):
         for k, share in enumerate((1 / 16, 1 / 4, 1)):
@@ -141,7 +143,7 @@ def test_differences_are_told_at_three_scales_and_of_angles_as_circles() -> None
 
 def test_all_that_is_about_an_entry_goes_where_it_goes() -> None:
     pairs = entry_pairs([["hand_?", "light"], ["block_yaw", "wrist_yaw"]], NAMES)
-    seen = StateView(Normalizer(np.zeros(5), np.ones(5)), np.zeros(5), ANGLES, pairs)
+    seen = StateFeatures(Normalizer(np.zeros(5), np.ones(5)), np.zeros(5), ANGLES, pairs)
     assert seen.size == 5 + 2 + 6 + 4
     assert seen.columns([2]) == [2, 10, 11, 12]
     assert seen.columns([1, 4]) == [1, 4, 5, 13, 14, 15, 16]

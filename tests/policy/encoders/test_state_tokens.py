@@ -20,7 +20,7 @@ from telic.policy.denoisers.mode import ModeConfig
 from telic.policy.denoisers.rdt import RdtConfig
 from telic.policy.encoders.normalizer import NormalizerConfig, Scaling
 from telic.policy.encoders.state import StateTokens
-from telic.policy.encoders.state_features import StateView, token_entries
+from telic.policy.encoders.state_features import StateFeatures, token_entries
 from telic.policy.policy import Policy
 from telic.spec import ArraySpec, FieldStats, Interface
 
@@ -69,7 +69,7 @@ def test_what_is_wrong_with_tokens_is_said() -> None:
 
 def test_a_token_reads_its_own_entries_and_their_sines_alone(table: Interface) -> None:
     normalizer = NormalizerConfig(scaling=Scaling.identity).build("state", table.state, None)
-    view = StateView(normalizer, ONES, [1, 3])
+    view = StateFeatures(normalizer, ONES, [1, 3])
     own = [view.columns(entries) for entries in token_entries(TOKENS, NAMES)]
     assert own == [[0, 1, 5, 6], [0, 1, 2, 3, 6, 7], [0, 4]]
     encoder = StateTokens(own, 16)
@@ -88,8 +88,8 @@ def test_every_kind_with_tokens_learns_from_each_and_acts(
     batch = make_table_batch(policy)
     policy.train()
     policy.loss(batch, torch.Generator().manual_seed(0)).total.backward()
-    assert policy.state_encoder is not None
-    gradients = [p.grad for p in policy.state_encoder.parameters()]
+    assert policy.conditioner.state_encoder is not None
+    gradients = [p.grad for p in policy.conditioner.state_encoder.parameters()]
     assert all(g is not None and bool(g.any()) for g in gradients)
     policy.eval()
     chunk = policy.predict(batch, torch.Generator().manual_seed(1))

@@ -140,7 +140,7 @@ def test_training_reaches_the_words_projection(
     batch = make_batch(config, 6)
     batch["text"] = [*KNOWN, *KNOWN]
     policy.train().loss(batch, torch.Generator().manual_seed(0)).total.backward()
-    assert policy.goal_encoder.text_in[0].weight.grad.abs().max() > 0  # type: ignore[index]
+    assert policy.conditioner.goal_encoder.text_in[0].weight.grad.abs().max() > 0  # type: ignore[index]
 
 
 def test_who_cannot_read_words_says_so(interface: Interface, stats: Any) -> None:

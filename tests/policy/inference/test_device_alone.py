@@ -80,7 +80,7 @@ def draw_on_meta(policy: Policy, batch: dict[str, Any], sampling: SamplingConfig
         inputs = ChunkInputs(
             context=policy.encode(batch),
             noise=torch.zeros((sampling.num_draws, *shape), device="meta"),
-            luck=torch.zeros((BATCH, 6), device="meta") if config.anchors.on else None,
+            gumbel_noise=torch.zeros((BATCH, 6), device="meta") if config.anchors.on else None,
             prefix=prefix,
             anchored={
                 "state": batch["state"],

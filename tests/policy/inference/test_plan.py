@@ -281,6 +281,6 @@ def test_what_a_chunk_is_drawn_from_is_told_by_name() -> None:
     parts = {"context.goal", "context.images", "context.state", "context.goal_mask"}
     assert named.keys() == {*parts, "noise", "anchored.state"} and named["noise"] is noise
     twice = each_tensor(inputs, lambda t: t + t)
-    assert isinstance(twice, ChunkInputs) and twice.luck is None
+    assert isinstance(twice, ChunkInputs) and twice.gumbel_noise is None
     for name, tensor in tensors_of(twice).items():
         assert torch.equal(tensor, named[name] + named[name])

@@ -289,7 +289,7 @@ def test_at_temperature_one_anchors_are_drawn_as_often_as_scored(
     assert set(drawn) == {2}
 
 
-def test_luck_too_is_a_function_of_the_request_alone(build: Build, make_requests: Any) -> None:
+def test_gumbel_noise_is_a_function_of_the_request_alone(build: Build, make_requests: Any) -> None:
     config = policy_config(count=K, sigma_trunc=0.4, start=StartConfig(best=2, temperature=1.0))
     policy = build(config).eval()
     policy.use_anchors(anchor_set(policy, random_chunks()))
@@ -397,7 +397,11 @@ def test_scores_train_themselves_and_the_encoders_alone(build: Build, make_batch
     policy = build(config).train()
     policy.use_anchors(anchor_set(policy, random_chunks()))
     policy(make_batch(config), torch.Generator()).parts["anchors"].backward()
-    moved = {n.split(".")[0] for n, p in policy.named_parameters() if p.grad is not None}
+    moved = {
+        name.removeprefix("conditioner.").split(".")[0]
+        for name, p in policy.named_parameters()
+        if p.grad is not None
+    }
     assert moved == {"objectives", "goal_encoder", "state_encoder", "denoiser"}
     inside = [n for n, p in policy.denoiser.named_parameters() if p.grad is not None]
     assert inside == ["positions"], "MoDE's latent is its prefix"

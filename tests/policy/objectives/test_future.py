@@ -74,7 +74,7 @@ def test_the_sentence_decides_which_future_is_seen(build: Build, make_batch: Any
     latent = policy.denoiser.latent(policy.denoiser.encode(policy.encode(batch))).detach()
     read = Encoded(
         batch={k: v[rows] for k, v in batch.items() if torch.is_tensor(v)},
-        goals=policy.goal_encoder.tokens(batch),
+        goals=policy.conditioner.goal_encoder.tokens(batch),
         latent=latent[rows],
         latent_of=lambda goal: latent,
         towers={},
@@ -101,7 +101,7 @@ def test_loss_is_its_formula(build: Build, make_batch: Any) -> None:
     policy = build(config).train()
     head, batch = head_of(policy), make_batch(config)
     latent = torch.randn(4, 5, 32)
-    goals = policy.goal_encoder.tokens(batch)
+    goals = policy.conditioner.goal_encoder.tokens(batch)
     read = Encoded(
         batch=batch, goals=goals, latent=latent, latent_of=lambda goal: latent, towers={}
     )
@@ -135,7 +135,7 @@ def test_videos_train_the_head_and_not_the_actions(build: Build, make_batch: Any
     assert float(terms.diffusion.detach()) == 0 < float(terms.parts["future"].detach())
     terms.total.backward()
     assert head_of(policy).token_out.weight.grad.any()
-    assert any(p.grad.any() for p in policy.image_encoder.parameters())
+    assert any(p.grad.any() for p in policy.conditioner.image_encoder.parameters())
     assert not policy.denoiser.action_out.weight.grad.any()
     half = make_batch(config)
     half["action_mask"][:2] = False
@@ -164,7 +164,7 @@ def test_features_of_the_own_tower(build: Build, make_batch: Any) -> None:
     batch = make_batch(config)
     head = head_of(policy)
     frames = [batch[f"future_image/{camera}"] for camera in ("front", "wrist")]
-    towers = {camera: policy.image_encoder.tower(0) for camera in ("front", "wrist")}
+    towers = {camera: policy.conditioner.image_encoder.tower(0) for camera in ("front", "wrist")}
     tokens = head.tokens(frames, towers)
     assert tokens.shape == (4, 2 * 4, 64) and not tokens.requires_grad
     assert torch.allclose(tokens.square().mean(-1), torch.tensor(0.25), atol=1e-2)

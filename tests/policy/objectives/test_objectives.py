@@ -264,7 +264,7 @@ def test_published_options_are_the_published_loss(build: Build, make_batch: Any)
         )
         policy = build(config).eval()
         batch = make_batch(config)
-        goals = policy.goal_encoder.tokens(batch)
+        goals = policy.conditioner.goal_encoder.tokens(batch)
         seen = encoded(batch, policy.denoiser.latent(policy.denoiser.encode(policy.encode(batch))))
         made = policy.objectives["alignment"]
         assert isinstance(made, Alignment)
@@ -291,7 +291,7 @@ def test_alignment_runs_the_towers_once(build: Build, make_batch: Any) -> None:
     config = policy_config(alignment=AlignmentConfig(weight=1.0, num_heads=2))
     policy = build(config).train()
     seen: list[int] = []
-    for module in (policy.image_encoder, policy.goal_encoder.image_in):
+    for module in (policy.conditioner.image_encoder, policy.conditioner.goal_encoder.image_in):
         for tower in module.towers:
             tower.register_forward_hook(lambda *args: seen.append(1))
     policy(make_batch(config), torch.Generator().manual_seed(0))

@@ -76,7 +76,7 @@ def test_an_imported_policy_is_trained_on(
     tuned = load_policy(last)
     assert isinstance(tuned, Policy) and isinstance(before, Policy)
     assert tuned.config == before.config
-    frozen = "goal_encoder.image_in.towers"
+    frozen = "conditioner.goal_encoder.image_in.towers"
     old, new = before.state_dict(), tuned.state_dict()
     assert all((old[k] == new[k]).all() for k in old if k.startswith(frozen))
     assert not all((old[k] == new[k]).all() for k in old if k.startswith("objectives.foresight"))

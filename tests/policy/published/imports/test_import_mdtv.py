@@ -156,8 +156,8 @@ def test_imported_policy_answers_what_the_published_parts_answer(
     source = write_run(tmp_path / "run", blank, list(tensors.values()))
     main([str(source), str(tmp_path / "ours"), "--embeddings", str(write_vectors(tmp_path))])
     policy = load_policy(tmp_path / "ours")
-    assert isinstance(policy, Policy) and policy.kind == "mdt" and policy.image_encoder
-    tower = policy.image_encoder.tower(0)
+    assert isinstance(policy, Policy) and policy.kind == "mdt" and policy.conditioner.image_encoder
+    tower = policy.conditioner.image_encoder.tower(0)
     assert not any(parameter.requires_grad for parameter in tower.parameters())
     weights = under(tensors, "img_encoder.vcond.")
     with torch.inference_mode():
@@ -238,7 +238,7 @@ def test_every_published_name_has_a_place_at_the_published_size(
     assert used == heads + eye + clip
     assert policy.config.foresight == ForesightConfig.published()
     assert policy.config.alignment == AlignmentConfig.published_v()
-    assert policy.image_encoder and policy.image_encoder.num_tokens == 3
+    assert policy.conditioner.image_encoder and policy.conditioner.image_encoder.num_tokens == 3
     assert policy.config.images.perceiver.num_heads == 8
     assert "img_encoder.vcond.decoder_blocks.*" in imported.dead
 

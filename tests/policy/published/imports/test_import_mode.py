@@ -192,7 +192,10 @@ def test_imported_policy_answers_what_the_published_parts_answer(
     policy = load_policy(tmp_path / "ours")
     assert isinstance(policy, Policy)
     vector = torch.from_numpy(policy.known_embeddings[SENTENCE])[None]
-    mean, std = policy.image_encoder.towers[0].mean, policy.image_encoder.towers[0].std
+    mean, std = (
+        policy.conditioner.image_encoder.towers[0].mean,
+        policy.conditioner.image_encoder.towers[0].std,
+    )
     see = published_resnet50 if resnet == "50" else published_resnet18
     batch: dict[str, Any] = {"state": torch.zeros(1, 1, 15), "text": [SENTENCE]}
     features = []
@@ -202,7 +205,7 @@ def test_imported_policy_answers_what_the_published_parts_answer(
             batch[f"image/rgb_{camera}"] = frame
             pixels = (frame[:, 0].permute(0, 3, 1, 2) / 255 - mean) / std
             seen = see(under(tensors, f"{camera}_resnet."), pixels, vector)
-            tower = policy.image_encoder.towers[index](frame[:, 0], vector).flatten(1)
+            tower = policy.conditioner.image_encoder.towers[index](frame[:, 0], vector).flatten(1)
             assert torch.allclose(tower, seen, atol=1e-4, rtol=1e-4)
             features.append(tower)
         published = build("mode", config, under(tensors, "model.inner_model."))

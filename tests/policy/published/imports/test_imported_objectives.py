@@ -97,7 +97,7 @@ def read(imported: Import, mdt_config: dict[str, Any]) -> Callable[..., Any]:
 
     def make(kind: str, batch: dict[str, Any]) -> tuple[Encoded, Callable[..., Tensor]]:
         tensors, policy = imported(kind)
-        goals = policy.goal_encoder.tokens(batch)
+        goals = policy.conditioner.goal_encoder.tokens(batch)
         context = policy.encode(batch)
 
         def latent_of(goal: Tensor) -> Tensor:
@@ -110,7 +110,7 @@ def read(imported: Import, mdt_config: dict[str, Any]) -> Callable[..., Any]:
             latent=latent_of(context.goal),
             latent_of=latent_of,
             towers={},
-            sentence_in=policy.goal_encoder.text_in,
+            sentence_in=policy.conditioner.goal_encoder.text_in,
         )
         seen = 3 if kind == "mdtv" else 2
         config = {**mdt_config, "n_obs_token": seen, "modality": "lang"}
@@ -201,7 +201,7 @@ def test_imported_foresight_is_the_published_loss(
     tensors, policy = imported(kind)
     batch = batch_of(2, shown=False)
     encoded, latent_of = read(kind, batch)
-    vector = policy.goal_encoder.sentences(batch)
+    vector = policy.conditioner.goal_encoder.sentences(batch)
     latent = latent_of(vector, "text" if kind == "mdtv" else "image")
     assert (encoded.latent - latent).abs().max() < 1e-5  # the sentence alone is the goal
     w = {k.removeprefix("gen_img."): v.double() for k, v in tensors.items() if "gen_img." in k}
@@ -255,7 +255,7 @@ def test_imported_alignment_is_the_published_loss(
     at = "visual_goal.clip_model.visual."
     clip = {k.removeprefix(at): v.double() for k, v in tensors.items() if k.startswith(at)}
     pictures = picture_vectors(clip, batch["goal_image/rgb_static"])
-    sentences = policy.goal_encoder.sentences(batch)
+    sentences = policy.conditioner.goal_encoder.sentences(batch)
     latents = (
         latent_of(pictures.float(), "text"),
         latent_of(sentences, "text" if kind == "mdtv" else "image"),
@@ -285,7 +285,7 @@ def test_objectives_leave_what_the_policy_does_alone(kind: str, imported: Import
     """
     _, policy = imported(kind)
     spoilt = copy.deepcopy(policy)
-    unread = (spoilt.objectives, spoilt.goal_encoder.image_in)
+    unread = (spoilt.objectives, spoilt.conditioner.goal_encoder.image_in)
     for parameter in (p for module in unread for p in module.parameters()):
         torch.nn.init.constant_(parameter, math.nan)
     goal = dataclasses.replace(policy.config.goal, images=False)
