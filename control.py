@@ -46,7 +46,7 @@ class ControlConfig:
     # None: as the checkpoint says.
     anchors: int | None = None
     temperature: float | None = None
-    numbers: str | None = None  # fp32, packed, bf16, fp16, int8, w8a8; None: fp32
+    precision: str | None = None  # fp32, fp32_packed, bf16, fp16, int8, w8a8; None: fp32
     # How a chunk goes on from the one that runs while it is computed: none, trained, guided; None:
     # as the checkpoint was trained.
     prefixing: str | None = None
@@ -78,7 +78,7 @@ def run(config: ControlConfig) -> dict[str, Any]:
             config.checkpoint,
             device=config.device,
             sampling=config.sampling,
-            numbers=config.numbers,
+            precision=config.precision,
             threads=config.threads,
             act_as=config.act_as,
             anchors=config.anchors,

@@ -56,7 +56,7 @@ class EvaluateConfig(ProtocolSettings):
     # None: as the checkpoint says.
     anchors: int | None = None
     temperature: float | None = None
-    numbers: str | None = None  # fp32, packed, bf16, fp16, int8, w8a8 (quantize.py); None: fp32
+    precision: str | None = None  # fp32, fp32_packed, bf16, fp16, int8, w8a8; None: fp32
     # How a chunk goes on from what was left of the last one, of which nothing runs meanwhile here:
     # none, guided, trained; None: as the checkpoint was trained.
     prefixing: str | None = None
@@ -150,7 +150,7 @@ def contestant(config: EvaluateConfig) -> Contestant:
         sampling=config.sampling,
         anchors=config.anchors,
         temperature=config.temperature,
-        numbers=config.numbers,
+        precision=config.precision,
         prefixing=config.prefixing,
     )
     if config.checkpoint == EXPERT:
@@ -172,8 +172,8 @@ def contestant(config: EvaluateConfig) -> Contestant:
             identity["start"] = plain(policy.start)
         if config.prefixing is not None:
             identity["prefixing"] = config.prefixing
-        if config.numbers is not None:
-            title, identity["numbers"] = f"{title}, {config.numbers}", config.numbers
+        if config.precision is not None:
+            title, identity["precision"] = f"{title}, {config.precision}", config.precision
     return Contestant(title=title, identity=identity, policy=policy)
 
 

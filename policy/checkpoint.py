@@ -38,7 +38,7 @@ from telic.policy.diffusion.formulations import FORMULATIONS
 from telic.policy.inference.device import pick_device
 from telic.policy.layers.tensors import load_exactly
 from telic.policy.policy import Policy
-from telic.policy.renamed import renamed_tensors
+from telic.policy.renamed import renamed_settings, renamed_tensors
 from telic.policy.routing.routings import ROUTINGS
 from telic.policy.train_state import load_tree, save_tree
 from telic.spec import Array, ChunkPolicy, FieldStats, Interface, ManyRobots
@@ -215,6 +215,7 @@ def _load_diffusion(parts: Parts, device: torch.device) -> Policy:
 
 def policy_config(plain: Mapping[str, Any], where: str) -> PolicyConfig:
     """Return the config that `plain` data (of a YAML file) describe; ValueError if they do not."""
+    plain = renamed_settings(plain)
     kind = (plain.get("denoiser") or {}).get("kind") or ""  # damaged files have null
     require_kind(kind, list(KINDS), where)
     formulation = (plain.get("formulation") or {}).get("name") or ""

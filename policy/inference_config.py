@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 from telic.policy.diffusion.sampling import preset
-from telic.policy.inference.precision import number_format, quantize
+from telic.policy.inference.precision import precision_named, quantize
 from telic.policy.inference.prefix import prefixing_way
 from telic.policy.inference.truncated import StartConfig
 from telic.policy.policy import Policy
@@ -17,21 +17,21 @@ class Inference:
     """Names and numbers of a command line; None: as the checkpoint says. ValueError for a bad one.
 
     sampling: a preset. anchors, temperature: from how many anchors a chunk is denoised and how
-    freely one is chosen (`StartConfig`). numbers: the format of the large matrices (`Numbers`).
+    freely one is chosen (`StartConfig`). precision: of the large matrices (`Precision`).
     prefixing: how a chunk goes on from what is left of the last one (`Prefixing`).
     """
 
     sampling: str | None = None
     anchors: int | None = None
     temperature: float | None = None
-    numbers: str | None = None
+    precision: str | None = None
     prefixing: str | None = None
 
     def __post_init__(self) -> None:
         if self.sampling is not None:
             preset(self.sampling)
-        if self.numbers is not None:
-            number_format(self.numbers)
+        if self.precision is not None:
+            precision_named(self.precision)
         if self.prefixing is not None:
             prefixing_way(self.prefixing)
         StartConfig().changed(self.anchors, self.temperature)
@@ -61,6 +61,6 @@ class Inference:
             policy.sampling.truncated(policy.truncated.sigma_trunc)
         if self.prefixing is not None:
             policy.prefixer.use(self.prefixing)
-        if self.numbers is not None:
-            quantize(policy.denoiser, number_format(self.numbers))
+        if self.precision is not None:
+            quantize(policy.denoiser, precision_named(self.precision))
         policy.prefixer.require(policy.denoiser)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -12,6 +13,9 @@ TENSORS: Final[Mapping[str, str]] = {
     "image_encoder.": "conditioner.image_encoder.",
     "goal_encoder.": "conditioner.goal_encoder.",
 }
+# a setting below `policy.`, before and now; and its values, where these are called otherwise too
+SETTINGS: Final[Mapping[str, str]] = {"formulation.answer": "formulation.prediction_type"}
+VALUES: Final[Mapping[str, Mapping[str, str]]] = {"formulation.answer": {"v": "v_prediction"}}
 AVERAGED = "module."  # before the names of averaged weights
 
 
@@ -26,3 +30,17 @@ def _renamed(name: str) -> str:
         if own.startswith(before):
             return name.removesuffix(own) + now + own.removeprefix(before)
     return name
+
+
+def renamed_settings(policy: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a policy, as YAML data, by the names that they have now."""
+    renamed = copy.deepcopy(dict(policy))
+    for before, now in SETTINGS.items():
+        *path, key = before.split(".")
+        node: Any = renamed
+        for part in path:
+            node = node.get(part) if isinstance(node, dict) else None
+        if isinstance(node, dict) and key in node:
+            value = node.pop(key)
+            node[now.rpartition(".")[2]] = VALUES.get(before, {}).get(value, value)
+    return renamed

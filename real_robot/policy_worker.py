@@ -37,7 +37,7 @@ def open_checkpoint(
     act_as: str | None = None,
     anchors: int | None = None,
     temperature: float | None = None,
-    numbers: str | None = None,
+    precision: str | None = None,
     prefixing: str | None = None,
 ) -> ChunkPolicy:
     """Return the policy in checkpoint directory `path`, with the named sampling if one is given.
@@ -55,7 +55,7 @@ def open_checkpoint(
         sampling=sampling,
         anchors=anchors,
         temperature=temperature,
-        numbers=numbers,
+        precision=precision,
         prefixing=prefixing,
     )
     policy = load_policy(path, device)

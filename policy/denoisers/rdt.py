@@ -83,7 +83,7 @@ class RdtConfig(DenoiserConfig):
         return Rdt(self, sizes)
 
     def default_formulation(self) -> FormulationConfig:
-        """Return the published training: 1000 timesteps, x0 as the answer."""
+        """Return the published training: 1000 timesteps, x0 is predicted."""
         return DdpmConfig()
 
     @classmethod

@@ -1,4 +1,4 @@
-"""DDPM: discrete timesteps of a beta schedule, with x0, noise or v as the answer.
+"""DDPM: discrete timesteps of a beta schedule, where the network predicts x0, noise or v.
 
 Ho et al. 2020; v: Salimans and Ho 2022. A network trained so sees
 x_t = sqrt(abar) x0 + sqrt(1 - abar) noise, which is c_in x with sigma = sqrt((1 - abar) / abar).
@@ -26,12 +26,12 @@ class Betas(Enum):
     scaled_linear = "scaled_linear"  # the same with evenly spaced square roots
 
 
-class Answer(Enum):
-    """What the network is asked for."""
+class PredictionType(Enum):
+    """What the network predicts, by diffusers' names."""
 
     sample = "sample"  # x0; RDT's
     epsilon = "epsilon"  # the noise
-    v = "v"  # sqrt(abar) noise - sqrt(1 - abar) x0
+    v_prediction = "v_prediction"  # sqrt(abar) noise - sqrt(1 - abar) x0
 
 
 @dataclass(kw_only=True, slots=True)
@@ -41,7 +41,7 @@ class DdpmConfig(FormulationConfig):
     name: str = "ddpm"
     num_timesteps: int = 1000
     betas: Betas = Betas.squared_cosine
-    answer: Answer = Answer.sample
+    prediction_type: PredictionType = PredictionType.sample
 
     def __post_init__(self) -> None:
         if self.num_timesteps < 2:
@@ -71,17 +71,17 @@ class Ddpm(Formulation):
     def scalings(self, sigma: Float[Tensor, "*size"]) -> Scalings:
         """Return c_skip, c_out and c_in."""
         c_in = (1 + sigma.square()).rsqrt()
-        if self.config.answer is Answer.sample:
+        if self.config.prediction_type is PredictionType.sample:
             return Scalings(torch.zeros_like(sigma), torch.ones_like(sigma), c_in)
-        if self.config.answer is Answer.epsilon:
+        if self.config.prediction_type is PredictionType.epsilon:
             return Scalings(torch.ones_like(sigma), -sigma, c_in)
         return Scalings(c_in.square(), -sigma * c_in, c_in)
 
     def target(self, clean: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
         """Return x0, the noise or v."""
-        if self.config.answer is Answer.sample:
+        if self.config.prediction_type is PredictionType.sample:
             return clean
-        if self.config.answer is Answer.epsilon:
+        if self.config.prediction_type is PredictionType.epsilon:
             return noise
         return (noise - sigma * clean) * (1 + sigma.square()).rsqrt()
 

@@ -29,35 +29,35 @@ _LEAST_ROWS = 32  # torch._int_mm refuses 16 and fewer
 Product = Callable[[Tensor], Tensor]  # x [... K] -> x W^T [... N], in x's dtype
 
 
-class Numbers(Enum):
+class Precision(Enum):
     """How the large matrices are held and multiplied."""
 
     fp32 = "fp32"  # as in the checkpoint
-    packed = "packed"  # float32 in the layout of oneDNN's kernels; the same numbers
+    fp32_packed = "fp32_packed"  # float32 in the layout of oneDNN's kernels; the same numbers
     bf16 = "bf16"
     fp16 = "fp16"  # half-precision weights, float32 products
     int8 = "int8"  # 8-bit weights, bf16 activations
     w8a8 = "w8a8"  # 8-bit weights and activations
 
 
-def number_format(name: str) -> Numbers:
+def precision_named(name: str) -> Precision:
     """Return the format called `name`; ValueError offers near ones."""
-    names = [numbers.value for numbers in Numbers]
+    names = [precision.value for precision in Precision]
     if name not in names:
         raise ValueError(
-            f"numbers={name!r} is not one of {', '.join(names)}{near_misses(name, names)}"
+            f"precision={name!r} is not one of {', '.join(names)}{near_misses(name, names)}"
         )
-    return Numbers(name)
+    return Precision(name)
 
 
-def quantize(denoiser: Denoiser, numbers: Numbers) -> None:
+def quantize(denoiser: Denoiser, precision: Precision) -> None:
     """Replace the large matrices of a denoiser that will only infer from now on, where it is.
 
-    ValueError where its device has no kernel for these numbers, or the denoiser no large matrix.
+    ValueError where its device has no kernel for these precision, or the denoiser no large matrix.
     """
-    if numbers is Numbers.fp32:
+    if precision is Precision.fp32:
         return
-    pack, replaced = packer(numbers, next(denoiser.parameters()).device), 0
+    pack, replaced = packer(precision, next(denoiser.parameters()).device), 0
     for stack in denoiser.stacks():
         for parent in list(stack.modules()):
             for name, child in list(parent.named_children()):
@@ -70,14 +70,14 @@ def quantize(denoiser: Denoiser, numbers: Numbers) -> None:
                 replaced += 1
     if not replaced:
         raise ValueError(
-            f"numbers={numbers.value}: no matrix of the denoiser is {WIDE} or more on both sides, "
-            "so nothing would be held otherwise; leave numbers out"
+            f"precision={precision.value}: no matrix of the denoiser is {WIDE} or more on both "
+            "sides, so nothing would be held otherwise; leave precision out"
         )
 
 
-def available(device: torch.device) -> list[Numbers]:
+def available(device: torch.device) -> list[Precision]:
     """Return the formats that torch has kernels for on `device`."""
-    return [Numbers.fp32, *_KERNELS.get(device.type, dict)()]
+    return [Precision.fp32, *_KERNELS.get(device.type, dict)()]
 
 
 def has_gradients(denoiser: nn.Module) -> bool:
@@ -237,32 +237,32 @@ def _large(weight: Tensor) -> bool:
     return min(weight.shape) >= WIDE and not any(size % 8 for size in weight.shape)
 
 
-def _on_cpu() -> dict[Numbers, Callable[[Tensor], Product]]:
-    kernels: dict[Numbers, Callable[[Tensor], Product]] = {
-        Numbers.bf16: Bf16Matrix,
-        Numbers.int8: Int8Matrix,
+def _on_cpu() -> dict[Precision, Callable[[Tensor], Product]]:
+    kernels: dict[Precision, Callable[[Tensor], Product]] = {
+        Precision.bf16: Bf16Matrix,
+        Precision.int8: Int8Matrix,
     }
     if torch._C._dispatch_has_kernel_for_dispatch_key("mkldnn::_reorder_linear_weight", "CPU"):
-        kernels[Numbers.packed] = OneDnnMatrix
+        kernels[Precision.fp32_packed] = OneDnnMatrix
     if "fbgemm" in torch.backends.quantized.supported_engines:
-        kernels |= {Numbers.fp16: HalfMatrix, Numbers.w8a8: FbgemmByteMatrix}
+        kernels |= {Precision.fp16: HalfMatrix, Precision.w8a8: FbgemmByteMatrix}
     return kernels
 
 
-def _on_cuda() -> dict[Numbers, Callable[[Tensor], Product]]:
-    return {Numbers.bf16: Bf16Matrix, Numbers.w8a8: CudaByteMatrix}
+def _on_cuda() -> dict[Precision, Callable[[Tensor], Product]]:
+    return {Precision.bf16: Bf16Matrix, Precision.w8a8: CudaByteMatrix}
 
 
 _KERNELS = {"cpu": _on_cpu, "cuda": _on_cuda}
 
 
-def packer(numbers: Numbers, device: torch.device) -> Callable[[Tensor], Product]:
+def packer(precision: Precision, device: torch.device) -> Callable[[Tensor], Product]:
     """Return what packs a matrix; ValueError where nothing does."""
     kernels = _KERNELS.get(device.type, dict)()
-    if numbers not in kernels:
+    if precision not in kernels:
         known = ", ".join(known.value for known in available(device))
         raise ValueError(
-            f"numbers={numbers.value}: torch {torch.__version__} has no kernel for it on "
+            f"precision={precision.value}: torch {torch.__version__} has no kernel for it on "
             f"{device.type}; there is {known}"
         )
-    return kernels[numbers]
+    return kernels[precision]

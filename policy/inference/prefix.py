@@ -115,7 +115,7 @@ class Prefixer:
         if self.way is Prefixing.guided and not has_gradients(denoiser):
             raise ValueError(
                 "prefixing=guided differentiates the denoiser, and these numbers have no gradient; "
-                "use numbers=fp32 or bf16, or a policy trained with policy.prefix.max_delay"
+                "use precision=fp32 or bf16, or a policy trained with policy.prefix.max_delay"
             )
 
     def choose(

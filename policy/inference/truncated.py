@@ -128,7 +128,8 @@ class Starts(NamedTuple):
     """Where a chunk may begin.
 
     chunks: [B M H A], without noise; values: [B K], the anchors' scores, with Gumbel noise where
-    there is a temperature; bonus: [B M], the hysteresis where a chunk is the previous one's remainder.
+    there is a temperature; bonus: [B M], the hysteresis where a chunk is what the previous one
+    left.
     """
 
     chunks: Tensor

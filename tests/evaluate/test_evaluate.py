@@ -163,8 +163,11 @@ def evaluate_expert(toy: str, out: Path, *overrides: str) -> dict[str, Any]:
         (["device=cuda:77"], "device=cuda:77 is asked for"),
         (["anchors=1"], "the policy has no anchors to begin from; train it with"),
         (["temperature=-1"], "temperature=-1.0 must be 0 or positive; 0 begins from the best"),
-        (["numbers=int9"], "numbers='int9' is not one of .*; did you mean int8"),
-        (["numbers=packed"], "numbers=packed: no matrix of the denoiser is 256 or more on both"),
+        (["precision=int9"], "precision='int9' is not one of .*; did you mean int8"),
+        (
+            ["precision=fp32_packed"],
+            "precision=fp32_packed: no matrix of the denoiser is 256 or",
+        ),
         (["prefixing=trained"], "trained without prefixes; use prefixing=guided"),
         (
             ["checkpoint=expert", "sampling=null", "anchors=2"],

@@ -44,7 +44,9 @@ def test_what_is_chosen_is_what_acts(build: Build, make_requests: Any) -> None:
     anchors = TruncatedConfig(count=3, sigma_trunc=0.3)
     config = policy_config(denoiser=WIDE, anchors=anchors, prefix=PrefixConfig(max_delay=2))
     policy = build(config).eval()
-    chosen = Inference(sampling="2", anchors=2, temperature=0.5, numbers="packed", prefixing="none")
+    chosen = Inference(
+        sampling="2", anchors=2, temperature=0.5, precision="fp32_packed", prefixing="none"
+    )
     chosen.apply(policy, "it")
     assert policy.sampling == preset("2") and policy.prefixer.way is Prefixing.none
     assert policy.start == StartConfig(best=2, temperature=0.5)
@@ -66,7 +68,7 @@ def test_without_a_choice_it_acts_as_before(build: Build, make_requests: Any) ->
     ("choice", "message"),
     [
         ({"sampling": "3"}, "sampling '3' is not one of 1, 2, 4, 5, 10"),
-        ({"numbers": "int9"}, "numbers='int9' is not one of .*; did you mean int8"),
+        ({"precision": "int9"}, "precision='int9' is not one of .*; did you mean int8"),
         ({"prefixing": "guide"}, "prefixing='guide' is not one of .*; did you mean guided"),
         ({"anchors": -1}, "anchors=-1 to begin from must be 0 or more; 0 begins at noise alone"),
         ({"temperature": -1.0}, "temperature=-1.0 must be 0 or positive; 0 begins from the best"),
@@ -85,7 +87,11 @@ def test_what_a_policy_does_not_allow_is_one_line(build: Build) -> None:
         (policy_config(), {"anchors": 1}, "no anchors to begin from; train it with policy.anchors"),
         (policy_config(), {"temperature": 1.0}, "has no anchors to begin from"),
         (policy_config(), {"prefixing": "trained"}, "without prefixes; use prefixing=guided"),
-        (policy_config(), {"numbers": "int8"}, "numbers=int8: no matrix of the denoiser is 256"),
+        (
+            policy_config(),
+            {"precision": "int8"},
+            "precision=int8: no matrix of the denoiser is",
+        ),
         (policy_config(anchors=anchors), {"anchors": 100}, "100 anchors are asked for, the policy"),
         (policy_config(anchors=anchors), {"anchors": 0}, "needs an anchor to begin from; ask for"),
         (
@@ -95,7 +101,7 @@ def test_what_a_policy_does_not_allow_is_one_line(build: Build) -> None:
         ),
         (
             policy_config(denoiser=WIDE),
-            {"numbers": "int8", "prefixing": "guided"},
+            {"precision": "int8", "prefixing": "guided"},
             "prefixing=guided differentiates the denoiser, and these numbers have no gradient;",
         ),
     ]
@@ -105,7 +111,7 @@ def test_what_a_policy_does_not_allow_is_one_line(build: Build) -> None:
         assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("choice", [{"sampling": "2"}, {"anchors": 0}, {"numbers": "fp32"}])
+@pytest.mark.parametrize("choice", [{"sampling": "2"}, {"anchors": 0}, {"precision": "fp32"}])
 def test_who_does_not_denoise_is_asked_for_nothing(choice: dict[str, Any]) -> None:
     (name,) = choice
     with pytest.raises(ValueError, match=f"{name}=.*: the arm does not denoise; leave {name} out"):

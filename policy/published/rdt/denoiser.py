@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from telic.policy.denoisers.denoiser import Context, Sizes
 from telic.policy.denoisers.rdt import Rdt, RdtConfig
-from telic.policy.diffusion.ddpm import Answer, Betas, Ddpm, DdpmConfig, timestep_sigmas
+from telic.policy.diffusion.ddpm import Betas, Ddpm, DdpmConfig, PredictionType, timestep_sigmas
 from telic.policy.diffusion.formulation import squared_error
 from telic.policy.diffusion.samplers import dpmpp_2m
 from telic.policy.diffusion.schedules import Spacing, discrete
@@ -32,7 +32,11 @@ BETAS = {
     "linear": Betas.linear,
     "scaled_linear": Betas.scaled_linear,
 }
-ANSWERS = {"sample": Answer.sample, "epsilon": Answer.epsilon, "v_prediction": Answer.v}
+PREDICTION_TYPES = {
+    "sample": PredictionType.sample,
+    "epsilon": PredictionType.epsilon,
+    "v_prediction": PredictionType.v_prediction,
+}
 LOSS_SEED = 3  # of the golden files' noise and timesteps
 
 
@@ -122,7 +126,7 @@ def answers(
     sigmas = timestep_sigmas(settings.betas, settings.num_timesteps)
     memory = network.denoiser.encode(network.context(inputs))
 
-    def answer(x: Tensor, sigma: Tensor) -> Tensor:
+    def network_output(x: Tensor, sigma: Tensor) -> Tensor:
         actions: Tensor = network.denoiser(x, sigma, memory).actions
         return actions
 
@@ -138,10 +142,10 @@ def answers(
         settings.num_timesteps,
     )
     start = inputs["x_T"] * (1 + levels[0].square()).sqrt()  # c_in of it is x_T, whatever abar is
-    sample = dpmpp_2m(lambda x, sigma: formulation.denoise(answer, x, sigma), start, levels)
+    sample = dpmpp_2m(lambda x, sigma: formulation.denoise(network_output, x, sigma), start, levels)
     return {
-        "denoiser_out": answer(action, sigmas[inputs["t"]]),
-        "loss": squared_error(answer(pair.network_input, sigma), pair.target).mean(),
+        "denoiser_out": network_output(action, sigmas[inputs["t"]]),
+        "loss": squared_error(network_output(pair.network_input, sigma), pair.target).mean(),
         "sample": sample * inputs["mask"],
     }
 
@@ -157,7 +161,7 @@ def formulation_of(config: Mapping[str, Any]) -> DdpmConfig:
     return DdpmConfig(
         num_timesteps=config["num_train_timesteps"],
         betas=_choice(BETAS, config, "beta_schedule"),
-        answer=_choice(ANSWERS, config, "prediction_type"),
+        prediction_type=_choice(PREDICTION_TYPES, config, "prediction_type"),
     )
 
 

@@ -1,7 +1,7 @@
 """Samplers over our formulations against diffusers' schedulers: same network, same noise.
 
 The network is fixed and not linear, and reads sigma. Theirs walk in variables of their own
-(scaled by sqrt(abar), by 1 - t, or not at all) and turn the network's answer into x0 themselves.
+(scaled by sqrt(abar), by 1 - t, or not at all) and turn what is predicted into x0 themselves.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from diffusers import (
 )
 from torch import Tensor
 
-from telic.policy.diffusion.ddpm import Answer, Betas, DdpmConfig, timestep_sigmas
+from telic.policy.diffusion.ddpm import Betas, DdpmConfig, PredictionType, timestep_sigmas
 from telic.policy.diffusion.edm import EdmConfig
 from telic.policy.diffusion.flow import FlowConfig
 from telic.policy.diffusion.formulation import Formulation, Network
@@ -32,9 +32,13 @@ from telic.policy.diffusion.sampling import Sampler, SamplingConfig, Schedule
 from telic.policy.diffusion.schedules import Spacing
 
 SHAPE = (4, 8, 3)
-PREDICTION = {Answer.sample: "sample", Answer.epsilon: "epsilon", Answer.v: "v_prediction"}
+PREDICTION = {
+    PredictionType.sample: "sample",
+    PredictionType.epsilon: "epsilon",
+    PredictionType.v_prediction: "v_prediction",
+}
 MULTISTEP = {Sampler.dpmpp_2m: "dpmsolver++", Sampler.dpmpp_2m_sde: "sde-dpmsolver++"}
-ANSWERS = pytest.mark.parametrize("answer", list(Answer))
+PREDICTION_TYPES = pytest.mark.parametrize("prediction", list(PredictionType))
 BETAS = pytest.mark.parametrize("betas", list(Betas))
 
 
@@ -45,10 +49,10 @@ def clean(x: Tensor, sigma: Tensor) -> Tensor:
     return torch.tanh(x @ mix + 0.3 * x.roll(1, 1) + 0.1 * level) + 0.1 * torch.sin(level + x)
 
 
-def ddpm_network(answer: Answer) -> Network:
+def ddpm_network(prediction: PredictionType) -> Network:
     """Return a network that sees sqrt(abar) (x0 + sigma noise) and answers x0, noise or v.
 
-    An x0 of size 1 behind every answer keeps samples at that size: an epsilon made up freely
+    An x0 of size 1 behind every prediction keeps samples at that size: an epsilon made up freely
     would leave them at that of sigma_max, where 1e-5 is less than float32 resolves.
     """
 
@@ -58,7 +62,11 @@ def ddpm_network(answer: Answer) -> Network:
         x0 = clean(x, sigma)
         noise = (x - kept * x0) / lost
         v = kept * noise - lost * x0
-        return {Answer.sample: x0, Answer.epsilon: noise, Answer.v: v}[answer]
+        return {
+            PredictionType.sample: x0,
+            PredictionType.epsilon: noise,
+            PredictionType.v_prediction: v,
+        }[prediction]
 
     return network
 
@@ -109,9 +117,9 @@ def theirs(
     for call, timestep in enumerate(scheduler.timesteps):
         scales = hasattr(scheduler, "scale_model_input")
         shown = scheduler.scale_model_input(x, timestep) if scales else x
-        answer = network(shown, levels[call : call + 1])
+        prediction = network(shown, levels[call : call + 1])
         random = {"generator": draw(call)} if "generator" in takes else {}
-        x = scheduler.step(answer, timestep, x, **settings, **random).prev_sample
+        x = scheduler.step(prediction, timestep, x, **settings, **random).prev_sample
     return x.double()
 
 
@@ -122,13 +130,13 @@ def discrete(sampler: Sampler, spacing: Spacing, betas: Betas, **settings: Any) 
     )
 
 
-def table(betas: Betas, answer: Answer, spacing: Spacing) -> dict[str, Any]:
+def table(betas: Betas, prediction: PredictionType, spacing: Spacing) -> dict[str, Any]:
     """Return the settings of a scheduler in their words."""
     return {
         "beta_schedule": "squaredcos_cap_v2" if betas is Betas.squared_cosine else betas.value,
         "beta_start": 1e-4,
         "beta_end": 0.02,
-        "prediction_type": PREDICTION[answer],
+        "prediction_type": prediction.value,
         "timestep_spacing": spacing.value.removeprefix("solver_"),
     }
 
@@ -143,59 +151,61 @@ def shrink(levels: Tensor) -> Tensor:
     return (1 + levels[0] ** 2).rsqrt()
 
 
-@ANSWERS
+@PREDICTION_TYPES
 @BETAS
 @pytest.mark.parametrize("spacing", [Spacing.leading, Spacing.trailing])
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
-def test_ddim(answer: Answer, betas: Betas, spacing: Spacing, eta: float) -> None:
+def test_ddim(prediction: PredictionType, betas: Betas, spacing: Spacing, eta: float) -> None:
     sampler = Sampler.euler if eta == 0 else Sampler.euler_ancestral
     sampling = discrete(sampler, spacing, betas, eta=eta)
-    scheduler = DDIMScheduler(**table(betas, answer, spacing), clip_sample=False)
+    scheduler = DDIMScheduler(**table(betas, prediction, spacing), clip_sample=False)
     scheduler.alphas_cumprod = kept(betas)
     scheduler.set_timesteps(10)
     levels = sampling.levels().double()
-    want = theirs(scheduler, ddpm_network(answer), levels, shrink(levels), eta=eta)
-    formulation = DdpmConfig(answer=answer, betas=betas).build()
-    got = ours(sampling, formulation, ddpm_network(answer), levels.dtype)
+    want = theirs(scheduler, ddpm_network(prediction), levels, shrink(levels), eta=eta)
+    formulation = DdpmConfig(prediction_type=prediction, betas=betas).build()
+    got = ours(sampling, formulation, ddpm_network(prediction), levels.dtype)
     assert torch.allclose(got, want, rtol=0, atol=1e-5)
 
 
-@ANSWERS
+@PREDICTION_TYPES
 @BETAS
-def test_ddpm(answer: Answer, betas: Betas) -> None:
+def test_ddpm(prediction: PredictionType, betas: Betas) -> None:
     sampling = discrete(Sampler.ddpm, Spacing.leading, betas)
-    scheduler = DDPMScheduler(**table(betas, answer, Spacing.leading), clip_sample=False)
+    scheduler = DDPMScheduler(**table(betas, prediction, Spacing.leading), clip_sample=False)
     scheduler.alphas_cumprod = kept(betas)
     scheduler.set_timesteps(10)
     levels = sampling.levels().double()
-    want = theirs(scheduler, ddpm_network(answer), levels, shrink(levels))
-    formulation = DdpmConfig(answer=answer, betas=betas).build()
-    got = ours(sampling, formulation, ddpm_network(answer), levels.dtype)
+    want = theirs(scheduler, ddpm_network(prediction), levels, shrink(levels))
+    formulation = DdpmConfig(prediction_type=prediction, betas=betas).build()
+    got = ours(sampling, formulation, ddpm_network(prediction), levels.dtype)
     assert torch.allclose(got, want, rtol=0, atol=1e-5)
 
 
-@ANSWERS
+@PREDICTION_TYPES
 @BETAS
 @pytest.mark.parametrize(
     "spacing", [Spacing.solver_leading, Spacing.solver_linspace, Spacing.trailing]
 )
 @pytest.mark.parametrize("sampler", list(MULTISTEP))
-def test_dpm_solver(answer: Answer, betas: Betas, spacing: Spacing, sampler: Sampler) -> None:
+def test_dpm_solver(
+    prediction: PredictionType, betas: Betas, spacing: Spacing, sampler: Sampler
+) -> None:
     sampling = discrete(sampler, spacing, betas)
-    if sampling.levels()[0] > 1e4 and answer is Answer.epsilon:
+    if sampling.levels()[0] > 1e4 and prediction is PredictionType.epsilon:
         pytest.skip("x0 = x - sigma noise: at sigma 2e4 their float32 is 1e-3 off")
     scheduler = DPMSolverMultistepScheduler(
-        **table(betas, answer, spacing), algorithm_type=MULTISTEP[sampler]
+        **table(betas, prediction, spacing), algorithm_type=MULTISTEP[sampler]
     )
     scheduler.set_timesteps(10)
     levels = sampling.levels()
-    want = theirs(scheduler, ddpm_network(answer), levels, shrink(levels))
-    formulation = DdpmConfig(answer=answer, betas=betas).build()
-    got = ours(sampling, formulation, ddpm_network(answer), levels.dtype)
+    want = theirs(scheduler, ddpm_network(prediction), levels, shrink(levels))
+    formulation = DdpmConfig(prediction_type=prediction, betas=betas).build()
+    got = ours(sampling, formulation, ddpm_network(prediction), levels.dtype)
     assert torch.allclose(got, want, rtol=0, atol=1e-5)
 
 
-@ANSWERS
+@PREDICTION_TYPES
 @BETAS
 @pytest.mark.parametrize(
     ("sampler", "kind"),
@@ -206,18 +216,20 @@ def test_dpm_solver(answer: Answer, betas: Betas, spacing: Spacing, sampler: Sam
     ],
     ids=["euler", "heun", "euler_ancestral"],
 )
-def test_schedulers_in_sigma(answer: Answer, betas: Betas, sampler: Sampler, kind: Any) -> None:
-    if kind is EulerAncestralDiscreteScheduler and answer is Answer.sample:
+def test_schedulers_in_sigma(
+    prediction: PredictionType, betas: Betas, sampler: Sampler, kind: Any
+) -> None:
+    if kind is EulerAncestralDiscreteScheduler and prediction is PredictionType.sample:
         pytest.skip("diffusers has no x0 prediction for this one")
     # from sigma 2e4, where cosine's other spacings begin, their float32 in sigma is 1e-3 off
     spacing = Spacing.leading if betas is Betas.squared_cosine else Spacing.trailing
-    scheduler = kind(**table(betas, answer, spacing))
+    scheduler = kind(**table(betas, prediction, spacing))
     scheduler.set_timesteps(10)
     levels = scheduler.sigmas  # Heun's come twice but for the first: once for each call
     sampling = SamplingConfig(sampler=sampler, sigmas=levels.unique().flip(0)[:-1].tolist())
-    want = theirs(scheduler, ddpm_network(answer), levels)
-    formulation = DdpmConfig(answer=answer, betas=betas).build()
-    got = ours(sampling, formulation, ddpm_network(answer), levels.dtype)
+    want = theirs(scheduler, ddpm_network(prediction), levels)
+    formulation = DdpmConfig(prediction_type=prediction, betas=betas).build()
+    got = ours(sampling, formulation, ddpm_network(prediction), levels.dtype)
     assert torch.allclose(got, want, rtol=0, atol=1e-5)
 
 

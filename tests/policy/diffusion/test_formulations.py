@@ -8,7 +8,13 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 
-from telic.policy.diffusion.ddpm import Answer, Betas, DdpmConfig, nearest_timestep, timestep_sigmas
+from telic.policy.diffusion.ddpm import (
+    Betas,
+    DdpmConfig,
+    PredictionType,
+    nearest_timestep,
+    timestep_sigmas,
+)
 from telic.policy.diffusion.edm import EdmConfig
 from telic.policy.diffusion.flow import FlowConfig, TimeDensity, sigma_of, time_of
 from telic.policy.diffusion.formulation import FormulationConfig, squared_error
@@ -17,9 +23,9 @@ CPU = torch.device("cpu")
 EVERY = [
     EdmConfig(),
     FlowConfig(),
-    *(DdpmConfig(answer=answer) for answer in Answer),
+    *(DdpmConfig(prediction_type=prediction) for prediction in PredictionType),
 ]
-NAMES = ["edm", "flow", *(f"ddpm-{answer.name}" for answer in Answer)]
+NAMES = ["edm", "flow", *(f"ddpm-{prediction.name}" for prediction in PredictionType)]
 
 
 @pytest.mark.parametrize("config", EVERY, ids=NAMES)
@@ -87,7 +93,7 @@ def test_nothing_below_the_lowest_sigma_is_drawn() -> None:
 def test_v_at_unit_data_is_edm() -> None:
     """v prediction and EDM with sigma_data = 1 have the same three factors, up to v's sign."""
     sigma = torch.logspace(-2, 2, 9)
-    v = DdpmConfig(answer=Answer.v).build().scalings(sigma)
+    v = DdpmConfig(prediction_type=PredictionType.v_prediction).build().scalings(sigma)
     edm = EdmConfig(sigma_data=1.0).build().scalings(sigma)
     assert torch.allclose(v.c_in, edm.c_in) and torch.allclose(v.c_skip, edm.c_skip)
     assert torch.allclose(v.c_out, -edm.c_out)
@@ -104,23 +110,27 @@ def test_timesteps_are_those_of_diffusers(betas: Betas) -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "name"),
-    [(Answer.sample, "sample"), (Answer.epsilon, "epsilon"), (Answer.v, "v_prediction")],
+    ("prediction", "name"),
+    [
+        (PredictionType.sample, "sample"),
+        (PredictionType.epsilon, "epsilon"),
+        (PredictionType.v_prediction, "v_prediction"),
+    ],
 )
-def test_training_pair_is_that_of_diffusers(answer: Answer, name: str) -> None:
+def test_training_pair_is_that_of_diffusers(prediction: PredictionType, name: str) -> None:
     scheduler = DDPMScheduler(
         1000, beta_schedule="squaredcos_cap_v2", prediction_type=name, clip_sample=False
     )
     clean, noise = torch.rand(5, 4, 2) - 0.5, torch.randn(5, 4, 2)
     timestep = torch.tensor([0, 10, 300, 700, 950])
     sigma = timestep_sigmas(Betas.squared_cosine, 1000)[timestep]
-    pair = DdpmConfig(answer=answer).build().training_pair(clean, noise, sigma)
+    pair = DdpmConfig(prediction_type=prediction).build().training_pair(clean, noise, sigma)
     noisy = scheduler.add_noise(clean, noise, timestep)
     want = {
-        Answer.sample: clean,
-        Answer.epsilon: noise,
-        Answer.v: scheduler.get_velocity(clean, noise, timestep),
-    }[answer]
+        PredictionType.sample: clean,
+        PredictionType.epsilon: noise,
+        PredictionType.v_prediction: scheduler.get_velocity(clean, noise, timestep),
+    }[prediction]
     assert torch.allclose(pair.network_input, noisy, atol=1e-5)
     assert torch.allclose(pair.target, want, atol=1e-5)
 
@@ -173,7 +183,7 @@ def test_times_have_the_moments_of_their_density(
 
 def test_loss_of_epsilon_is_the_weighted_error_of_the_denoised() -> None:
     """Mean (F - noise)^2 = (D - x0)^2 / sigma^2."""
-    formulation = DdpmConfig(answer=Answer.epsilon).build()
+    formulation = DdpmConfig(prediction_type=PredictionType.epsilon).build()
     clean, noise = torch.rand(4, 4, 2), torch.randn(4, 4, 2)
     sigma = torch.tensor([0.1, 0.5, 1.0, 5.0])
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from telic.policy.diffusion import samplers, schedules
-from telic.policy.diffusion.ddpm import Answer, DdpmConfig
+from telic.policy.diffusion.ddpm import DdpmConfig, PredictionType
 from telic.policy.diffusion.edm import EdmConfig
 from telic.policy.diffusion.flow import FlowConfig
 from telic.policy.diffusion.formulation import Formulation
@@ -152,7 +152,7 @@ def test_step_noise_is_given_and_used() -> None:
 FORMULATIONS: list[Formulation] = [
     EdmConfig().build(),
     FlowConfig().build(),
-    *(DdpmConfig(answer=answer).build() for answer in Answer),
+    *(DdpmConfig(prediction_type=prediction).build() for prediction in PredictionType),
 ]
 
 

@@ -17,12 +17,12 @@ from telic.policy.denoisers.mmdit import MmditConfig
 from telic.policy.denoisers.mode import ModeConfig
 from telic.policy.denoisers.rdt import RdtConfig
 from telic.policy.inference.precision import (
-    Numbers,
     PackedExperts,
     PackedLinear,
+    Precision,
     available,
-    number_format,
     packer,
+    precision_named,
     quantize,
     to_int8,
 )
@@ -32,11 +32,11 @@ from telic.policy.routing.token import TokenRoutingConfig
 
 CPU = torch.device("cpu")
 REST = {  # what a product may be off by, as a share of its size
-    Numbers.packed: 1e-6,
-    Numbers.bf16: 6e-3,
-    Numbers.fp16: 6e-4,
-    Numbers.int8: 1.5e-2,
-    Numbers.w8a8: 3e-2,
+    Precision.fp32_packed: 1e-6,
+    Precision.bf16: 6e-3,
+    Precision.fp16: 6e-4,
+    Precision.int8: 1.5e-2,
+    Precision.w8a8: 3e-2,
 }
 WIDE_CONFIGS: dict[str, DenoiserConfig] = {
     "mode": ModeConfig(width=256, num_layers=2, feed_forward=512, routing=NoiseRoutingConfig()),
@@ -49,44 +49,44 @@ WIDE_CONFIGS: dict[str, DenoiserConfig] = {
 }
 
 
-@pytest.fixture(params=sorted(REST, key=lambda numbers: numbers.value))
-def numbers(request: pytest.FixtureRequest) -> Numbers:
+@pytest.fixture(params=sorted(REST, key=lambda precision: precision.value))
+def precision(request: pytest.FixtureRequest) -> Precision:
     """Return each format but fp32, where this CPU has kernels for it."""
     if request.param not in available(CPU):
         pytest.skip(f"torch has no kernel for {request.param.value} here")
     return request.param
 
 
-def packed(linear: nn.Linear, numbers: Numbers) -> PackedLinear:
+def packed(linear: nn.Linear, precision: Precision) -> PackedLinear:
     """Return the map in that format."""
-    return PackedLinear(linear, packer(numbers, linear.weight.device))
+    return PackedLinear(linear, packer(precision, linear.weight.device))
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 14), (2, 67)])
-def test_products_are_close_token_by_token(numbers: Numbers, shape: tuple[int, int]) -> None:
+def test_products_are_close_token_by_token(precision: Precision, shape: tuple[int, int]) -> None:
     """Tokens and channels a thousand times larger than others do not drown those."""
     linear = nn.Linear(256, 512).requires_grad_(False)
     linear.weight *= torch.logspace(-1.5, 1.5, 512)[:, None]
     x = torch.randn(*shape, 256) * torch.logspace(-1.5, 1.5, shape[1])[:, None]
-    got, want = packed(linear, numbers)(x) - linear.bias, linear(x) - linear.bias
+    got, want = packed(linear, precision)(x) - linear.bias, linear(x) - linear.bias
     off = (got - want).reshape(-1, 512) / torch.logspace(-1.5, 1.5, 512)
     size = want.reshape(-1, 512) / torch.logspace(-1.5, 1.5, 512)
-    assert (off.norm(dim=1) < REST[numbers] * size.norm(dim=1) + 1e-5).all()
+    assert (off.norm(dim=1) < REST[precision] * size.norm(dim=1) + 1e-5).all()
 
 
-def test_large_equal_entries_do_not_overflow(numbers: Numbers) -> None:
+def test_large_equal_entries_do_not_overflow(precision: Precision) -> None:
     """Where a kernel adds 8-bit products in 16 bits, 255 * 127 twice is too much."""
     linear = nn.Linear(256, 256, bias=False).requires_grad_(False)
     linear.weight.fill_(0.5)
     x = torch.ones(2, 3, 256)
     x[..., 0] = -0.01
-    assert torch.allclose(packed(linear, numbers)(x), linear(x), rtol=0.02)
+    assert torch.allclose(packed(linear, precision)(x), linear(x), rtol=0.02)
 
 
-def test_nothing_in_gives_the_bias(numbers: Numbers) -> None:
+def test_nothing_in_gives_the_bias(precision: Precision) -> None:
     linear = nn.Linear(256, 256).requires_grad_(False)
     linear.weight[3] = 0
-    out = packed(linear, numbers)(torch.zeros(1, 2, 256))
+    out = packed(linear, precision)(torch.zeros(1, 2, 256))
     assert torch.allclose(out, linear.bias.expand(1, 2, -1), atol=1e-6)
 
 
@@ -100,7 +100,7 @@ def test_integers_are_the_nearest_in_each_row() -> None:
 @pytest.mark.parametrize("name", WIDE_CONFIGS)
 def test_large_matrices_of_the_blocks_are_replaced(
     name: str,
-    numbers: Numbers,
+    precision: Precision,
     build: Callable[[PolicyConfig], Policy],
     make_requests: Callable[..., Any],
 ) -> None:
@@ -109,7 +109,7 @@ def test_large_matrices_of_the_blocks_are_replaced(
     requests = make_requests(config)
     outside = {n for n, m in policy.denoiser.named_modules() if isinstance(m, nn.Linear)}
     want = policy.act_batch(requests)
-    quantize(policy.denoiser, numbers)
+    quantize(policy.denoiser, precision)
     kinds = {n: type(m) for n, m in policy.denoiser.named_modules()}
     replaced = {n for n, kind in kinds.items() if kind is PackedLinear}
     left = {n for n, kind in kinds.items() if kind is nn.Linear}
@@ -119,36 +119,36 @@ def test_large_matrices_of_the_blocks_are_replaced(
     assert (PackedExperts in kinds.values()) == name.startswith("mode")
     got = policy.act_batch(requests)
     off = np.array([a.actions - b.actions for a, b in zip(got, want, strict=True)])
-    assert np.sqrt((off**2).mean()) < {Numbers.packed: 1e-4}.get(numbers, 0.1)
+    assert np.sqrt((off**2).mean()) < {Precision.fp32_packed: 1e-4}.get(precision, 0.1)
     assert np.abs(off).max() > 0
 
 
 def test_fp32_is_as_in_the_checkpoint(build: Callable[[PolicyConfig], Policy]) -> None:
     denoiser = build(PolicyConfig(denoiser=WIDE_CONFIGS["mdt"])).denoiser
     before = list(denoiser.modules())
-    quantize(denoiser, number_format("fp32"))
+    quantize(denoiser, precision_named("fp32"))
     assert list(denoiser.modules()) == before
 
 
 def test_an_unknown_format_offers_the_near_one() -> None:
-    with pytest.raises(ValueError, match=r"numbers='w8a' is not one of .*did you mean w8a8\?"):
-        number_format("w8a")
+    with pytest.raises(ValueError, match=r"precision='w8a' is not one of .*did you mean w8a8\?"):
+        precision_named("w8a")
 
 
 def test_a_device_without_kernels_is_told() -> None:
-    assert Numbers.int8 not in available(torch.device("cuda"))
+    assert Precision.int8 not in available(torch.device("cuda"))
     with torch.device("meta"):
         linear = nn.Linear(256, 256)
-    with pytest.raises(ValueError, match=r"numbers=int8: torch .* has no kernel for it on meta; "):
-        packed(linear, Numbers.int8)
+    with pytest.raises(ValueError, match=r"precision=int8: torch .* has no kernel for it on meta"):
+        packed(linear, Precision.int8)
 
 
 def test_a_torch_without_fbgemm_has_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
     engines = type(torch.backends.quantized)
     monkeypatch.setattr(engines, "supported_engines", ["none", "qnnpack"])
-    assert not {Numbers.fp16, Numbers.w8a8} & set(available(torch.device("cpu")))
-    with pytest.raises(ValueError, match=r"numbers=w8a8: torch .* no kernel for it on cpu; .*int8"):
-        packed(nn.Linear(256, 256), Numbers.w8a8)
+    assert not {Precision.fp16, Precision.w8a8} & set(available(torch.device("cpu")))
+    with pytest.raises(ValueError, match=r"precision=w8a8: torch .* no kernel .*on cpu; .*int8"):
+        packed(nn.Linear(256, 256), Precision.w8a8)
 
 
 def test_small_denoisers_are_told_that_nothing_would_change(
@@ -156,16 +156,18 @@ def test_small_denoisers_are_told_that_nothing_would_change(
 ) -> None:
     denoiser = build(PolicyConfig()).denoiser
     before = list(denoiser.modules())
-    with pytest.raises(ValueError, match=r"numbers=packed: no matrix of the denoiser is 256 or m"):
-        quantize(denoiser, Numbers.packed)
+    with pytest.raises(
+        ValueError, match=r"precision=fp32_packed: no matrix of the denoiser is 256"
+    ):
+        quantize(denoiser, Precision.fp32_packed)
     assert list(denoiser.modules()) == before
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("numbers", [Numbers.bf16, Numbers.w8a8])
-def test_products_on_a_gpu(numbers: Numbers) -> None:
+@pytest.mark.parametrize("precision", [Precision.bf16, Precision.w8a8])
+def test_products_on_a_gpu(precision: Precision) -> None:
     linear = nn.Linear(256, 512, device="cuda").requires_grad_(False)
     for tokens in (1, 14, 67):
         x: Tensor = torch.randn(1, tokens, 256, device="cuda")
-        off = packed(linear, numbers)(x) - linear(x)
-        assert off.norm() < REST[numbers] * linear(x).norm()
+        off = packed(linear, precision)(x) - linear(x)
+        assert off.norm() < REST[precision] * linear(x).norm()

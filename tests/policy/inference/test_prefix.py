@@ -22,7 +22,7 @@ from telic.policy.diffusion.formulations import FORMULATIONS
 from telic.policy.diffusion.samplers import Denoise
 from telic.policy.diffusion.sampling import Sampler, SamplingConfig, preset
 from telic.policy.inference.plan import Plan
-from telic.policy.inference.precision import Numbers, quantize
+from telic.policy.inference.precision import Precision, quantize
 from telic.policy.inference.prefix import (
     PrefixConfig,
     Prefixing,
@@ -429,7 +429,7 @@ def test_where_nothing_can_guide_as_much_is_fixed_as_was_trained(
     config = policy_config(max_delay=2)
     config.denoiser = KINDS["mode"](width=256, num_layers=1, feed_forward=256)
     policy = build(config).eval()
-    quantize(policy.denoiser, Numbers.int8)
+    quantize(policy.denoiser, Precision.int8)
     late, fits = with_prefixes(policy, make_requests, [4, 2])
     with pytest.warns(UserWarning, match="no gradient to guide by, so only as many actions are"):
         chunks = policy.act_batch([late, fits])
@@ -476,7 +476,7 @@ def test_what_cannot_be_is_refused_in_one_line(build: Build, make_requests: Any)
     wide = build(
         replace(policy_config(), denoiser=KINDS["mode"](width=256, num_layers=1, feed_forward=256))
     ).eval()
-    quantize(wide.denoiser, Numbers.int8)
+    quantize(wide.denoiser, Precision.int8)
     wide.prefixer.use("guided")
 
     def ask(
@@ -499,7 +499,7 @@ def test_what_cannot_be_is_refused_in_one_line(build: Build, make_requests: Any)
         (ask(None, 1), r"inference_delay=1 must lie in 0..0, the actions of the prefix;"),
         (ask(3, -1), r"inference_delay=-1 must lie in 0..3"),
         (ask(3, 0, size=2), r"prefix: shape is \(3, 2\), expected \(None, 3\)"),
-        (ask(3, 1, policy=wide), "these numbers have no gradient; use numbers=fp32 or bf16"),
+        (ask(3, 1, policy=wide), "these numbers have no gradient; use precision=fp32 or bf16"),
         (
             ask(3, 0, spoil=lambda prefix: prefix.__setitem__((1, 2), np.inf)),
             r"request 0 .*: prefix.* not finite",
