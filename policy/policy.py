@@ -185,7 +185,7 @@ class Policy(nn.Module):
             return None
         count, horizon, _ = clean.shape
         mask = draw_fixed(self.config.prefix.max_delay, count, horizon, generator, clean.device)
-        return Fixed(mask, self.formulation.shown(clean.new_full((1,), CLEAN_SIGMA)))
+        return Fixed(mask, self.formulation.network_sigma(clean.new_full((1,), CLEAN_SIGMA)))
 
     def encode(self, batch: Mapping[str, Any], generator: torch.Generator | None = None) -> Context:
         """Return what a batch of windows, or of observations and goals, conditions the chunk on.

@@ -16,6 +16,11 @@ TENSORS: Final[Mapping[str, str]] = {
 # a setting below `policy.`, before and now; and its values, where these are called otherwise too
 SETTINGS: Final[Mapping[str, str]] = {"formulation.answer": "formulation.prediction_type"}
 VALUES: Final[Mapping[str, Mapping[str, str]]] = {"formulation.answer": {"v": "v_prediction"}}
+# parts of a tensor's name, before and now (RDT's blocks)
+PARTS: Final[Mapping[str, str]] = {
+    ".look.": ".cross_attention.",
+    ".look_norm.": ".cross_attention_norm.",
+}
 AVERAGED = "module."  # before the names of averaged weights
 
 
@@ -29,6 +34,8 @@ def _renamed(name: str) -> str:
     for before, now in TENSORS.items():
         if own.startswith(before):
             return name.removesuffix(own) + now + own.removeprefix(before)
+    for before, now in PARTS.items():
+        name = name.replace(before, now)
     return name
 
 

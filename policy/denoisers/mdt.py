@@ -36,10 +36,10 @@ from telic.policy.routing.routing import (
     Losses,
     NoiseLevels,
     add_losses,
-    enter,
-    feed,
-    leave,
+    apply_feed_forward,
+    mask_in,
     mask_of,
+    mask_out,
 )
 
 
@@ -276,13 +276,13 @@ class DecoderLayer(nn.Module):
         """Return the action tokens after this layer and the losses of its routing."""
         shift, scale, gate, shift_2, scale_2, gate_2 = modulation.unbind(1)
         channels = mask_of(self.feed_forward, x, route)
-        y = enter(x, channels)
+        y = mask_in(x, channels)
         attended = self.attention(torch.addcmul(shift, self.attention_norm(y), scale))
         y = y + gate * self.dropout(attended)
         y = y + self.dropout(self._read(self.memory_norm(y), keys, values, mask))
         shown = torch.addcmul(shift_2, self.forward_norm(y), scale_2)
-        hidden, losses = feed(self.feed_forward, shown, route)
-        return leave(y + gate_2 * hidden, x, channels), losses
+        hidden, losses = apply_feed_forward(self.feed_forward, shown, route)
+        return mask_out(y + gate_2 * hidden, x, channels), losses
 
     def _read(self, x: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
         """Return what each action gathers from the memory."""

@@ -39,10 +39,10 @@ from telic.policy.routing.routing import (
     Losses,
     NoiseLevels,
     add_losses,
-    enter,
-    feed,
-    leave,
+    apply_feed_forward,
+    mask_in,
     mask_of,
+    mask_out,
 )
 
 TIME_SCALE = 1000  # flow time as SD3's embedding reads it
@@ -241,7 +241,7 @@ class ActionLayer(nn.Module):
         Actions see the context's keys and each other. mask: the tokens to see, context first.
         """
         channels = mask_of(self.feed_forward, x, route)
-        y = enter(x, channels)
+        y = mask_in(x, channels)
         shift, scale, gate, shift_2, scale_2, gate_2 = modulation.unbind(1)
         shown = torch.addcmul(shift, self.attention_norm(y), scale)
         qkv = self.to_qkv(shown).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
@@ -250,5 +250,5 @@ class ActionLayer(nn.Module):
         keys, values = torch.cat([keys, k], 2), torch.cat([values, v.squeeze(0)], 2)
         y = y + gate * self.to_out(join_heads(attend(q, keys, values, mask=mask)))
         shown = torch.addcmul(shift_2, self.forward_norm(y), scale_2)
-        hidden, losses = feed(self.feed_forward, shown, route)
-        return leave(y + gate_2 * hidden, x, channels), losses
+        hidden, losses = apply_feed_forward(self.feed_forward, shown, route)
+        return mask_out(y + gate_2 * hidden, x, channels), losses

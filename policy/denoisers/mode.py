@@ -42,8 +42,8 @@ from telic.policy.routing.routing import (
     NoiseLevels,
     RoutingConfig,
     add_losses,
-    enter,
-    leave,
+    mask_in,
+    mask_out,
 )
 
 # Tokens of a prefix from which computing it apart is faster. It saves no operation, as sigma is in
@@ -240,11 +240,11 @@ class Block(nn.Module):
         past: keys and values of the tokens before x.
         """
         mask = self.routed.mask(x, route)
-        y = enter(x, mask)
+        y = mask_in(x, mask)
         y = y + self.attention(self.attention_norm(y) + embedding, past)
         y = self.routed_norm(y)
         routed, losses = self.routed(y, route)
-        return leave(y + routed, x, mask), losses
+        return mask_out(y + routed, x, mask), losses
 
     def remember(
         self,
@@ -261,11 +261,11 @@ class Block(nn.Module):
         reads what the `last` layer makes of them: it leaves them.
         """
         mask = self.routed.mask(x, route)
-        y = enter(x, mask)
+        y = mask_in(x, mask)
         shown = self.attention_norm(y) + embedding
         q, k, v = self.attention.heads(shown.view(-1, length, x.shape[-1]))
         if last:
             return x, (k, v)
         y = self.routed_norm(y + self.attention.gather(q, k, v).view_as(y))
         routed, _ = self.routed(y, route)
-        return leave(y + routed, x, mask), (k, v)
+        return mask_out(y + routed, x, mask), (k, v)

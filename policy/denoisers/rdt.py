@@ -44,10 +44,10 @@ from telic.policy.routing.routing import (
     Losses,
     NoiseLevels,
     add_losses,
-    enter,
-    feed,
-    leave,
+    apply_feed_forward,
+    mask_in,
     mask_of,
+    mask_out,
 )
 
 
@@ -149,7 +149,7 @@ class Rdt(Denoiser):
         """Return the tokens of rate and state, and every layer's keys and values."""
         tokens, masks = self._parts(context)
         layers = [
-            (cast(Block, block).look, layer % len(tokens))
+            (cast(Block, block).cross_attention, layer % len(tokens))
             for layer, block in enumerate(self.blocks)
         ]
         rate_hz = context.rate_hz
@@ -166,7 +166,7 @@ class Rdt(Denoiser):
         return Memory(
             prefix=torch.cat(prefix, 1) + self.positions[1 : 2 + self.sizes.num_states],
             context=torch.cat(tokens, 1),
-            keys_values=[look.keys_values(tokens[part]) for look, part in layers],
+            keys_values=[attention.keys_values(tokens[part]) for attention, part in layers],
             masks=[masks[part] for _, part in layers],
             action_mask=_entries(context.action_mask, actions),
         )
@@ -248,8 +248,8 @@ class Block(nn.Module):
         width = config.width
         self.attention_norm = config.norm.build(width)
         self.attention = NormedSelfAttention(width, config.num_heads, config.norm)
-        self.look_norm = config.norm.build(width)
-        self.look = NormedCrossAttention(width, config.num_heads, config.norm)
+        self.cross_attention_norm = config.norm.build(width)
+        self.cross_attention = NormedCrossAttention(width, config.num_heads, config.norm)
         self.forward_norm = config.norm.build(width)
         hidden = config.hidden_ratio * width
         self.feed_forward: nn.Module = (
@@ -267,11 +267,11 @@ class Block(nn.Module):
     ) -> tuple[Float[Tensor, "b t d"], Losses]:
         """Return the stream after this layer and the losses of its routing."""
         channels = mask_of(self.feed_forward, x, route)
-        y = enter(x, channels)
+        y = mask_in(x, channels)
         y = y + self.attention(self.attention_norm(y))
-        y = y + self.look(self.look_norm(y), *keys_values, mask)
-        hidden, losses = feed(self.feed_forward, self.forward_norm(y), route)
-        return leave(y + hidden, x, channels), losses
+        y = y + self.cross_attention(self.cross_attention_norm(y), *keys_values, mask)
+        hidden, losses = apply_feed_forward(self.feed_forward, self.forward_norm(y), route)
+        return mask_out(y + hidden, x, channels), losses
 
 
 class FeedForward(nn.Module):

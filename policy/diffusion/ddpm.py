@@ -60,7 +60,7 @@ class Ddpm(Formulation):
         sigmas = timestep_sigmas(config.betas, config.num_timesteps)
         self.lowest, self.highest = float(sigmas[0]), float(sigmas[-1])
 
-    def shown(self, sigma: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
+    def network_sigma(self, sigma: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
         """Return sigma; beyond the first and last timestep the network is given these.
 
         Schedules in sigma may go beyond (0.001 is below the first of each beta schedule), where a

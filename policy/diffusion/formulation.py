@@ -79,9 +79,9 @@ class Formulation(ABC):
         [B H], one for each action; it may come from the CPU to an x elsewhere."""
         sigma = sigma.to(x.device)
         c_skip, c_out, c_in = self.scalings(_beside_actions(sigma))
-        return c_skip * x + c_out * network(c_in * x, self.shown(sigma)).to(x.dtype)
+        return c_skip * x + c_out * network(c_in * x, self.network_sigma(sigma)).to(x.dtype)
 
-    def shown(self, sigma: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
+    def network_sigma(self, sigma: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
         """Return the noise levels that the network is given at sigma."""
         return sigma
 

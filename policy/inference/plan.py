@@ -44,7 +44,7 @@ class Plan:
         # not of inference mode: guidance differentiates through a step
         with torch.inference_mode(False), torch.no_grad():
             self.sigmas = schedule.to(next(denoiser.parameters()).device)
-            shown = formulation.shown(self.sigmas)
+            shown = formulation.network_sigma(self.sigmas)
             self._unfolded = [denoiser.level(sigma) for sigma in shown.split(1)]
             self.joined = denoiser.join(self._unfolded)
             self._levels = [denoiser.fold(level) for level in self._unfolded]
@@ -95,7 +95,7 @@ class Plan:
         """Return the level of actions without noise; few plans are asked for it."""
         with torch.inference_mode(False), torch.no_grad():
             clean = torch.full_like(self.sigmas[:1], CLEAN_SIGMA)
-            return self._denoiser.level(self._formulation.shown(clean))
+            return self._denoiser.level(self._formulation.network_sigma(clean))
 
     @property
     def _current(self) -> bool:

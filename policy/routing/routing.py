@@ -103,7 +103,7 @@ class RoutingConfig:
         return {}
 
 
-def feed(layer: nn.Module, x: Tensor, route: Any) -> tuple[Tensor, Losses]:
+def apply_feed_forward(layer: nn.Module, x: Tensor, route: Any) -> tuple[Tensor, Losses]:
     """Return what a block's feed-forward makes of x, and its losses; it may be the kind's own."""
     if isinstance(layer, RoutedLayer):
         fed: tuple[Tensor, Losses] = layer(x, route)
@@ -116,13 +116,13 @@ def mask_of(layer: nn.Module, x: Tensor, route: Any) -> Tensor | None:
     return layer.mask(x, route) if isinstance(layer, RoutedLayer) else None
 
 
-def enter(x: Tensor, mask: Tensor | None) -> Tensor:
+def mask_in(x: Tensor, mask: Tensor | None) -> Tensor:
     """Return what a block works on."""
     return x if mask is None else mask * x
 
 
-def leave(y: Tensor, x: Tensor, mask: Tensor | None) -> Tensor:
-    """Return the stream after a block that made y of `enter(x, mask)`."""
+def mask_out(y: Tensor, x: Tensor, mask: Tensor | None) -> Tensor:
+    """Return the stream after a block that made y of `mask_in(x, mask)`."""
     return y if mask is None else y + (1 - mask) * x
 
 

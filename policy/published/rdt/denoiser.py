@@ -212,20 +212,20 @@ def _published_names(config: RdtConfig) -> Iterator[tuple[str, list[str]]]:
         linears |= {
             f"{ours}.attention.to_qkv": f"{theirs}.attn.qkv",
             f"{ours}.attention.to_out": f"{theirs}.attn.proj",
-            f"{ours}.look.to_q": f"{theirs}.cross_attn.q",
-            f"{ours}.look.to_kv": f"{theirs}.cross_attn.kv",
-            f"{ours}.look.to_out": f"{theirs}.cross_attn.proj",
+            f"{ours}.cross_attention.to_q": f"{theirs}.cross_attn.q",
+            f"{ours}.cross_attention.to_kv": f"{theirs}.cross_attn.kv",
+            f"{ours}.cross_attention.to_out": f"{theirs}.cross_attn.proj",
             f"{ours}.feed_forward.expand": f"{theirs}.ffn.fc1",
             f"{ours}.feed_forward.contract": f"{theirs}.ffn.fc2",
         }
         norms |= {
             f"{ours}.attention_norm": f"{theirs}.norm1",
-            f"{ours}.look_norm": f"{theirs}.norm2",
+            f"{ours}.cross_attention_norm": f"{theirs}.norm2",
             f"{ours}.forward_norm": f"{theirs}.norm3",
             f"{ours}.attention.query_norm": f"{theirs}.attn.q_norm",
             f"{ours}.attention.key_norm": f"{theirs}.attn.k_norm",
-            f"{ours}.look.query_norm": f"{theirs}.cross_attn.q_norm",
-            f"{ours}.look.key_norm": f"{theirs}.cross_attn.k_norm",
+            f"{ours}.cross_attention.query_norm": f"{theirs}.cross_attn.q_norm",
+            f"{ours}.cross_attention.key_norm": f"{theirs}.cross_attn.k_norm",
         }
     for key, name in linears.items():
         yield f"{key}.weight", [f"{name}.weight"]

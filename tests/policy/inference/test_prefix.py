@@ -69,11 +69,11 @@ def fixed_of(rows: int) -> Tensor:
 
 def plainly(network: Denoiser, formulation: Formulation, memory: Any, fixed: Tensor) -> Denoise:
     """Return `denoise` as training sees it, each action with its own sigma."""
-    told = Fixed(fixed, formulation.shown(torch.tensor([CLEAN_SIGMA])))
+    told = Fixed(fixed, formulation.network_sigma(torch.tensor([CLEAN_SIGMA])))
 
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:
         def answer(y: Tensor, _: Tensor) -> Tensor:
-            return network(y, formulation.shown(sigma), memory, None, told).actions
+            return network(y, formulation.network_sigma(sigma), memory, None, told).actions
 
         return formulation.denoise(answer, x, torch.where(fixed, CLEAN_SIGMA, sigma))
 

@@ -21,7 +21,7 @@ from telic.policy.diffusion.ddpm import Betas, timestep_sigmas
 from telic.policy.policy import Policy
 from telic.policy.routing.dtr import DtrRoutingConfig, channel_masks, timesteps
 from telic.policy.routing.noise import NoiseRoutingConfig
-from telic.policy.routing.routing import NoiseLevels, RoutingConfig, add_losses, enter, leave
+from telic.policy.routing.routing import NoiseLevels, RoutingConfig, add_losses
 from telic.policy.routing.routings import ROUTINGS
 from telic.policy.routing.switch import SwitchRouting, SwitchRoutingConfig, jensen_shannon
 from telic.policy.routing.token import TokenLayer, TokenRoutingConfig, balance_loss
@@ -41,9 +41,9 @@ def levels(sigma: list[float]) -> NoiseLevels:
 
 def test_a_mask_leads_channels_around_the_block() -> None:
     x, mask = torch.randn(2, 3, D), torch.tensor([1.0, 0.0] * (D // 2))
-    out = leave(enter(x, mask) + 7, x, mask)
+    out = mask_out(mask_in(x, mask) + 7, x, mask)
     assert torch.allclose(out, x + 7)
-    assert enter(x, None) is x and leave(x, x, None) is x
+    assert mask_in(x, None) is x and mask_out(x, x, None) is x
 
 
 def test_losses_of_layers_add_up() -> None:
