@@ -13,7 +13,7 @@ import signal
 from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 from accelerate import Accelerator
@@ -24,6 +24,7 @@ from telic.configs.launch import launch
 from telic.datasets.lock import WriterLock
 from telic.datasets.windows import Windows
 from telic.policy.checkpoint import load_train_state, save_checkpoint
+from telic.policy.encoders.fields import Batch, rows_of
 from telic.policy.finetune import copy_language
 from telic.policy.inference.device import pick_device, supports_bf16
 from telic.policy.layers.tensors import load_exactly
@@ -156,7 +157,7 @@ def train_step(
     accelerator: Accelerator,
     model: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
-    batch: dict[str, Any],
+    batch: Batch,
     step: int,
 ) -> dict[str, float]:
     """Take optimizer step `step` on this process's rows of a global batch; return its record."""
@@ -167,7 +168,7 @@ def train_step(
     losses: list[LossTerms] = []
     for micro in range(config.accumulate):
         shard = accelerator.process_index * config.accumulate + micro
-        rows = {k: v[micro * shard_size : (micro + 1) * shard_size] for k, v in batch.items()}
+        rows = rows_of(batch, slice(micro * shard_size, (micro + 1) * shard_size))
         generator = seed_shard(config.seed, step, shard, accelerator.device)
         last = micro == config.accumulate - 1
         with nullcontext() if last else accelerator.no_sync(model):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import nn
 
 from telic.embodiment import Embodiment
+from telic.policy.encoders.fields import Batch
 from telic.policy.inference.prefix import Prefixer, Prefixing
 from telic.spec import ActionChunk, ActRequest, Array, ArraySpec, Interface, near_misses
 
@@ -63,9 +64,7 @@ class RequestBatcher:
         self._request_spec = replace(self._request_spec, interface=self.robots[robot])
         return self.robots[robot]
 
-    def collate(
-        self, requests: list[ActRequest], prefixer: Prefixer, denoiser: nn.Module
-    ) -> dict[str, Any]:
+    def collate(self, requests: list[ActRequest], prefixer: Prefixer, denoiser: nn.Module) -> Batch:
         """Return requests in the form of a batch of windows, on the CPU.
 
         Where one has a prefix, `prefix_fixed` and `prefix_pull` are what `Prefixer.choose` says.
@@ -78,12 +77,13 @@ class RequestBatcher:
             fixed, pull = prefixer.choose(
                 delays, lengths, self._request_spec.action_horizon, denoiser
             )
-            batch |= {"prefix_fixed": fixed, "prefix_pull": pull}
+            batch["prefix_fixed"], batch["prefix_pull"] = fixed, pull
         if self._embodiment is not None:
             names = ("state", "goal_state", "prefix")
-            arrays = {name: batch[name].numpy() for name in names if name in batch}
+            fields = cast(dict[str, Any], batch)
+            arrays = {name: fields[name].numpy() for name in names if name in fields}
             mapped = self._embodiment.into(arrays)
-            batch |= {k: torch.from_numpy(v) for k, v in mapped.items()}
+            fields |= {k: torch.from_numpy(v) for k, v in mapped.items()}
         return batch
 
     def split(
@@ -112,7 +112,7 @@ class RequestBatcher:
         ]
 
 
-def stack_requests(requests: Sequence[ActRequest], request_spec: RequestSpec) -> dict[str, Any]:
+def stack_requests(requests: Sequence[ActRequest], request_spec: RequestSpec) -> Batch:
     """Return `requests` in the form of a batch of windows, on the CPU.
 
     A goal that a request lacks is blank, and False in `goal_state_given`, `goal_images_given`
@@ -146,7 +146,7 @@ def stack_requests(requests: Sequence[ActRequest], request_spec: RequestSpec) ->
         batch["goal_images_given"] = torch.tensor([bool(goal.images) for goal in goals])
     if any(request.prefix is not None for request in requests):
         batch |= _prefixes(requests, request_spec)
-    return batch
+    return cast(Batch, batch)
 
 
 def _prefixes(requests: Sequence[ActRequest], request_spec: RequestSpec) -> dict[str, torch.Tensor]:

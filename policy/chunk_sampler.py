@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import cast
 
 import torch
 from jaxtyping import Bool, Float
@@ -18,6 +18,7 @@ from telic.policy.denoisers.denoiser import Context, Denoiser
 from telic.policy.diffusion.formulation import Formulation
 from telic.policy.diffusion.samplers import Denoise
 from telic.policy.diffusion.sampling import SamplingConfig, first_non_finite
+from telic.policy.encoders.fields import Batch
 from telic.policy.encoders.normalizer import Normalizer
 from telic.policy.inference.plan import Plan
 from telic.policy.inference.prefix import Prefix
@@ -40,7 +41,7 @@ class ChunkInputs:
     noise: Tensor
     gumbel_noise: Tensor | None = None
     prefix: Prefix | None = None
-    anchored: Mapping[str, Tensor] = field(default_factory=dict)
+    anchored: Batch = field(default_factory=Batch)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -124,6 +125,12 @@ class _Start:
     prefix: Prefix | None
 
 
+def _anchored(batch: Batch) -> Batch:
+    """The fields of a batch that anchors read."""
+    fields = cast(Mapping[str, Tensor], batch)
+    return cast(Batch, {name: fields[name] for name in ANCHORED if name in fields})
+
+
 def mask_slots(slots: Bool[Tensor, "b a"] | None, actions: Tensor) -> Tensor:
     """Return actions [... B H A] with 0 outside of slots; None: as they are."""
     return actions if slots is None else actions * slots.unsqueeze(1)
@@ -160,7 +167,7 @@ class ChunkSampler:
 
     def sample_chunk(
         self,
-        batch: Mapping[str, Any],
+        batch: Batch,
         context: Context,
         sampling: SamplingConfig,
         start: StartConfig,
@@ -185,11 +192,11 @@ class ChunkSampler:
             noise=noise,
             gumbel_noise=gumbel_noise,
             prefix=self._prefix(batch),
-            anchored={name: batch[name] for name in ANCHORED if name in batch},
+            anchored=_anchored(batch),
         )
         return self._normalizer.unnormalize(sample(inputs))
 
-    def _prefix(self, batch: Mapping[str, Any]) -> Prefix | None:
+    def _prefix(self, batch: Batch) -> Prefix | None:
         """Return what the chunks go on from, None where none does."""
         fixed, pull = batch.get("prefix_fixed"), batch.get("prefix_pull")
         if fixed is None and pull is None:

@@ -16,6 +16,7 @@ from telic.policy.batch import RequestSpec
 from telic.policy.config import PolicyConfig
 from telic.policy.denoisers.denoiser import Context, Denoiser
 from telic.policy.encoders.condition_dropout import NOTHING_HIDDEN, hide, hide_frames
+from telic.policy.encoders.fields import Batch, camera_images
 from telic.policy.encoders.goals import GoalEncoder, GoalTokens, word_mask
 from telic.policy.encoders.images import ImageEncoder
 from telic.policy.encoders.state import StateEncoder, StateTokens
@@ -65,7 +66,7 @@ class Conditioner(nn.Module):
         self.request_spec = _request_spec(config, interface, self.cameras, goal_cameras)
 
     def condition(
-        self, batch: Mapping[str, Any], rate_hz: float, generator: torch.Generator | None = None
+        self, batch: Batch, rate_hz: float, generator: torch.Generator | None = None
     ) -> Context:
         """The context of a batch of windows, or of observations and goals.
 
@@ -73,23 +74,20 @@ class Conditioner(nn.Module):
         """
         return self.context(batch, self.goals(batch, generator), generator, rate_hz)
 
-    def goals(
-        self, batch: Mapping[str, Any], generator: torch.Generator | None = None
-    ) -> GoalTokens:
+    def goals(self, batch: Batch, generator: torch.Generator | None = None) -> GoalTokens:
         """Return the token of each kind of goal; ValueError where the batch lacks something."""
         if missing := [name for name in self.request_spec.fields if name not in batch]:
             raise ValueError(
                 f"the windows have no {missing[0]}, which the policy reads; data.cameras "
                 "and data.goal say what windows hold"
             )
-        goals = dict(batch)
         if self.config.goal.state:
-            goals["goal_state"] = self._features(batch, "goal_state")
-        return self.goal_encoder.tokens(goals, generator)
+            batch = {**batch, "goal_state": self._features(batch, batch["goal_state"])}
+        return self.goal_encoder.tokens(batch, generator)
 
     def context(
         self,
-        batch: Mapping[str, Any],
+        batch: Batch,
         goals: GoalTokens,
         generator: torch.Generator | None,
         rate_hz: float,
@@ -102,7 +100,7 @@ class Conditioner(nn.Module):
         images = state = goal[:, :0]
         dropout = self.config.condition_dropout if self.goal_encoder.training else NOTHING_HIDDEN
         if self.image_encoder is not None:
-            frames = {camera: batch[f"image/{camera}"] for camera in self.image_encoder.cameras}
+            frames = camera_images(batch, "image", self.image_encoder.cameras)
             if dropout.images:
                 colours = {camera: tower.mean for camera, tower in self.towers.items()}
                 frames = hide_frames(frames, colours, dropout.images, generator)
@@ -110,10 +108,10 @@ class Conditioner(nn.Module):
             sentences = self.goal_encoder.sentences(batch) if conditioned else None
             images = self.image_encoder(frames, generator, sentences)
         if self.config.use_state:
-            state = self._features(batch, "state")
+            state = self._features(batch, batch["state"])
             if dropout.state:
-                mean = {**batch, "state": self.state_features.mean.expand_as(batch["state"])}
-                state = hide(state, self._features(mean, "state"), dropout.state, generator)
+                mean = self._features(batch, self.state_features.mean.expand_as(batch["state"]))
+                state = hide(state, mean, dropout.state, generator)
         if self.state_encoder is not None:
             state = self.state_encoder(state)
         rates = batch.get("rate_hz")
@@ -132,17 +130,17 @@ class Conditioner(nn.Module):
             rate_hz=hide(rates, 0.0, dropout.rate, generator),
         )
 
-    def _features(self, batch: Mapping[str, Any], name: str) -> Tensor:
-        """Return a field of states as the network sees it, 0 in slots not in use."""
-        state = self.state_features(batch[name])
+    def _features(self, batch: Batch, state: Tensor) -> Tensor:
+        """The features of states [B P] or [B O P], 0 in slots not in use."""
+        features: Tensor = self.state_features(state)
         slots = batch.get("state_slots")
         if slots is None:
-            return state
-        return state * (slots if state.ndim == 2 else slots.unsqueeze(1))
+            return features
+        return features * (slots if features.ndim == 2 else slots.unsqueeze(1))
 
     def encoded(
         self,
-        batch: Mapping[str, Any],
+        batch: Batch,
         goals: GoalTokens,
         context: Context,
         memory: Any,

@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -23,6 +23,7 @@ from telic.policy.config import PolicyConfig
 from telic.policy.denoisers.denoiser import Context, DenoiserConfig, Fixed, Sizes
 from telic.policy.diffusion.formulation import CLEAN_SIGMA, squared_error
 from telic.policy.diffusion.sampling import SamplingConfig
+from telic.policy.encoders.fields import Batch, to_device
 from telic.policy.inference.plan import Plan
 from telic.policy.inference.prefix import Prefixer, draw_fixed, show_fixed
 from telic.policy.inference.truncated import StartConfig, Truncated
@@ -135,11 +136,11 @@ class Policy(nn.Module):
         self.config.anchors.require(start)
         self.start = start
 
-    def forward(self, batch: Mapping[str, Any], generator: torch.Generator) -> LossTerms:
+    def forward(self, batch: Batch, generator: torch.Generator) -> LossTerms:
         """Return `loss`; the name by which wrappers such as DDP call it."""
         return self.loss(batch, generator)
 
-    def loss(self, batch: Mapping[str, Any], generator: torch.Generator) -> LossTerms:
+    def loss(self, batch: Batch, generator: torch.Generator) -> LossTerms:
         """Return the training loss of a batch of windows.
 
         batch: `state` [B O P] and `action` [B H A] in physical units, `action_mask` bool [B H],
@@ -187,7 +188,7 @@ class Policy(nn.Module):
         mask = draw_fixed(self.config.prefix.max_delay, count, horizon, generator, clean.device)
         return Fixed(mask, self.formulation.network_sigma(clean.new_full((1,), CLEAN_SIGMA)))
 
-    def encode(self, batch: Mapping[str, Any], generator: torch.Generator | None = None) -> Context:
+    def encode(self, batch: Batch, generator: torch.Generator | None = None) -> Context:
         """Return what a batch of windows, or of observations and goals, conditions the chunk on.
 
         batch: as `loss` takes it, without actions. `generator` draws what training augments and
@@ -200,9 +201,7 @@ class Policy(nn.Module):
         return None if self.config.train_padding else slots
 
     @torch.no_grad()
-    def predict(
-        self, batch: Mapping[str, Any], generator: torch.Generator
-    ) -> Float[Tensor, "b h a"]:
+    def predict(self, batch: Batch, generator: torch.Generator) -> Float[Tensor, "b h a"]:
         """Return sampled actions for a batch of windows, in physical units, within bounds (the
         unified space has none, and 0 in slots not in use)."""
         shape = (len(batch["state"]), self.action_horizon, self.action_dim)
@@ -221,9 +220,7 @@ class Policy(nn.Module):
         return actions if low is None and high is None else actions.clamp(low, high)
 
     @torch.no_grad()
-    def predict_future(
-        self, batch: Mapping[str, Any], generator: torch.Generator
-    ) -> dict[str, Tensor]:
+    def predict_future(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         """Return by camera what a batch of windows will look like `data.future_steps` ahead.
 
         Pictures u8 [B side side 3], or features f32 [B n C], as `policy.future.target` says.
@@ -270,7 +267,7 @@ class Policy(nn.Module):
         if not requests:
             return []
         batch = self._batcher.collate(requests, self.prefixer, self.denoiser)
-        batch = {k: v.to(self.device) if torch.is_tensor(v) else v for k, v in batch.items()}
+        batch = to_device(batch, self.device)
         noise = unit_noise(
             requests, (self.action_horizon, self.action_dim), self.sampling.num_draws
         )
@@ -345,9 +342,7 @@ class Policy(nn.Module):
             return math.inf
         return self.truncated.sigma_trunc
 
-    def _sample(
-        self, batch: Mapping[str, Any], noise: Tensor, gumbel_noise: Tensor | None
-    ) -> Tensor:
+    def _sample(self, batch: Batch, noise: Tensor, gumbel_noise: Tensor | None) -> Tensor:
         """Return actions in physical units; float32 whatever autocast says, dropout off.
 
         noise, gumbel_noise: as in `ChunkInputs`.

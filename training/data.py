@@ -17,6 +17,7 @@ from telic.datasets.sampler import BatchSampler
 from telic.datasets.store import EpisodeStore
 from telic.datasets.windows import WindowConfig, Windows, split_episodes
 from telic.embodiment import Space
+from telic.policy.encoders.fields import Batch, to_device
 from telic.policy.policy import Policy
 from telic.spec import Array
 from telic.training.config import TrainConfig
@@ -63,7 +64,7 @@ def open_windows(config: TrainConfig) -> tuple[Windows, Windows | None]:
 
 def batches_from(
     config: TrainConfig, windows: Windows, accelerator: Accelerator, position: int
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[Batch]:
     """Yield this process's rows of each global batch, from batch `position` on, on its device."""
     share = config.data.labelled_share
     labelled = None if share is None else windows.labelled()
@@ -91,27 +92,22 @@ def batches_from(
         pin_memory=accelerator.device.type == "cuda",
     )
     for batch in loader:
-        yield _to_device(batch, accelerator.device)
+        yield to_device(batch, accelerator.device, wait=False)
 
 
-def _to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    return {
-        k: v.to(device, non_blocking=True) if torch.is_tensor(v) else v for k, v in batch.items()
-    }
-
-
-def _to_torch(batch: dict[str, Any]) -> dict[str, Any]:
-    return {k: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for k, v in batch.items()}
+def _to_torch(windows: dict[str, Any]) -> Batch:
+    batch = {k: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for k, v in windows.items()}
+    return cast(Batch, batch)
 
 
 def held_out_batches(
     config: TrainConfig, windows: Windows, device: torch.device
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[Batch]:
     """Yield `data.held_out_windows` of the windows, drawn by the seed, in batches on `device`."""
     count = min(len(windows), config.data.held_out_windows)
     indices = np.random.default_rng(config.seed).choice(len(windows), count, replace=False)
     for rows in np.array_split(indices, math.ceil(count / config.batch_size)):
-        yield _to_device(_to_torch(windows.batch(rows)), device)
+        yield to_device(_to_torch(windows.batch(rows)), device, wait=False)
 
 
 def prime_embeddings(policy: Policy | RobomimicPolicy, stores: Sequence[EpisodeStore]) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 
 from telic.policy.diffusion.formulation import mean_entry
+from telic.policy.encoders.fields import Batch
 from telic.policy.objectives.objective import LossTerms
 from telic.policy.policy import Policy
 from telic.training.seeding import seed_shard
@@ -21,7 +21,7 @@ class NonFiniteLoss(ValueError):
 
 @torch.no_grad()
 def held_out_errors(
-    policy: Policy, batches: Iterable[dict[str, Any]], accelerator: Accelerator, seed: int
+    policy: Policy, batches: Iterable[Batch], accelerator: Accelerator, seed: int
 ) -> dict[str, float]:
     """Return `held_out_loss` and `held_out_action_error` of `policy` over `batches`.
 
@@ -45,7 +45,7 @@ def held_out_errors(
     }
 
 
-def non_finite(step: int, batch: dict[str, Any], losses: list[LossTerms]) -> NonFiniteLoss:
+def non_finite(step: int, batch: Batch, losses: list[LossTerms]) -> NonFiniteLoss:
     """Return the error for `step`, naming the sigmas and episodes it happened on."""
     per_sample = torch.cat([terms.per_sample.detach().float().cpu() for terms in losses])
     sigma = torch.cat([terms.sigma.detach().float().cpu() for terms in losses])

@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from telic.policy.encoders.fields import Batch, camera_images
 from telic.policy.encoders.images import ImageConfig, ImageEncoder
 from telic.policy.encoders.language import LanguageConfig, WordEncoder
 from telic.policy.encoders.state import StateEncoder
@@ -123,14 +124,12 @@ class GoalEncoder(nn.Module):
             self.state_in = StateEncoder(state_dim, width)
 
     def forward(
-        self, batch: Mapping[str, Any], generator: torch.Generator | None = None
+        self, batch: Batch, generator: torch.Generator | None = None
     ) -> Float[Tensor, "b g d"]:
         """Return the goal token of each sample: `tokens`, mixed."""
         return self.mix(self.tokens(batch, generator), generator)
 
-    def tokens(
-        self, batch: Mapping[str, Any], generator: torch.Generator | None = None
-    ) -> GoalTokens:
+    def tokens(self, batch: Batch, generator: torch.Generator | None = None) -> GoalTokens:
         """Return the token of each kind of goal; each tower runs once.
 
         `batch` has, as configured, `text` (list of str, "" for none), `goal_image/<camera>` u8
@@ -147,14 +146,15 @@ class GoalEncoder(nn.Module):
             tokens.append(self.text_in(self._hide_elements(vectors, generator)))
             given.append(torch.tensor([text != "" for text in batch["text"]], device=device))
         if self.config.images:
-            images = {c: batch[f"goal_image/{c}"].unsqueeze(1) for c in self.image_in.cameras}
-            shown = _given(batch, "goal_images_given", next(iter(images.values())))
+            pictures_of = camera_images(batch, "goal_image", self.image_in.cameras)
+            images = {camera: frame.unsqueeze(1) for camera, frame in pictures_of.items()}
+            shown = _given(batch.get("goal_images_given"), next(iter(images.values())))
             token, pictures = self._seen(images, shown, generator)
             tokens.append(token)
             given.append(shown)
         if self.config.state:
             tokens.append(self.state_in(batch["goal_state"].unsqueeze(1)).squeeze(1))
-            given.append(_given(batch, "goal_state_given", tokens[-1]))
+            given.append(_given(batch.get("goal_state_given"), tokens[-1]))
         return GoalTokens(
             self.config.modalities,
             torch.stack(tokens, 1),
@@ -192,7 +192,7 @@ class GoalEncoder(nn.Module):
         weight = shown / shown.sum(1, keepdim=True).clamp_min(1)
         return (goals.tokens * weight.unsqueeze(-1)).sum(1, keepdim=True)
 
-    def sentences(self, batch: Mapping[str, Any]) -> Float[Tensor, "b s"]:
+    def sentences(self, batch: Batch) -> Float[Tensor, "b s"]:
         """Return the text tower's own vectors of the goals' sentences, nothing hidden."""
         assert self.language is not None
         return self.language(batch["text"], next(self.text_in.parameters()).device)
@@ -245,8 +245,8 @@ def keep(
     return torch.rand(shape, generator=generator, device=device) >= dropout
 
 
-def _given(batch: Mapping[str, Any], key: str, tokens: Tensor) -> Tensor:
-    given = batch.get(key)
+def _given(given: Tensor | None, tokens: Tensor) -> Tensor:
+    """The rows that hold a goal, bool [B]; None: all."""
     if given is None:
         return torch.ones(len(tokens), dtype=torch.bool, device=tokens.device)
     return torch.as_tensor(given, device=tokens.device)

@@ -12,15 +12,15 @@ B samples, K anchors, M of them denoised, H actions of A numbers, N latent token
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from telic.policy.encoders.fields import Batch
 from telic.policy.objectives.alignment import LatentPool
 from telic.policy.objectives.anchors import AnchorSet, relative_columns
 from telic.policy.objectives.objective import Encoded, Objective, ObjectiveConfig, ObjectiveContext
@@ -192,7 +192,7 @@ class Truncated(Objective):
         out: Tensor = self.to_scores(self.pool(latent))
         return out
 
-    def origin(self, batch: Mapping[str, Any]) -> Float[Tensor, "b 1 a"]:
+    def origin(self, batch: Batch) -> Float[Tensor, "b 1 a"]:
         """Return what anchors are relative to, as normalised actions: 0, or the newest state."""
         state = batch["state"][:, -1].float()[:, self.columns.clamp_min(0)]
         place = (state - self.normalizer.center) / self.normalizer.scale
@@ -218,7 +218,7 @@ class Truncated(Objective):
     def starts(
         self,
         latent: Float[Tensor, "b n d"],
-        batch: Mapping[str, Any],
+        batch: Batch,
         start: StartConfig,
         gumbel_noise: Float[Tensor, "b k"] | None = None,
     ) -> Starts:
@@ -252,7 +252,7 @@ class Truncated(Objective):
         self,
         starts: Starts,
         denoised: Float[Tensor, "b m h a"],
-        batch: Mapping[str, Any],
+        batch: Batch,
     ) -> Float[Tensor, "b h a"]:
         """Return of each sample's M chunks the one with the best score.
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from telic.policy.diffusion.edm import EdmConfig
 from telic.policy.diffusion.formulation import squared_error
 from telic.policy.diffusion.sampling import SamplingConfig
+from telic.policy.encoders.fields import Batch, camera_images
 from telic.policy.encoders.towers import VisionTower
 from telic.policy.layers.blocks import ScaledBlock
 from telic.policy.layers.norms import RMSNorm
@@ -139,9 +140,10 @@ class Future(Objective):
             views = tuple(self._picture(view) for view in views)
         return dict(zip(self.cameras, views, strict=True))
 
-    def current(self, batch: Mapping[str, Any]) -> list[Tensor]:
+    def current(self, batch: Batch) -> list[Tensor]:
         """Return the cameras' newest frames, u8 [B h w 3] each."""
-        return [batch[f"image/{camera}"][:, -1] for camera in self.cameras]
+        images = camera_images(batch, "image", self.cameras)
+        return [frames[:, -1] for frames in images.values()]
 
     @torch.no_grad()
     def tokens(

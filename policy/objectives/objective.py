@@ -10,12 +10,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
+from telic.policy.encoders.fields import Batch, camera_images
 from telic.policy.encoders.goals import GoalTokens
 from telic.policy.encoders.normalizer import Normalizer
 from telic.policy.encoders.towers import VisionTower
@@ -71,7 +72,7 @@ class Encoded:
     sentence's vector.
     """
 
-    batch: Mapping[str, Any]
+    batch: Batch
     goals: GoalTokens
     latent: Tensor
     latent_of: Callable[[Tensor], Tensor]
@@ -87,14 +88,14 @@ class Objective(nn.Module, ABC):
         """Return the loss, not weighted; everything random is drawn from `generator`."""
 
 
-def future_frames(batch: Mapping[str, Any], cameras: Sequence[str]) -> list[UInt8[Tensor, ...]]:
+def future_frames(batch: Batch, cameras: Sequence[str]) -> list[UInt8[Tensor, ...]]:
     """Return the cameras' future frames, u8 [B h w 3] each; ValueError where there are none."""
     for camera in cameras:
         if f"future_image/{camera}" not in batch:
             raise ValueError(
                 f"the windows have no future_image/{camera}; set future_steps of their config"
             )
-    return [batch[f"future_image/{camera}"] for camera in cameras]
+    return list(camera_images(batch, "future_image", cameras).values())
 
 
 @dataclass(kw_only=True, slots=True)

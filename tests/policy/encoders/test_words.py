@@ -148,9 +148,8 @@ def test_who_cannot_read_words_says_so(interface: Interface, stats: Any) -> None
     with pytest.raises(ValueError, match="kind mdt takes one for a goal; use policy=rdt"):
         Policy(PolicyConfig(denoiser=MdtConfig(), goal=goal), interface, stats)
     with pytest.raises(ValueError, match=r"policy.foresight takes one for a goal"):
-        PolicyConfig(denoiser=RDT, goal=goal, foresight=ForesightConfig(weight=1.0)).build(
-            interface, stats
-        )
+        config = PolicyConfig(denoiser=RDT, goal=goal, foresight=ForesightConfig(weight=1.0))
+        Policy(config, interface, stats)
     with pytest.raises(ValueError, match=r"switch policy.goal.images and state off"):
         GoalConfig(language=LANGUAGE, state=True)
     with pytest.raises(ValueError, match="max_words=0 must be at least 1"):
