@@ -67,14 +67,15 @@ class RecipeConfig:
     collection of one store and `collect.KEY=VALUE` to that of each.
     """
 
-    out: str = ""
+    out: str = ""  # folder of all that the recipe writes
     collect: dict[str, list[str]] = field(default_factory=dict)  # store -> what makes it
-    train: list[str] = field(default_factory=list)
-    evaluate: list[str] = field(default_factory=list)
-    samplings: list[str] = field(default_factory=lambda: ["10", "2"])  # denoising steps
-    control_task: str | None = None  # None: no control run
-    control_sampling: str = "2"
-    control_s: float = 10.0
+    train: list[str] = field(default_factory=list)  # what train-policy is given
+    evaluate: list[str] = field(default_factory=list)  # what evaluate-policy is given
+    # denoising steps, one evaluation each
+    samplings: list[str] = field(default_factory=lambda: ["10", "2"])
+    control_task: str | None = None  # task of the control run; None: no control run
+    control_sampling: str = "2"  # denoising steps of the control run
+    control_s: float = 10.0  # length of the control run
     more: dict[str, list[str]] = field(default_factory=dict)  # what a command line adds, by stage
 
     def __post_init__(self) -> None:

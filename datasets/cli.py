@@ -6,6 +6,7 @@ import argparse
 import re
 import sys
 from collections.abc import Sequence
+from importlib import metadata
 from itertools import islice
 from pathlib import Path
 from typing import NoReturn
@@ -20,6 +21,10 @@ from telic.datasets.store import EpisodeStore, require_there
 from telic.spec import near_misses
 
 FINDINGS_SHOWN = 50
+EXAMPLES = """examples:
+  demo-store info runs/demo/demos.zarr
+  demo-store validate runs/demo/demos.zarr
+  demo-store convert lift.hdf5 runs/lift.zarr --instruction "lift the cube" """
 
 
 class Parser(argparse.ArgumentParser):
@@ -49,7 +54,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _parser() -> Parser:
-    parser = Parser(prog="demo-store", description=__doc__)
+    parser = Parser(
+        prog="demo-store",
+        description="Look at an episode store, check it, convert it.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--version", action="version", version=f"%(prog)s {metadata.version('telic')}"
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="info|validate|convert")
     info = commands.add_parser("info", help="fields, statistics, tasks and size of a store")
     info.add_argument("store", type=Path)

@@ -26,14 +26,15 @@ class ProtocolSettings:
 
     protocol: str = "tasks"  # any tasks; mtlc: PlayTable's 34; lh_mtlc: chains of five in a row
     tasks: list[str] = field(default_factory=lambda: ["mt10"])  # names, ids or tags
-    episodes_per_task: int = 10
+    episodes_per_task: int = 10  # episodes of each task
     seed: int = 200_000  # of each task's first episode; training uses others
     max_steps: int | None = None  # for one goal; None: the protocol's own (tasks 200, else 360)
+    # which of a task's sentences the episodes are given
     instructions: Phrasings = Phrasings.canonical
     state: StateChoice = StateChoice.full  # what the environments show, as in collect-demos
     env: str | None = None  # the family that mtlc and lh_mtlc run; None: playtable
     num_chains: int = 1000  # the first so many of the evaluation chains
-    scene: str = "D"
+    scene: str = "D"  # PlayTable's scene: A, B, C or D
     language_file: str | None = None  # yaml of task -> sentences; None: our held-out ones
 
 

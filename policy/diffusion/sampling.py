@@ -62,16 +62,16 @@ _SCHEDULES: dict[Schedule, Callable[[SamplingConfig], Tensor]] = {
 class SamplingConfig:
     """Ten steps by default, the published schedule. `sigmas`, where given, replace the schedule."""
 
-    sampler: Sampler = Sampler.euler
+    sampler: Sampler = Sampler.euler  # the loop over sigmas
     eta: float = 1.0  # of euler_ancestral and dpmpp_2m_sde: 0 adds no noise, 1 all of the SDE's
-    schedule: Schedule = Schedule.exponential
-    steps: int = 10
+    schedule: Schedule = Schedule.exponential  # how sigmas are spaced
+    steps: int = 10  # denoising steps of a chunk
     sigma_min: float = 0.001  # of exponential, karras, linear: the last before 0
     sigma_max: float = 80.0  # of these and flow: the first
     shift: float = 1.0  # of flow; SD3's is 3
     spacing: Spacing = Spacing.solver_linspace  # of timesteps; the defaults are RDT's
-    betas: Betas = Betas.squared_cosine
-    num_timesteps: int = 1000
+    betas: Betas = Betas.squared_cosine  # of timesteps: how beta grows
+    num_timesteps: int = 1000  # of timesteps: their number, T
     sigmas: list[float] | None = None  # falling, without the final 0, such as [5.0, 0.5]
 
     def __post_init__(self) -> None:

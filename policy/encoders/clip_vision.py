@@ -20,8 +20,8 @@ class ClipVisionConfig:
 
     side: int = 224  # pixels; pictures of another size are resized
     patch: int = 16  # pixels of a patch's side
-    width: int = 768
-    layers: int = 12
+    width: int = 768  # of its tokens
+    layers: int = 12  # its blocks
     out: int = 512  # size of the vector that it answers
 
     def __post_init__(self) -> None:

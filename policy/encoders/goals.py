@@ -32,9 +32,9 @@ class GoalProjection(Enum):
 class GoalConfig:
     """Which goals a policy can be given, and what training hides of them."""
 
-    text: bool = True
-    images: bool = False
-    state: bool = False
+    text: bool = True  # sentences can be goals
+    images: bool = False  # pictures can be goals
+    state: bool = False  # states can be goals
     language: LanguageConfig = field(default_factory=LanguageConfig)
     projection: GoalProjection = GoalProjection.linear  # of sentence vectors
     image: ImageConfig = field(default_factory=ImageConfig)  # how goal images are seen

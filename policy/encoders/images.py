@@ -48,7 +48,7 @@ class ImageConfig:
     absent: int = 0  # further cameras that the network knows and this robot lacks: plain pictures
     pad_square: bool = False  # pad to a square with the tower's mean colour, not stretch (RDT)
     resize: dict[str, int] = field(default_factory=dict)  # camera -> side in pixels to see it at
-    pooling: Pooling = Pooling.average
+    pooling: Pooling = Pooling.average  # what becomes of a tower's feature map
     perceiver: PerceiverConfig = field(default_factory=PerceiverConfig)  # of pooling=perceiver
     clip: ClipVisionConfig = field(default_factory=ClipVisionConfig)  # of tower=clip_vision
     clip_pixels: bool = False  # scale pixels as CLIP does, not as the tower would (MDT)

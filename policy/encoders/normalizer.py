@@ -30,7 +30,7 @@ class Scaling(Enum):
 class NormalizerConfig:
     """How one field is scaled."""
 
-    scaling: Scaling = Scaling.auto
+    scaling: Scaling = Scaling.auto  # what becomes of an entry
     std_floor: float = 0.01  # least std to divide by, in the field's unit
     clamp: float | None = None  # normalised entries are kept within +- this
 

@@ -64,14 +64,14 @@ class TruncatedConfig(ObjectiveConfig):
     """Off unless anchors are asked for. The loss is the cross-entropy of the scores."""
 
     name: ClassVar[str] = "anchors"
-    weight: float = 1.0
+    weight: float = 1.0  # of the scores' loss in the total
     count: int = 0  # K; clustered from the chunks trained on, unless there is a file
     file: str | None = None  # that build-anchors wrote
     relative: bool = True  # to the state, where it has an action's entry under the same name
     # None: sigma_scale times the rms distance of chunks from their anchors. Training leaves the
     # number beside the anchors among the weights, and that one is used.
     sigma_trunc: float | None = None
-    sigma_scale: float = 1.25
+    sigma_scale: float = 1.25  # sigma_trunc in rms distances of a chunk from its anchor
     full_range: bool = False  # train on all sigmas, so that plain sampling works as well
     num_heads: int = 4  # of the attention that pools the latent for the scores
     start: StartConfig = field(default_factory=StartConfig)

@@ -24,9 +24,9 @@ class PerceiverConfig:
     """A perceiver; the defaults suit the small policies."""
 
     latents: int = 3  # K, tokens that come out
-    depth: int = 2
-    num_heads: int = 4
-    head_width: int = 32  # C
+    depth: int = 2  # layers
+    num_heads: int = 4  # attention heads
+    head_width: int = 32  # of an attention head, C
     positions: bool = True  # tell it where in the image a token lies; some towers do so themselves
     projects_last: bool = False  # to the policy's width: what comes out, not what goes in (MDT-V)
 

@@ -39,8 +39,8 @@ class SwitchRoutingConfig(RoutingConfig):
     """The published settings."""
 
     name: str = "switch"
-    num_experts: int = 3  # N
-    top_k: int = 2
+    num_experts: int = 3  # experts, N
+    top_k: int = 2  # experts of a sample, k
     alpha: float = 4.0  # of the prior, as in DTR
     prior: float = 1.0  # weight of the diffusion-prior loss; the paper tunes it
 

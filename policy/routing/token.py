@@ -34,7 +34,7 @@ class TokenRoutingConfig(RoutingConfig):
 
     name: str = "token"
     num_experts: int = 4  # N, besides the shared one
-    top_k: int = 2
+    top_k: int = 2  # experts of a token, k
     shared: float = 0.5  # hidden width of the shared expert in those of a routed one; 0: none
     balance: float = 0.01  # weight of the balance loss
 
