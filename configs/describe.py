@@ -78,7 +78,8 @@ def groups(name: str) -> list[Group]:
     for group, default in re.findall(r"^  - ([\w/]+): (\S+)$", text, re.M):
         files = sorted((CONFIGS / name / group).glob("*.yaml"))
         choices = {file.stem: _comment(file) for file in files} or registered(group)
-        found.append(Group(name=group, default=default, choices=choices))
+        if choices:
+            found.append(Group(name=group, default=default, choices=choices))
     return found
 
 

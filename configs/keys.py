@@ -179,7 +179,7 @@ def as_typed(meaning: str) -> str:
 def unit(name: str) -> str:
     """The unit that a key's name ends in, or ""."""
     for suffix, word in UNITS.items():
-        if name.endswith(suffix):
+        if name.endswith(suffix) and not name.endswith(f"_per{suffix}"):
             return word
     return ""
 
