@@ -11,7 +11,7 @@ import os
 import sys
 from pathlib import Path
 
-from telic.configs.describe import Description, describe, heading, meaning
+from telic.configs.describe import Description, command_lines, describe, heading, meaning
 from telic.datasets.cli import demo_store_parser
 from telic.policy.published.import_arguments import parser as import_checkpoint_parser
 
@@ -35,7 +35,8 @@ def pages() -> dict[Path, str]:
 def of_keys(about: Description) -> str:
     """The page of a command that is given keys."""
     lines = [f"# {about.script}", "", f"{sentence(about.what[0])}", "", "```bash"]
-    lines += [f"{line}   # {what}" for line, what in about.examples]
+    for line, what in about.examples:
+        lines += [f"# {what}", *(text.removeprefix("  ") for text in command_lines(line, 96))]
     lines += ["```", "", f"`{about.script} --help` prints this page."]
     lines += [part for paragraph in about.what[1:] for part in ("", escaped(paragraph))]
     for section in about.sections:
@@ -74,10 +75,12 @@ def sentence(text: str) -> str:
 
 
 def escaped(text: str) -> str:
-    """A text as a cell of a table can hold it."""
-    for mark in "|<>*":
-        text = text.replace(mark, f"\\{mark}")
-    return text
+    """A text as a cell of a table can hold it; what stands in backticks stays as it is."""
+    parts = text.split("`")
+    for n, part in enumerate(parts):
+        marks = "|" if n % 2 else "|<>*"
+        parts[n] = "".join(f"\\{c}" if c in marks else c for c in part)
+    return "`".join(parts)
 
 
 def main() -> int:

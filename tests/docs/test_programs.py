@@ -15,6 +15,10 @@ from telic.collect import run as collect
 from telic.configs.launch import compose
 from telic.datasets.store import EpisodeStore
 from telic.datasets.validation import validate
+from telic.policy.checkpoint import load_policy
+from telic.real_robot.clock import FakeClock
+from telic.real_robot.replay import Timing, replay
+from telic.real_robot.robot import robot_config
 from telic.train import TrainConfig
 from telic.train import run as train
 
@@ -77,6 +81,19 @@ def test_a_policy_acts_in_the_task(folder: Path, capsys: pytest.CaptureFixture[s
     write("docs/how_to/use_from_python.md", "in_a_task.py")
     runpy.run_path("in_a_task.py")
     assert capsys.readouterr().out.startswith("success: ")
+
+
+def test_the_robot_is_driven_by_that_policy(folder: Path) -> None:
+    write("docs/tutorials/own_robot.md", "my_robot.py")
+    clock = FakeClock()
+    policy = load_policy("runs/line/checkpoints/best")
+    robot = robot_config("my_robot:RailConfig", {"port": "/dev/null"}).build(
+        policy.interface, clock
+    )
+    timing = Timing(latency_ns=lambda: 20_000_000)
+    summary = replay(robot, policy, clock, timing, duration_s=1.0, goal="go to the middle")
+    assert summary["robot"]["x"] != 1.0
+    sys.modules.pop("my_robot", None)
 
 
 def test_numpy_arrays_become_a_store_that_trains(folder: Path) -> None:
