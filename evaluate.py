@@ -51,7 +51,8 @@ class EvaluateConfig(ProtocolSettings):
     """One policy, the episodes it meets (`ProtocolSettings`), and where the report goes."""
 
     checkpoint: str = ""  # a checkpoint directory, or "expert": the tasks' scripted experts
-    sampling: str | None = None  # preset "10", "5", "2" or "1" steps; None: the checkpoint's own
+    # denoising steps, a preset: 1, 2, 5, 10; None: the checkpoint's own
+    sampling: str | None = None
     # of a policy with anchors: how many a chunk is denoised from; None: the checkpoint's
     anchors: int | None = None
     # 0: the best anchor; 1: each as often as its score says; None: the checkpoint's
@@ -63,7 +64,7 @@ class EvaluateConfig(ProtocolSettings):
     execute_horizon: int = 4  # actions run of each chunk (all, if the policy gives fewer)
     num_workers: int = 2  # simulator processes; 0 simulates in this one
     envs_per_worker: int = 10  # episodes that a simulator process runs at a time
-    device: str = "auto"  # of the policy: auto, cpu, cuda
+    device: str = "auto"  # device of the policy: auto, cpu, cuda
     threads: int | None = None  # CPU threads of the policy; None leaves torch's choice
     out: str = "runs/evaluate"  # folder of the report, results.json and videos
     resume: bool = True  # go on where `out` holds a part of the same evaluation

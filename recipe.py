@@ -68,7 +68,8 @@ class RecipeConfig:
     """
 
     out: str = ""  # folder of all that the recipe writes
-    collect: dict[str, list[str]] = field(default_factory=dict)  # store -> what makes it
+    # store -> what collect-demos is given for it
+    collect: dict[str, list[str]] = field(default_factory=dict)
     train: list[str] = field(default_factory=list)  # what train-policy is given
     evaluate: list[str] = field(default_factory=list)  # what evaluate-policy is given
     # denoising steps, one evaluation each
@@ -76,7 +77,8 @@ class RecipeConfig:
     control_task: str | None = None  # task of the control run; None: no control run
     control_sampling: str = "2"  # denoising steps of the control run
     control_s: float = 10.0  # length of the control run
-    more: dict[str, list[str]] = field(default_factory=dict)  # what a command line adds, by stage
+    # what a command line adds, by stage (train.KEY=VALUE)
+    more: dict[str, list[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not (self.out and self.collect and self.samplings):

@@ -48,11 +48,11 @@ class TrainBaselineConfig:
     store: str = "runs/demo/demos.zarr"  # the episode store
     policy: RobomimicConfig = field(default_factory=RobomimicConfig)
     steps: int = 20_000  # optimizer steps
-    minutes: float | None = None  # stop earlier
+    minutes: float | None = None  # time after which it stops earlier; None: all steps
     batch_size: int = 100  # windows of a step
     device: str = "auto"  # auto, cpu, cuda
     threads: int | None = None  # CPU threads; None leaves torch's choice
-    seed: int = 1  # of the run
+    seed: int = 1  # seed of the run
     log_every: int = 20  # steps between two records of the log
     checkpoint_every: int = 1000  # steps between two checkpoints
     wandb: WandbConfig = field(default_factory=WandbConfig)

@@ -21,22 +21,21 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Source:
-    """One file, parsed. comments: line -> text beside code; above: line -> text on its own."""
+    """One file, parsed."""
 
     path: Path
     tree: ast.Module
-    comments: dict[int, str] = field(default_factory=dict)
-    above: dict[int, str] = field(default_factory=dict)
     imports: dict[str, tuple[str, str]] = field(default_factory=dict)  # name -> (module, name)
 
     def note(self, node: ast.AST) -> str:
         """The comment beside a statement's or an expression's end, or else that above it."""
+        comments, above = comments_of(self.path)
         first, last = getattr(node, "lineno", 0), getattr(node, "end_lineno", 0)
-        if beside := self.comments.get(last) or self.comments.get(first):
+        if beside := comments.get(last) or comments.get(first):
             return beside
         lines = []
-        while (first := first - 1) in self.above:
-            lines.append(self.above[first])
+        while (first := first - 1) in above:
+            lines.append(above[first])
         return " ".join(reversed(lines))
 
     def assigned(self, name: str) -> ast.expr | None:
@@ -115,18 +114,24 @@ def first_sentence(text: str) -> str:
 @cache
 def read(path: Path) -> Source:
     """The source of a file."""
-    text = path.read_text()
-    source = Source(path=path, tree=ast.parse(text))
-    for token in tokenize.generate_tokens(io.StringIO(text).readline):
-        if token.type == tokenize.COMMENT:
-            comment = plain_comment(token.string)
-            alone = not token.line[: token.start[1]].strip()
-            (source.above if alone else source.comments)[token.start[0]] = comment
+    source = Source(path=path, tree=ast.parse(path.read_text()))
     for node in source.tree.body:
         if isinstance(node, ast.ImportFrom) and node.module:
             for alias in node.names:
                 source.imports[alias.asname or alias.name] = (node.module, alias.name)
     return source
+
+
+@cache
+def comments_of(path: Path) -> tuple[dict[int, str], dict[int, str]]:
+    """The comments of a file by line: those beside code, and those on lines of their own."""
+    beside: dict[int, str] = {}
+    alone: dict[int, str] = {}
+    for token in tokenize.generate_tokens(io.StringIO(path.read_text()).readline):
+        if token.type == tokenize.COMMENT:
+            own = not token.line[: token.start[1]].strip()
+            (alone if own else beside)[token.start[0]] = plain_comment(token.string)
+    return beside, alone
 
 
 def module(name: str) -> Source | None:
@@ -158,6 +163,8 @@ def subclasses(base: Class) -> list[Class]:
     """The classes beside a base (in its folder) that are made from it, by file."""
     found = []
     for path in sorted(base.source.path.parent.glob("*.py")):
+        if f"({base.name}" not in path.read_text():
+            continue
         for known in read(path).classes():
             if any(b.node is base.node for b in known.bases()):
                 found.append(known)

@@ -37,12 +37,13 @@ class DataConfig:
     video_only: list[str] = field(default_factory=list)  # more stores; their actions are not used
     goal: GoalConfig = field(default_factory=GoalConfig)
     language_fraction: float = 1.0  # share of the training episodes that keep their sentences
-    labelled_share: float | None = None  # of each batch, drawn apart (MDT: 0.5); None: as it comes
-    future_steps: int = 3  # how far ahead the frames lie that policy.foresight, .future predict
+    # share of each batch drawn from steps with a sentence (MDT: 0.5); None: as it comes
+    labelled_share: float | None = None
+    future_steps: int = 3  # steps to the frames that policy.foresight and .future predict
     cameras: list[str] | None = None  # names of the cameras used; None: all of the store's
-    memory_mb: int = 256  # what a process may hold of a store in memory
+    memory_mb: int = 256  # memory for a store's small fields, in each process
     held_out: float = 0.04  # share of the episodes kept out of training
-    held_out_windows: int = 1024  # how many of their windows are measured
+    held_out_windows: int = 1024  # windows of held-out episodes that are measured
     num_workers: int = 0  # loader processes; 0 reads in the training process
 
     def __post_init__(self) -> None:
@@ -70,7 +71,7 @@ class TrainConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     ema: EmaConfig = field(default_factory=EmaConfig)
     steps: int = 5000  # optimizer steps
-    batch_size: int = 256  # global: over all processes and micro-batches of a step
+    batch_size: int = 256  # windows of a step, over all processes and micro-batches
     accumulate: int = 1  # micro-batches per optimizer step
     device: str = "auto"  # auto, cpu, cuda
     precision: Precision = Precision.auto  # what forward and backward passes compute in

@@ -18,7 +18,7 @@ class SelectionRollouts:
     # tasks or tags to roll out at each validation; [] for none
     tasks: list[str] = field(default_factory=list)
     episodes_per_task: int = 5  # episodes of each task
-    seed: int = 100_000  # these episodes choose a checkpoint: never report success on them
+    seed: int = 100_000  # seed of the first episode; never report success on these episodes
     max_steps: int = 200  # steps of an episode
     execute_horizon: int | None = 4  # actions run of each chunk; None: all
     num_workers: int = 0  # simulator processes; 0 simulates in this one

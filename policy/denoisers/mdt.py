@@ -76,8 +76,8 @@ class MdtConfig(DenoiserConfig):
     causal_memory: bool = False
     plain_scale: bool = False
     attention_dropout: float = 0.0  # probability of dropping an attention weight
-    residual_dropout: float = 0.0  # of what attention adds
-    hidden_dropout: float = 0.0  # of what feed-forward networks add
+    residual_dropout: float = 0.0  # probability of dropping an output of attention
+    hidden_dropout: float = 0.0  # probability of dropping an output of feed-forward networks
 
     def __post_init__(self) -> None:
         for name in ("encoder_layers", "decoder_layers", "hidden"):

@@ -71,7 +71,7 @@ class ModeConfig(DenoiserConfig):
     width: int = 128  # of the tokens, D
     num_layers: int = 4  # causal blocks, L
     num_heads: int = 4  # attention heads
-    feed_forward: int = 128  # hidden width that a token gets, in one expert or several
+    feed_forward: int = 128  # hidden width for a token, in one expert or several
     positions: Positions = Positions.own  # which tokens share a learned position
     attention_dropout: float = 0.0  # probability of dropping an attention weight
     feed_forward_dropout: float = 0.0  # probability of dropping a hidden unit

@@ -54,11 +54,11 @@ class AlignmentConfig(ObjectiveConfig):
 
     name: ClassVar[str] = "alignment"
     projection: Projection = Projection.pooled  # what becomes of the latent tokens
-    num_heads: int = 4  # of `pooled`
+    num_heads: int = 4  # attention heads of `pooled`
     counterpart: Counterpart = Counterpart.images  # the goal that a sentence is aligned with
     picture: Picture = Picture.own  # the projection of the picture that is aligned
-    twins_are_negatives: bool = False  # samples of the same sentence; published: True
-    gather: bool = False  # published: True, negatives come from all processes' samples
+    twins_are_negatives: bool = False  # samples of the same sentence are negatives; published: True
+    gather: bool = False  # negatives come from all processes' samples; published: True
 
     def build(self, around: ObjectiveContext) -> Alignment:
         """Return the projection with random weights."""
