@@ -16,6 +16,7 @@ from telic.collect import CollectConfig
 from telic.configs.describe import completions, describe, groups, help_text
 from telic.configs.examples import EXAMPLES
 from telic.control import ControlConfig
+from telic.datasets.cli import main as demo_store
 from telic.evaluate import EvaluateConfig
 from telic.recipe import RecipeConfig
 from telic.train import TrainConfig
@@ -145,6 +146,15 @@ def test_help_imports_nothing_heavy(function: str, says: str) -> None:
     assert done.returncode == 0, done.stderr
     assert says in done.stdout
     assert done.stderr == "set()\n"
+
+
+def test_the_help_of_demo_store_has_its_parts_and_examples(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        demo_store(["--help"])
+    text = capsys.readouterr().out
+    assert all(f"demo-store {part} " in text for part in ("info", "validate", "convert"))
 
 
 def test_version_and_a_part_of_the_help() -> None:

@@ -114,5 +114,11 @@ def test_the_reference_is_what_the_configs_say() -> None:
     assert (done.returncode, done.stdout) == (0, ""), f"run python tools/reference.py {done.stderr}"
 
 
+def test_the_readme_shows_the_demo_as_the_results_have_it() -> None:
+    shown = re.search(r"^```\ntask .*?^```$", (REPOSITORY / "README.md").read_text(), re.S | re.M)
+    assert shown is not None
+    assert shown.group() in (DOCS / "results/meta_world.md").read_text()
+
+
 def test_the_picture_is_small() -> None:
     assert (DOCS / "assets/playtable.webp").stat().st_size < 2e6
