@@ -64,7 +64,7 @@ def describe(entry: Path) -> Description:
     return Description(
         script=title,
         name=name,
-        what=[part for part in kept if not part.startswith(f"{title} ")],
+        what=[part for part in kept if not part.startswith(f"{title} ")] + schema.details,
         sections=list({(s.name, s.choice): s for s in sections(schema)}.values()),
         groups=groups(name),
     )

@@ -89,7 +89,7 @@ def fields_of(schema: Class) -> dict[str, tuple[Source, ast.AnnAssign, str]]:
             continue
         name = node.target.id
         inherited = found[name][2] if name in found else ""
-        meaning = schema.source.note(node) or schema.told(name) or inherited
+        meaning = schema.source.note(node) or schema.documented(name) or inherited
         found[name] = (schema.source, node, as_typed(meaning))
     return found
 
@@ -100,7 +100,7 @@ def members(choice: Class) -> dict[str, str]:
     for node in choice.node.body:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
             name = node.targets[0].id
-            found[name] = as_typed(choice.source.note(node) or choice.told(name))
+            found[name] = as_typed(choice.source.note(node) or choice.documented(name))
     return found
 
 

@@ -77,7 +77,13 @@ class Class:
         """The first line of its docstring."""
         return first_sentence(ast.get_docstring(self.node) or "")
 
-    def told(self, name: str) -> str:
+    @property
+    def details(self) -> list[str]:
+        """The further paragraphs of its docstring, each as one line."""
+        text = ast.get_docstring(self.node) or ""
+        return [" ".join(part.split()) for part in text.split("\n\n")[1:]]
+
+    def documented(self, name: str) -> str:
         """What its docstring has about a member or a field, in a line that begins `name: `."""
         text = ast.get_docstring(self.node) or ""
         found = re.search(rf"^{name}: (.+?)(?=^\w+: |^\s*$|\Z)", text, re.S | re.M)

@@ -84,6 +84,15 @@ def test_files_and_names_are_there(page: Path) -> None:
     assert not [name for name in wanted if not is_there(name)]
 
 
+@pytest.mark.parametrize("page", PAGES, ids=IDS)
+def test_no_network_is_a_person(page: Path) -> None:
+    things = (
+        r"(?:network|polic(?:y|ies)|sampler|token|tensor|denoiser|head|formulation|patch)(?:s|es)?"
+    )
+    doings = r"(?:sees?|saw|has seen|knows?|says?|wants?|(?:is|are|was|were) (?:told|shown))"
+    assert not re.findall(rf"\b{things} {doings}\b[^.|]*", text_of(page))
+
+
 def test_each_page_is_of_one_kind_and_in_the_navigation() -> None:
     navigation = set(re.findall(r"^ *- (\S+\.md)$", (REPOSITORY / "mkdocs.yml").read_text(), re.M))
     pages = {str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md")}
