@@ -47,8 +47,8 @@ class ControlConfig:
     # 0: the best anchor; 1: each as often as its score says; None: the checkpoint's
     temperature: float | None = None
     precision: str | None = None  # fp32, fp32_packed, bf16, fp16, int8, w8a8; None: fp32
-    # How a chunk goes on from the one that runs while it is computed: none, trained, guided; None:
-    # as the checkpoint was trained.
+    # how a chunk goes on from the one that runs while it is computed: none, trained, guided; None:
+    # as the checkpoint was trained
     prefixing: str | None = None
     # steps after which a new chunk is asked for; 1: as soon as the policy is free
     execute_horizon: int = 1

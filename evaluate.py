@@ -58,8 +58,8 @@ class EvaluateConfig(ProtocolSettings):
     # 0: the best anchor; 1: each as often as its score says; None: the checkpoint's
     temperature: float | None = None
     precision: str | None = None  # fp32, fp32_packed, bf16, fp16, int8, w8a8; None: fp32
-    # How a chunk goes on from what was left of the last one, of which nothing runs meanwhile here:
-    # none, guided, trained; None: as the checkpoint was trained.
+    # how a chunk goes on from the rest of the last one: none, guided, trained; None: as the
+    # checkpoint was trained
     prefixing: str | None = None
     execute_horizon: int = 4  # actions run of each chunk (all, if the policy gives fewer)
     num_workers: int = 2  # simulator processes; 0 simulates in this one
