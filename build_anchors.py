@@ -26,14 +26,14 @@ STDOUT = Console(soft_wrap=True, highlight=False)
 class BuildAnchorsConfig:
     """Which chunks are clustered, and how they are normalised: as the policy to be trained does."""
 
-    stores: list[str] = field(default_factory=list)
-    count: int = 32  # K
-    action_horizon: int = 8  # H
-    relative: bool = True  # to the state, where it has an action's entry under the same name
+    stores: list[str] = field(default_factory=list)  # episode stores whose chunks are clustered
+    count: int = 32  # anchors, K
+    action_horizon: int = 8  # actions of a chunk, H: the policy's
+    relative: bool = True  # entries relative to the state, where it has one of the same name
     action: NormalizerConfig = field(default_factory=NormalizerConfig)
-    space: Space = Space.own
-    seed: int = 1
-    out: str = "runs/anchors.safetensors"
+    space: Space = Space.own  # own: the stores' one robot; unified: RDT's 128 slots, for several
+    seed: int = 1  # seed of the clustering and of the chunks it reads
+    out: str = "runs/anchors.safetensors"  # file of the anchors, for policy.anchors.file
 
     def __post_init__(self) -> None:
         if not self.stores:

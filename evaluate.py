@@ -51,21 +51,22 @@ class EvaluateConfig(ProtocolSettings):
     """One policy, the episodes it meets (`ProtocolSettings`), and where the report goes."""
 
     checkpoint: str = ""  # a checkpoint directory, or "expert": the tasks' scripted experts
-    sampling: str | None = None  # preset "10", "5", "2" or "1" steps; None: the checkpoint's own
-    # From how many of its anchors a chunk is denoised, and how freely one is chosen (0: the best);
-    # None: as the checkpoint says.
+    # denoising steps, a preset: 1, 2, 5, 10; None: the checkpoint's own
+    sampling: str | None = None
+    # of a policy with anchors: how many a chunk is denoised from; None: the checkpoint's
     anchors: int | None = None
+    # 0: the best anchor; 1: each as often as its score says; None: the checkpoint's
     temperature: float | None = None
     precision: str | None = None  # fp32, fp32_packed, bf16, fp16, int8, w8a8; None: fp32
-    # How a chunk goes on from what was left of the last one, of which nothing runs meanwhile here:
-    # none, guided, trained; None: as the checkpoint was trained.
+    # how a chunk goes on from the rest of the last one: none, guided, trained; None: as the
+    # checkpoint was trained
     prefixing: str | None = None
     execute_horizon: int = 4  # actions run of each chunk (all, if the policy gives fewer)
     num_workers: int = 2  # simulator processes; 0 simulates in this one
-    envs_per_worker: int = 10
-    device: str = "auto"
+    envs_per_worker: int = 10  # episodes that a simulator process runs at a time
+    device: str = "auto"  # device of the policy: auto, cpu, cuda
     threads: int | None = None  # CPU threads of the policy; None leaves torch's choice
-    out: str = "runs/evaluate"
+    out: str = "runs/evaluate"  # folder of the report, results.json and videos
     resume: bool = True  # go on where `out` holds a part of the same evaluation
     videos: int = 0  # episodes per task filmed, failed ones first, where pictures can be drawn
     compare: str | None = None  # results.json, or its folder, of another policy

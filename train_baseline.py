@@ -43,18 +43,18 @@ from telic.training.stop_signals import StopSignals
 class TrainBaselineConfig:
     """Everything a baseline is a function of. The defaults are robomimic's published ones."""
 
-    out: str = "runs/baseline"
+    out: str = "runs/baseline"  # folder of checkpoints and log
     overwrite: bool = False  # start again where `out` holds another run
-    store: str = "runs/demo/demos.zarr"
+    store: str = "runs/demo/demos.zarr"  # the episode store
     policy: RobomimicConfig = field(default_factory=RobomimicConfig)
-    steps: int = 20_000
-    minutes: float | None = None  # stop earlier
-    batch_size: int = 100
-    device: str = "auto"
+    steps: int = 20_000  # optimizer steps
+    minutes: float | None = None  # time after which it stops earlier; None: all steps
+    batch_size: int = 100  # windows of a step
+    device: str = "auto"  # auto, cpu, cuda
     threads: int | None = None  # CPU threads; None leaves torch's choice
-    seed: int = 1
-    log_every: int = 20
-    checkpoint_every: int = 1000
+    seed: int = 1  # seed of the run
+    log_every: int = 20  # steps between two records of the log
+    checkpoint_every: int = 1000  # steps between two checkpoints
     wandb: WandbConfig = field(default_factory=WandbConfig)
 
     def __post_init__(self) -> None:

@@ -25,6 +25,7 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from telic.configs.describe import answered
 from telic.spec import near_misses, warnings_in_one_line
 
 Config = TypeVar("Config")
@@ -40,6 +41,9 @@ def launch(schema: type[Config], body: Callable[[Config], object], name: str) ->
     (ValueError, a bad config key or value, a missing file); 130 after Ctrl-C, 143 after SIGTERM.
     HYDRA_FULL_ERROR=1 shows the traceback instead of the line.
     """
+    entry = sys.modules[body.__module__].__file__
+    if entry is not None and answered(Path(entry), sys.argv[1:]):
+        return
     given = os.environ.get("HYDRA_FULL_ERROR", "0")
     full_error = given == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"

@@ -13,7 +13,16 @@ from torch import nn
 from telic.embodiment import Embodiment
 from telic.policy.encoders.fields import Batch
 from telic.policy.inference.prefix import Prefixer, Prefixing
-from telic.spec import ActionChunk, ActRequest, Array, ArraySpec, Interface, near_misses
+from telic.spec import (
+    ActionChunk,
+    ActRequest,
+    Array,
+    ArraySpec,
+    Goal,
+    Interface,
+    Observation,
+    near_misses,
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,6 +73,14 @@ class RequestBatcher:
         self._request_spec = replace(self._request_spec, interface=self.robots[robot])
         return self.robots[robot]
 
+    def request(self, observation: Observation, goal: Goal | str, **more: Any) -> ActRequest:
+        """One request: a plain sentence becomes a goal, a single moment the last O of them."""
+        return ActRequest(
+            observation=stacked(observation, self._request_spec),
+            goal=Goal(text=goal) if isinstance(goal, str) else goal,
+            **more,
+        )
+
     def collate(self, requests: list[ActRequest], prefixer: Prefixer, denoiser: nn.Module) -> Batch:
         """Return requests in the form of a batch of windows, on the CPU.
 
@@ -110,6 +127,21 @@ class RequestBatcher:
             )
             for request, chunk in zip(requests, actions, strict=True)
         ]
+
+
+def stacked(observation: Observation, request_spec: RequestSpec) -> Observation:
+    """The observation with its arrays over O steps: one of a single moment is repeated."""
+
+    def over_steps(array: Array, spec: ArraySpec) -> Array:
+        single = np.ndim(array) == len(spec.shape)
+        return np.repeat(np.asarray(array)[None], request_spec.obs_horizon, 0) if single else array
+
+    specs = request_spec.interface
+    images = {
+        camera: over_steps(picture, specs.images[camera]) if camera in specs.images else picture
+        for camera, picture in observation.images.items()
+    }
+    return replace(observation, state=over_steps(observation.state, specs.state), images=images)
 
 
 def stack_requests(requests: Sequence[ActRequest], request_spec: RequestSpec) -> Batch:

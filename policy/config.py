@@ -26,23 +26,25 @@ class PolicyConfig:
     """A policy; the defaults train in minutes on two CPU cores."""
 
     denoiser: DenoiserConfig | None = None  # of a kind; None: MoDE with 0.9 M parameters
-    obs_horizon: int = 1  # O, observations that go in
-    action_horizon: int = 8  # H, actions that come out
-    use_state: bool = True  # give it the proprioceptive state
+    obs_horizon: int = 1  # observations that go in, O
+    action_horizon: int = 8  # actions of a chunk, H
+    use_state: bool = True  # the state is an input
     images: ImageConfig = field(default_factory=ImageConfig)
     goal: GoalConfig = field(default_factory=GoalConfig)
     state: NormalizerConfig = field(
         default_factory=lambda: NormalizerConfig(scaling=Scaling.mean_std, clamp=5.0)
     )
-    angles: list[str] = field(default_factory=list)  # entries of the state, patterns: ["*_yaw"]
+    # entries of the state that are angles in radians, by pattern: ["*_yaw"]
+    angles: list[str] = field(default_factory=list)
     # where entries are from another: [["block?_x", "tcp_x"]]
     differences: list[list[str]] = field(default_factory=list)
     # entries of each token of a state, patterns: [["tcp_*"], ["tcp_*", "block1_*"]]; []: one token
     state_tokens: list[list[str]] = field(default_factory=list)
     action: NormalizerConfig = field(default_factory=NormalizerConfig)
     condition_dropout: ConditionDropoutConfig = field(default_factory=ConditionDropoutConfig)
-    space: Space = Space.own  # unified: one policy for several robots, in RDT's 128 slots
-    train_padding: bool = False  # unified: also learn 0 in slots not in use, as published RDT did
+    # own: the one robot's entries; unified: several robots, in RDT's 128 slots
+    space: Space = Space.own
+    train_padding: bool = False  # unified: the loss covers slots not in use too, as published RDT's
     formulation: FormulationConfig | None = None  # None: the kind's own
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     foresight: ForesightConfig = field(default_factory=ForesightConfig)

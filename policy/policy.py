@@ -238,7 +238,7 @@ class Policy(nn.Module):
     def act(
         self,
         observation: Observation,
-        goal: Goal,
+        goal: Goal | str,
         seed: int = 0,
         step: int = 0,
         prefix: Array | None = None,
@@ -246,11 +246,12 @@ class Policy(nn.Module):
     ) -> ActionChunk:
         """Return a chunk for one observation; the noise is a function of (seed, step).
 
-        prefix, inference_delay: as in `ActRequest`.
+        observation: the last O, or one alone, which stands for all of them. goal: a sentence will
+        do. prefix, inference_delay: as in `ActRequest`.
         """
-        request = ActRequest(
-            observation=observation,
-            goal=goal,
+        request = self._batcher.request(
+            observation,
+            goal,
             seed=seed,
             step=step,
             prefix=prefix,

@@ -36,7 +36,9 @@ def _published_rdt(denoiser: RdtConfig) -> PolicyConfig:
 
 
 POLICIES: dict[str, PolicyConfig] = {
+    # MoDE, 0.9 M parameters: noise-routed experts in one causal stream
     "mode": PolicyConfig(denoiser=ModeConfig()),
+    # MoDE in the published size, 686 M, with a FiLM-ResNet-50 for each camera
     "mode_published": PolicyConfig(
         denoiser=ModeConfig.published(),
         action_horizon=10,
@@ -44,17 +46,23 @@ POLICIES: dict[str, PolicyConfig] = {
         images=ImageConfig(tower="film_resnet50", share_projection=True, random_shift=10),
         goal=GoalConfig(language=LanguageConfig(encoder=CLIP_NAME, dim=512), element_dropout=0.1),
     ),
+    # MDT, 0.9 M: an encoder over goal and observation, a decoder over the actions
     "mdt": PolicyConfig(denoiser=MdtConfig()),
-    # MDT's denoiser behind a perceiver over what a pretrained tower sees
+    # MDT's denoiser behind a perceiver over a pretrained tower's features
     "mdtv": PolicyConfig(
         denoiser=MdtConfig(),
         images=ImageConfig(
             tower=EFFICIENTNET, frozen=True, share_tower=True, pooling=Pooling.perceiver
         ),
     ),
+    # MDT's denoiser in the published size
     "mdt_published": PolicyConfig(denoiser=MdtConfig.published(), action_horizon=10),
+    # RDT, 0.9 M: cross-attention to language and images in turn
     "rdt": PolicyConfig(denoiser=RdtConfig(), sampling=_RDT_SAMPLING),
+    # RDT-170M as published: 128 slots, SI units
     "rdt_published": _published_rdt(RdtConfig.published()),
+    # RDT-1B as published
     "rdt_published_1b": _published_rdt(RdtConfig.published_1b()),
+    # MMDiT, 0.9 M: a stream of context and one of actions with joint attention
     "mmdit": PolicyConfig(denoiser=MmditConfig()),
 }

@@ -25,6 +25,7 @@ RULE: dict[str, tuple[str, ...]] = {
         "configs",
         "build_anchors collect control evaluate train train_baseline",
         "recipe",
+        "commands",
     ),
     "policy": (
         "policy.layers",

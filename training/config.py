@@ -33,16 +33,17 @@ class BestBy(Enum):
 class DataConfig:
     """Which windows of which stores."""
 
-    stores: list[str] = field(default_factory=list)
+    stores: list[str] = field(default_factory=list)  # episode stores to train on
     video_only: list[str] = field(default_factory=list)  # more stores; their actions are not used
     goal: GoalConfig = field(default_factory=GoalConfig)
     language_fraction: float = 1.0  # share of the training episodes that keep their sentences
-    labelled_share: float | None = None  # of each batch, drawn apart (MDT: 0.5); None: as it comes
-    future_steps: int = 3  # how far ahead the frames lie that policy.foresight, .future predict
-    cameras: list[str] | None = None  # None: all of the store's
-    memory_mb: int = 256  # what a process may hold of a store in memory
+    # share of each batch drawn from steps with a sentence (MDT: 0.5); None: as it comes
+    labelled_share: float | None = None
+    future_steps: int = 3  # steps to the frames that policy.foresight and .future predict
+    cameras: list[str] | None = None  # names of the cameras used; None: all of the store's
+    memory_mb: int = 256  # memory for a store's small fields, in each process
     held_out: float = 0.04  # share of the episodes kept out of training
-    held_out_windows: int = 1024  # how many of their windows are measured
+    held_out_windows: int = 1024  # windows of held-out episodes that are measured
     num_workers: int = 0  # loader processes; 0 reads in the training process
 
     def __post_init__(self) -> None:
@@ -61,7 +62,7 @@ class DataConfig:
 class TrainConfig:
     """Everything a training run is a function of."""
 
-    out: str = "runs/train"
+    out: str = "runs/train"  # folder of checkpoints and log
     init_from: str | None = None  # a checkpoint directory whose policy and weights to start from
     resume: bool = False  # go on from `out`/checkpoints/last where it exists
     overwrite: bool = False  # start again where `out` holds another run
@@ -69,17 +70,17 @@ class TrainConfig:
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     ema: EmaConfig = field(default_factory=EmaConfig)
-    steps: int = 5000
-    batch_size: int = 256  # global: over all processes and micro-batches of a step
+    steps: int = 5000  # optimizer steps
+    batch_size: int = 256  # windows of a step, over all processes and micro-batches
     accumulate: int = 1  # micro-batches per optimizer step
-    device: str = "auto"
-    precision: Precision = Precision.auto
+    device: str = "auto"  # auto, cpu, cuda
+    precision: Precision = Precision.auto  # what forward and backward passes compute in
     threads: int | None = None  # CPU threads; None leaves torch's choice
-    seed: int = 1
-    log_every: int = 20
-    validate_every: int = 1000
-    checkpoint_every: int = 1000
-    best_by: BestBy = BestBy.action_error
+    seed: int = 1  # of the run: data order, noise, dropout
+    log_every: int = 20  # steps between two records of the log
+    validate_every: int = 1000  # steps between two validations; 0: at the end only
+    checkpoint_every: int = 1000  # steps between two checkpoints
+    best_by: BestBy = BestBy.action_error  # what makes a checkpoint `best`
     rollouts: SelectionRollouts = field(default_factory=SelectionRollouts)
     wandb: WandbConfig = field(default_factory=WandbConfig)
 

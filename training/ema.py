@@ -14,7 +14,7 @@ ParamList = tuple[Tensor, ...] | list[Tensor]
 class EmaConfig:
     """Decay after t updates: min(decay, (1 + t) / (10 + t))."""
 
-    decay: float = 0.999
+    decay: float = 0.999  # largest decay of the moving average of the weights
 
     def __post_init__(self) -> None:
         if not 0 <= self.decay < 1:

@@ -14,12 +14,12 @@ from torch.autograd.graph import increment_version
 class OptimizerConfig:
     """AdamW, linear warm-up, cosine decay."""
 
-    learning_rate: float = 1e-3  # peak
+    learning_rate: float = 1e-3  # peak of the learning rate
     final_ratio: float = 1e-3  # the last step's rate as a share of the peak
-    warmup_steps: int = 200
-    betas: list[float] = field(default_factory=lambda: [0.9, 0.95])
-    weight_decay: float = 0.01
-    max_grad_norm: float = 1.0
+    warmup_steps: int = 200  # steps in which the rate rises from 0
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.95])  # AdamW's beta1 and beta2
+    weight_decay: float = 0.01  # AdamW's decay, on matrices alone
+    max_grad_norm: float = 1.0  # norm to which gradients are clipped
 
     def __post_init__(self) -> None:
         for name in ("learning_rate", "max_grad_norm"):

@@ -55,9 +55,10 @@ _PUBLISHED: dict[Algorithm, dict[str, Any]] = {
 class RobomimicConfig:
     """A baseline. `settings` are dotted keys of robomimic's own config ("algo.rnn.hidden_dim")."""
 
-    algorithm: Algorithm = Algorithm.bc_rnn_gmm
+    algorithm: Algorithm = Algorithm.bc_rnn_gmm  # which of robomimic's behaviour cloning algorithms
     language: LanguageConfig = field(default_factory=LanguageConfig)
-    learning_rate: float = 1e-4  # Adam, constant
+    learning_rate: float = 1e-4  # constant learning rate of Adam
+    # dotted keys of robomimic's own config, and their values
     settings: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

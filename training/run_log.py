@@ -35,9 +35,9 @@ class WandbMode(Enum):
 class WandbConfig:
     """Weights & Biases. Offline runs need no login and are uploaded later with `wandb sync`."""
 
-    mode: WandbMode = WandbMode.offline
-    project: str = "telic"
-    name: str | None = None
+    mode: WandbMode = WandbMode.offline  # where Weights & Biases writes
+    project: str = "telic"  # name of the project
+    name: str | None = None  # name of the run; None: one that wandb makes up
 
 
 class RunLog:

@@ -24,17 +24,19 @@ class Phrasings(Enum):
 class ProtocolSettings:
     """The protocol of an evaluation by name, and the settings that protocols take."""
 
-    protocol: str = "tasks"  # any tasks; mtlc: PlayTable's 34; lh_mtlc: chains of five in a row
-    tasks: list[str] = field(default_factory=lambda: ["mt10"])  # names, ids or tags
-    episodes_per_task: int = 10
-    seed: int = 200_000  # of each task's first episode; training uses others
-    max_steps: int | None = None  # for one goal; None: the protocol's own (tasks 200, else 360)
+    protocol: str = "tasks"  # tasks: any; mtlc: PlayTable's 34; lh_mtlc: chains of five in a row
+    tasks: list[str] = field(default_factory=lambda: ["mt10"])  # task names, ids or tags
+    episodes_per_task: int = 10  # episodes of each task
+    seed: int = 200_000  # seed of each task's first episode; training uses others
+    # steps for one goal; None: the protocol's own (tasks 200, else 360)
+    max_steps: int | None = None
+    # which of a task's sentences the episodes are given
     instructions: Phrasings = Phrasings.canonical
-    state: StateChoice = StateChoice.full  # what the environments show, as in collect-demos
-    env: str | None = None  # the family that mtlc and lh_mtlc run; None: playtable
-    num_chains: int = 1000  # the first so many of the evaluation chains
-    scene: str = "D"
-    language_file: str | None = None  # yaml of task -> sentences; None: our held-out ones
+    state: StateChoice = StateChoice.full  # what the field `state` holds, as in collect-demos
+    env: str | None = None  # family that mtlc and lh_mtlc run; None: playtable
+    num_chains: int = 1000  # evaluation chains, the first so many
+    scene: str = "D"  # PlayTable's scene: A, B, C or D
+    language_file: str | None = None  # yaml of task -> sentences; None: the held-out ones
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -15,12 +15,13 @@ from telic.spec import ChunkPolicy
 class SelectionRollouts:
     """Which episodes; none without tasks."""
 
-    tasks: list[str] = field(default_factory=list)  # task names or tags
-    episodes_per_task: int = 5
-    seed: int = 100_000  # these episodes choose a checkpoint: never report success on them
-    max_steps: int = 200
+    # tasks or tags to roll out at each validation; [] for none
+    tasks: list[str] = field(default_factory=list)
+    episodes_per_task: int = 5  # episodes of each task
+    seed: int = 100_000  # seed of the first episode; never report success on these episodes
+    max_steps: int = 200  # steps of an episode
     execute_horizon: int | None = 4  # actions run of each chunk; None: all
-    num_workers: int = 0
+    num_workers: int = 0  # simulator processes; 0 simulates in this one
 
     def measure(self, policy: ChunkPolicy) -> dict[str, float]:
         """Return success, failure rate, and the number of crashed episodes, which are neither."""

@@ -219,7 +219,7 @@ class DenoiserConfig:
     reads_words: ClassVar[bool] = False  # any number of goal tokens up to Sizes.num_goals will do
 
     kind: str = ""
-    width: int = 128  # D
+    width: int = 128  # of the tokens, D
     routing: RoutingConfig | None = None  # of the feed-forwards; None: the kind's own
 
     def build(self, sizes: Sizes) -> Denoiser:

@@ -67,17 +67,17 @@ class MdtConfig(DenoiserConfig):
     """
 
     kind: str = "mdt"
-    width: int = 128  # D
-    num_heads: int = 4
-    encoder_layers: int = 1
-    decoder_layers: int = 2  # L
+    width: int = 128  # of the tokens, D
+    num_heads: int = 4  # attention heads
+    encoder_layers: int = 1  # layers of the encoder over goal and observation
+    decoder_layers: int = 2  # layers of the decoder over the actions, L
     hidden: int = 320  # hidden width of the feed-forward networks; the decoder's may be routed
-    positions: MdtPositions = MdtPositions.own
+    positions: MdtPositions = MdtPositions.own  # which tokens have a learned position
     causal_memory: bool = False
     plain_scale: bool = False
-    attention_dropout: float = 0.0
-    residual_dropout: float = 0.0  # of what attention adds
-    hidden_dropout: float = 0.0  # of what feed-forward networks add
+    attention_dropout: float = 0.0  # probability of dropping an attention weight
+    residual_dropout: float = 0.0  # probability of dropping an output of attention
+    hidden_dropout: float = 0.0  # probability of dropping an output of feed-forward networks
 
     def __post_init__(self) -> None:
         for name in ("encoder_layers", "decoder_layers", "hidden"):

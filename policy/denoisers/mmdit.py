@@ -53,9 +53,9 @@ class MmditConfig(DenoiserConfig):
     """MMDiT; the defaults (0.9 M parameters) train in minutes on two CPU cores."""
 
     kind: str = "mmdit"
-    width: int = 112  # D
-    num_layers: int = 3  # L
-    num_heads: int = 4  # G
+    width: int = 112  # of the tokens, D
+    num_layers: int = 3  # joint blocks, L
+    num_heads: int = 4  # attention heads, G
     hidden: int = 256  # hidden width of the feed-forward networks; the actions' may be routed
 
     def __post_init__(self) -> None:

@@ -68,13 +68,13 @@ class ModeConfig(DenoiserConfig):
     """MoDE; the defaults (0.9 M parameters) train in minutes on two CPU cores."""
 
     kind: str = "mode"
-    width: int = 128  # D
-    num_layers: int = 4
-    num_heads: int = 4
-    feed_forward: int = 128  # hidden width that a token gets, in one expert or several
-    positions: Positions = Positions.own
-    attention_dropout: float = 0.0
-    feed_forward_dropout: float = 0.0
+    width: int = 128  # of the tokens, D
+    num_layers: int = 4  # causal blocks, L
+    num_heads: int = 4  # attention heads
+    feed_forward: int = 128  # hidden width for a token, in one expert or several
+    positions: Positions = Positions.own  # which tokens share a learned position
+    attention_dropout: float = 0.0  # probability of dropping an attention weight
+    feed_forward_dropout: float = 0.0  # probability of dropping a hidden unit
 
     def __post_init__(self) -> None:
         if self.width % self.num_heads:

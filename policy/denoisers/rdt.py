@@ -59,14 +59,14 @@ class RdtConfig(DenoiserConfig):
     reads_words: ClassVar[bool] = True
 
     kind: str = "rdt"
-    width: int = 128  # D
-    num_layers: int = 4
-    num_heads: int = 4
-    hidden_ratio: int = 1  # hidden width of a feed-forward part, in widths
-    norm: Norm = Norm.rms
-    newest_state_only: bool = False  # one state token, as published, however many states there are
-    betas: Betas = Betas.squared_cosine  # whose timesteps the embedding knows sigma by
-    num_timesteps: int = 1000
+    width: int = 128  # of the tokens, D
+    num_layers: int = 4  # blocks, cross-attention to language and images in turn
+    num_heads: int = 4  # attention heads
+    hidden_ratio: int = 1  # hidden width of the feed-forward networks, in token widths
+    norm: Norm = Norm.rms  # what a norm divides by
+    newest_state_only: bool = False  # one token for the newest state, as published
+    betas: Betas = Betas.squared_cosine  # beta schedule whose timestep the sigma embedding is given
+    num_timesteps: int = 1000  # timesteps of those betas
 
     def __post_init__(self) -> None:
         for name in ("num_layers", "hidden_ratio"):

@@ -39,9 +39,9 @@ class DdpmConfig(FormulationConfig):
     """The defaults are RDT's published training."""
 
     name: str = "ddpm"
-    num_timesteps: int = 1000
-    betas: Betas = Betas.squared_cosine
-    prediction_type: PredictionType = PredictionType.sample
+    num_timesteps: int = 1000  # timesteps, T
+    betas: Betas = Betas.squared_cosine  # how beta grows with the timestep
+    prediction_type: PredictionType = PredictionType.sample  # what the network predicts
 
     def __post_init__(self) -> None:
         if self.num_timesteps < 2:

@@ -18,9 +18,10 @@ class EdmConfig(FormulationConfig):
 
     name: str = "edm"
     sigma_data: float = 0.5  # std of normalised actions
-    sigma_min: float = 0.001  # the training density is cut off here ...
-    sigma_max: float = 80.0  # ... and here
-    density_scale: float = 0.5  # of the log-logistic density, whose median is sigma_data
+    sigma_min: float = 0.001  # least sigma of training
+    sigma_max: float = 80.0  # largest sigma of training
+    # scale of the log-logistic density of sigma, whose median is sigma_data
+    density_scale: float = 0.5
 
     def __post_init__(self) -> None:
         if not 0 < self.sigma_min < self.sigma_max:

@@ -30,11 +30,11 @@ class FlowConfig(FormulationConfig):
     """Velocity matching on the straight path."""
 
     name: str = "flow"
-    density: TimeDensity = TimeDensity.logit_normal
-    logit_mean: float = 0.0  # of logit_normal; above 0 leans towards noise
-    logit_std: float = 1.0
-    beta_a: float = 1.5  # of beta: a density in proportion to t^(a-1)
-    t_max: float = 0.999  # t is kept at or below; sigma is infinite at 1
+    density: TimeDensity = TimeDensity.logit_normal  # density of the flow time t in training
+    logit_mean: float = 0.0  # mean of logit_normal; above 0 leans towards noise
+    logit_std: float = 1.0  # standard deviation of logit_normal
+    beta_a: float = 1.5  # exponent of the beta density, in proportion to t^(a-1)
+    t_max: float = 0.999  # largest t; sigma is infinite at 1
 
     def __post_init__(self) -> None:
         for name in ("logit_std", "beta_a"):

@@ -62,17 +62,19 @@ _SCHEDULES: dict[Schedule, Callable[[SamplingConfig], Tensor]] = {
 class SamplingConfig:
     """Ten steps by default, the published schedule. `sigmas`, where given, replace the schedule."""
 
-    sampler: Sampler = Sampler.euler
-    eta: float = 1.0  # of euler_ancestral and dpmpp_2m_sde: 0 adds no noise, 1 all of the SDE's
-    schedule: Schedule = Schedule.exponential
-    steps: int = 10
-    sigma_min: float = 0.001  # of exponential, karras, linear: the last before 0
-    sigma_max: float = 80.0  # of these and flow: the first
-    shift: float = 1.0  # of flow; SD3's is 3
-    spacing: Spacing = Spacing.solver_linspace  # of timesteps; the defaults are RDT's
-    betas: Betas = Betas.squared_cosine
-    num_timesteps: int = 1000
-    sigmas: list[float] | None = None  # falling, without the final 0, such as [5.0, 0.5]
+    sampler: Sampler = Sampler.euler  # the loop over sigmas
+    eta: float = 1.0  # noise of euler_ancestral and dpmpp_2m_sde: 0 none, 1 all of the SDE's
+    schedule: Schedule = Schedule.exponential  # how sigmas are spaced
+    steps: int = 10  # denoising steps of a chunk
+    sigma_min: float = 0.001  # last sigma before 0, of exponential, karras, linear
+    sigma_max: float = 80.0  # first sigma, of exponential, karras, linear, flow
+    shift: float = 1.0  # factor of sigma, of flow; SD3's is 3
+    # which timesteps are visited, of timesteps; the defaults are RDT's
+    spacing: Spacing = Spacing.solver_linspace
+    betas: Betas = Betas.squared_cosine  # how beta grows, of timesteps
+    num_timesteps: int = 1000  # number of timesteps T, of timesteps
+    # sigmas in falling order, without the final 0, such as [5.0, 0.5]
+    sigmas: list[float] | None = None
 
     def __post_init__(self) -> None:
         if self.sigmas is not None:

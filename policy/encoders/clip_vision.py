@@ -18,11 +18,11 @@ HEAD = 64  # width of a head in all released sizes
 class ClipVisionConfig:
     """The defaults are ViT-B/16, by which MDT sees pictures of the goal."""
 
-    side: int = 224  # pixels; pictures of another size are resized
-    patch: int = 16  # pixels of a patch's side
-    width: int = 768
-    layers: int = 12
-    out: int = 512  # size of the vector that it answers
+    side: int = 224  # side of a picture, pixels; others are resized
+    patch: int = 16  # side of a patch, pixels
+    width: int = 768  # token width
+    layers: int = 12  # transformer blocks
+    out: int = 512  # size of the output vector
 
     def __post_init__(self) -> None:
         if self.side % self.patch or self.width % HEAD:

@@ -20,10 +20,11 @@ from torch import Tensor
 class ConditionDropoutConfig:
     """The share of samples from which training hides each condition; RDT's is 0.1 for all."""
 
-    images: float = 0.0  # drawn for each frame of each camera
-    state: float = 0.0  # all its steps together
-    action_mask: float = 0.0  # which entries the robot has (unified space)
-    rate: float = 0.0  # actions a second
+    images: float = 0.0  # share of frames hidden, each camera's drawn by itself
+    state: float = 0.0  # share of samples without states
+    # share of samples without the mask of the robot's entries (unified space)
+    action_mask: float = 0.0
+    rate: float = 0.0  # share of samples without the rate
 
     def __post_init__(self) -> None:
         for name, share in asdict(self).items():

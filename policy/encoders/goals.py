@@ -33,15 +33,16 @@ class GoalProjection(Enum):
 class GoalConfig:
     """Which goals a policy can be given, and what training hides of them."""
 
-    text: bool = True
-    images: bool = False
-    state: bool = False
+    text: bool = True  # sentences can be goals
+    images: bool = False  # pictures can be goals
+    state: bool = False  # states can be goals
     language: LanguageConfig = field(default_factory=LanguageConfig)
-    projection: GoalProjection = GoalProjection.linear  # of sentence vectors
-    image: ImageConfig = field(default_factory=ImageConfig)  # how goal images are seen
+    projection: GoalProjection = GoalProjection.linear  # layers from a sentence vector to a token
+    image: ImageConfig = field(default_factory=ImageConfig)  # towers of goal pictures
     dropout: float = 0.0  # probability of hiding the whole goal
-    element_dropout: float = 0.0  # of hiding one entry of a sentence vector (published MoDE: 0.1)
-    modality_dropout: float = 0.5  # of hiding each of several goals; one is always left
+    # probability of hiding one entry of a sentence vector (published MoDE: 0.1)
+    element_dropout: float = 0.0
+    modality_dropout: float = 0.5  # probability of hiding each of several goals; one is always left
 
     def __post_init__(self) -> None:
         for name in ("dropout", "element_dropout", "modality_dropout"):

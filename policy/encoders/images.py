@@ -36,24 +36,26 @@ class Pooling(Enum):
 
 @dataclass(kw_only=True, slots=True)
 class ImageConfig:
-    """How images are seen."""
+    """Cameras, tower, pooling and projection of images."""
 
-    cameras: list[str] | None = None  # None: all there are; []: none
-    tower: str = RESNET18  # or another of load_tower: keypoint_conv, film_resnet50, ...
-    frozen: bool = False  # keep a pretrained tower's weights
+    cameras: list[str] | None = None  # names of the cameras used; None: all; []: none
+    # resnet18, keypoint_conv, film_resnet50, efficientnet_lite0, ... (load_tower)
+    tower: str = RESNET18
+    frozen: bool = False  # a pretrained tower's weights stay as they are
     share_tower: bool = False  # one tower for all cameras
     share_projection: bool = False  # one projection to tokens for all, without a bias (MoDE's)
-    adaptor: bool = False  # that projection is RDT's two layers, with biases
-    mlp: bool = False  # the projection, of each or all, is MDT's two layers of goals
-    absent: int = 0  # further cameras that the network knows and this robot lacks: plain pictures
+    adaptor: bool = False  # the projection is RDT's two layers, with biases
+    mlp: bool = False  # the projection is MDT's two layers of goals
+    absent: int = 0  # cameras of the network that this robot lacks: their pictures are plain
     pad_square: bool = False  # pad to a square with the tower's mean colour, not stretch (RDT)
-    resize: dict[str, int] = field(default_factory=dict)  # camera -> side in pixels to see it at
-    pooling: Pooling = Pooling.average
+    # camera -> side in pixels of the tower's input
+    resize: dict[str, int] = field(default_factory=dict)
+    pooling: Pooling = Pooling.average  # what becomes of a tower's feature map
     perceiver: PerceiverConfig = field(default_factory=PerceiverConfig)  # of pooling=perceiver
     clip: ClipVisionConfig = field(default_factory=ClipVisionConfig)  # of tower=clip_vision
-    clip_pixels: bool = False  # scale pixels as CLIP does, not as the tower would (MDT)
-    clip_pixels_first: bool = False  # scale them as CLIP does and then as the tower would (MDT-V)
-    random_shift: int = 4  # pixels by which training shifts an image at most
+    clip_pixels: bool = False  # pixels scaled as CLIP's, not as the tower's (MDT)
+    clip_pixels_first: bool = False  # pixels scaled as CLIP's and then as the tower's (MDT-V)
+    random_shift: int = 4  # largest random shift of a picture in training, pixels
 
     def __post_init__(self) -> None:
         if self.random_shift < 0:

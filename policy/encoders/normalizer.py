@@ -30,9 +30,9 @@ class Scaling(Enum):
 class NormalizerConfig:
     """How one field is scaled."""
 
-    scaling: Scaling = Scaling.auto
+    scaling: Scaling = Scaling.auto  # how an entry is scaled
     std_floor: float = 0.01  # least std to divide by, in the field's unit
-    clamp: float | None = None  # normalised entries are kept within +- this
+    clamp: float | None = None  # largest size of a normalised entry; None: not clamped
 
     def __post_init__(self) -> None:
         if self.std_floor <= 0 or (self.clamp is not None and self.clamp <= 0):

@@ -56,8 +56,9 @@ class Prefixing(Enum):
 class PrefixConfig:
     """Off unless a delay is trained for; guidance needs no training."""
 
-    max_delay: int = 0  # actions at most that training fixes, 0..max_delay all as likely; 0: off
-    beta: float = 5.0  # bounds the pull of guidance at high sigma and at low; the paper's
+    # largest number of actions fixed in training, 0..max_delay all as likely; 0: off
+    max_delay: int = 0
+    beta: float = 5.0  # bound of guidance's pull at high and at low sigma; the paper's
 
     def __post_init__(self) -> None:
         if self.max_delay < 0:

@@ -30,7 +30,7 @@ from telic.policy.objectives.objective import Encoded, Objective, ObjectiveConfi
 class StartConfig:
     """Which anchors a chunk is denoised from, and which result is taken; free at any time."""
 
-    best: int = 1  # M, by score, all in one batch; 0: none, plain sampling
+    best: int = 1  # anchors that are denoised, M, by score, in one batch; 0: plain sampling
     temperature: float = 0.0  # 0: the best score wins; 1: each as often as its score says
     # What is left of the previous chunk is one more anchor, whose score is that of the anchor
     # nearest to it plus this, so that a chunk goes on as the last one began; that anchor also
@@ -64,16 +64,16 @@ class TruncatedConfig(ObjectiveConfig):
     """Off unless anchors are asked for. The loss is the cross-entropy of the scores."""
 
     name: ClassVar[str] = "anchors"
-    weight: float = 1.0
-    count: int = 0  # K; clustered from the chunks trained on, unless there is a file
-    file: str | None = None  # that build-anchors wrote
-    relative: bool = True  # to the state, where it has an action's entry under the same name
+    weight: float = 1.0  # weight of the scores' loss in the total
+    count: int = 0  # anchors, K, clustered from the training chunks or from `file`; 0: off
+    file: str | None = None  # anchors that build-anchors wrote
+    relative: bool = True  # entries relative to the state, where it has one of the same name
     # None: sigma_scale times the rms distance of chunks from their anchors. Training leaves the
     # number beside the anchors among the weights, and that one is used.
     sigma_trunc: float | None = None
-    sigma_scale: float = 1.25
-    full_range: bool = False  # train on all sigmas, so that plain sampling works as well
-    num_heads: int = 4  # of the attention that pools the latent for the scores
+    sigma_scale: float = 1.25  # sigma_trunc in rms distances of a chunk from its anchor
+    full_range: bool = False  # training covers all sigmas, so that plain sampling works as well
+    num_heads: int = 4  # attention heads of the pool behind the scores
     start: StartConfig = field(default_factory=StartConfig)
 
     def __post_init__(self) -> None:

@@ -23,12 +23,13 @@ from telic.policy.layers.feed_forward import feed_forward
 class PerceiverConfig:
     """A perceiver; the defaults suit the small policies."""
 
-    latents: int = 3  # K, tokens that come out
-    depth: int = 2
-    num_heads: int = 4
-    head_width: int = 32  # C
-    positions: bool = True  # tell it where in the image a token lies; some towers do so themselves
-    projects_last: bool = False  # to the policy's width: what comes out, not what goes in (MDT-V)
+    latents: int = 3  # tokens that come out, K
+    depth: int = 2  # layers
+    num_heads: int = 4  # attention heads
+    head_width: int = 32  # width of an attention head, C
+    positions: bool = True  # tokens get their place in the image; some towers add it themselves
+    # projection to the policy's width at the output, not at the input (MDT-V)
+    projects_last: bool = False
 
     def __post_init__(self) -> None:
         for name in ("latents", "depth", "num_heads", "head_width"):

@@ -53,12 +53,12 @@ class AlignmentConfig(ObjectiveConfig):
     """The defaults suit small policies; `published` and `published_v` are MDT's and MDT-V's."""
 
     name: ClassVar[str] = "alignment"
-    projection: Projection = Projection.pooled
-    num_heads: int = 4  # of `pooled`
-    counterpart: Counterpart = Counterpart.images
-    picture: Picture = Picture.own
-    twins_are_negatives: bool = False  # samples of the same sentence; published: True
-    gather: bool = False  # published: True, negatives come from all processes' samples
+    projection: Projection = Projection.pooled  # what becomes of the latent tokens
+    num_heads: int = 4  # attention heads of `pooled`
+    counterpart: Counterpart = Counterpart.images  # the goal that a sentence is aligned with
+    picture: Picture = Picture.own  # the projection of the picture that is aligned
+    twins_are_negatives: bool = False  # samples of the same sentence are negatives; published: True
+    gather: bool = False  # negatives come from all processes' samples; published: True
 
     def build(self, around: ObjectiveContext) -> Alignment:
         """Return the projection with random weights."""

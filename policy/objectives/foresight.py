@@ -40,13 +40,14 @@ class ForesightConfig(ObjectiveConfig):
 
     name: ClassVar[str] = "foresight"
     reads_future: ClassVar[bool] = True
-    side: int = 48  # pixels to which the frames are resized
-    patch: int = 8  # pixels of a patch's side
-    width: int = 64  # E
-    num_layers: int = 2
-    num_heads: int = 4
-    mask_ratio: float = 0.75
-    mean: list[float] = field(default_factory=lambda: list(CLIP_MEAN))  # of pixels in [0, 1]
+    side: int = 48  # side of the resized frames, pixels
+    patch: int = 8  # side of a patch, pixels
+    width: int = 64  # token width, E
+    num_layers: int = 2  # transformer blocks
+    num_heads: int = 4  # attention heads
+    mask_ratio: float = 0.75  # share of the patches that are masked
+    mean: list[float] = field(default_factory=lambda: list(CLIP_MEAN))  # mean of pixels in [0, 1]
+    # standard deviation of pixels in [0, 1]
     std: list[float] = field(default_factory=lambda: list(CLIP_STD))
 
     def __post_init__(self) -> None:

@@ -53,17 +53,17 @@ class FutureConfig(ObjectiveConfig):
 
     name: ClassVar[str] = "future"
     reads_future: ClassVar[bool] = True
-    target: FutureTarget = FutureTarget.pixels
-    side: int = 32  # pixels of the predicted picture
-    patch: int = 8  # pixels of a patch's side, one token each
-    grid: int = 4  # of features: tokens a side to which the tower's map is averaged
-    width: int = 64  # E
-    num_layers: int = 2
-    num_heads: int = 4
+    target: FutureTarget = FutureTarget.pixels  # what of a frame is predicted
+    side: int = 32  # side of the predicted picture, pixels
+    patch: int = 8  # side of a patch, pixels, one token each
+    grid: int = 4  # tokens a side to which the tower's feature map is averaged
+    width: int = 64  # token width, E
+    num_layers: int = 2  # transformer blocks
+    num_heads: int = 4  # attention heads
     # Its own, whatever the actions have. A picture shows through more noise than a chunk does, so
     # training draws larger sigmas too: else what the latent says is never needed, nor learned.
     edm: EdmConfig = field(default_factory=lambda: EdmConfig(density_scale=1.0))
-    sampling: SamplingConfig = field(default_factory=SamplingConfig)  # of `predict_future`
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)  # sampling of `predict_future`
 
     def __post_init__(self) -> None:
         ObjectiveConfig.__post_init__(self)

@@ -104,7 +104,7 @@ class ObjectiveConfig(ABC):
 
     name: ClassVar[str]  # the key below `policy.` and in the log
     reads_future: ClassVar[bool] = False  # windows must hold the frames some steps ahead
-    weight: float = 0.0  # of the loss in the total; 0: off and not built
+    weight: float = 0.0  # weight of its loss in the total; 0: off and not built
 
     def __post_init__(self) -> None:
         if not 0 <= self.weight < float("inf"):

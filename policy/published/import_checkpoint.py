@@ -1,23 +1,17 @@
-"""`import-checkpoint`: a published checkpoint becomes one of ours, encoders included.
-
-SRC is what was published: MoDE's directory (config.yaml, model_cleaned.safetensors), or MDT's or
-MDT-V's Lightning .ckpt (with .hydra/config.yaml), or RDT's directory (config.json,
-model.safetensors or pytorch_model.bin).
-"""
+"""`import-checkpoint`: a published checkpoint becomes one of ours, encoders included."""
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
 from telic.policy.checkpoint import LANGUAGE, load_embeddings, save_checkpoint
 from telic.policy.encoders.language import TOKENIZER_FILES
 from telic.policy.policy import Policy
+from telic.policy.published.import_arguments import parser
 from telic.policy.published.imported import Imported, ImportOptions, read_json
 from telic.policy.published.mdt import importer as import_mdt
 from telic.policy.published.mode import importer as import_mode
@@ -111,18 +105,9 @@ def _tokenizer_files(folder: Path) -> list[Path]:
     return sorted(path for pattern in patterns for path in folder.glob(pattern))
 
 
-class Parser(argparse.ArgumentParser):
-    """Reports a wrong command line in one line and exit code 2."""
-
-    def error(self, message: str) -> NoReturn:
-        """Print the line and leave."""
-        print(f"{self.prog}: {message}; {self.prog} --help tells more", file=sys.stderr)
-        sys.exit(2)
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command; exit code 0, 2 on bad input."""
-    args = _parser().parse_args(arguments)
+    args = parser().parse_args(arguments)
     try:
         options = ImportOptions(
             interface=_interface(args.interface),
@@ -141,36 +126,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except ValueError as error:
         print(f"import-checkpoint: {error}", file=sys.stderr)
         sys.exit(2)
-
-
-def _parser() -> Parser:
-    parser = Parser(prog="import-checkpoint", description=__doc__)
-    parser.add_argument("source", metavar="SRC", type=Path, help="the published checkpoint")
-    parser.add_argument(
-        "target", metavar="DST", type=Path, help="the checkpoint directory to write"
-    )
-    parser.add_argument(
-        "--interface",
-        type=Path,
-        metavar="FILE",
-        help="spec.json of a checkpoint for the robot to act on (state and image sizes, names, "
-        "rate); its cameras in the published order; without it CALVIN's",
-    )
-    parser.add_argument(
-        "--tokenizer", type=Path, metavar="DIR", help="files of the text tower's tokenizer"
-    )
-    parser.add_argument(
-        "--embeddings",
-        type=Path,
-        metavar="FILE",
-        help="embeddings.safetensors with vectors of sentences, where no tokenizer is at hand",
-    )
-    parser.add_argument(
-        "--language", type=Path, metavar="DIR", help="RDT: folder of T5-XXL and its tokenizer"
-    )
-    parser.add_argument("--vision", type=Path, metavar="DIR", help="RDT: folder of SigLIP")
-    parser.add_argument("--raw", action="store_true", help="the raw weights, not their average")
-    return parser
 
 
 def _interface(path: Path | None) -> Interface | None:

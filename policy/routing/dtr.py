@@ -33,7 +33,7 @@ class DtrRoutingConfig(RoutingConfig):
 
     name: str = "dtr"
     beta: float = 0.8  # share of the channels that are active
-    alpha: float = 4.0  # above 1: clean timesteps share more channels than noisy ones
+    alpha: float = 4.0  # exponent; above 1 clean timesteps share more channels than noisy ones
 
     def __post_init__(self) -> None:
         if not 0 < self.beta <= 1:

@@ -38,9 +38,9 @@ class NoiseRoutingConfig(RoutingConfig):
     """MoDE's; k experts share the hidden width that a token gets."""
 
     name: str = "noise"
-    num_experts: int = 4  # E, the shared one included
-    top_k: int = 2  # experts per token, the shared one included
-    normalize_gates: bool = True  # the chosen experts' gates sum to 1
+    num_experts: int = 4  # experts, E, the shared one included
+    top_k: int = 2  # experts of a token, k, the shared one included
+    normalize_gates: bool = True  # gates of the chosen experts sum to 1
     # One expert for all tokens. Where it leaves one to be chosen, a normalised gate is always 1
     # and teaches the router nothing: take normalize_gates=false or top_k=3.
     shared_expert: bool = False

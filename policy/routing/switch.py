@@ -39,9 +39,9 @@ class SwitchRoutingConfig(RoutingConfig):
     """The published settings."""
 
     name: str = "switch"
-    num_experts: int = 3  # N
-    top_k: int = 2
-    alpha: float = 4.0  # of the prior, as in DTR
+    num_experts: int = 3  # experts, N
+    top_k: int = 2  # experts of a sample, k
+    alpha: float = 4.0  # exponent of the prior, as in DTR
     prior: float = 1.0  # weight of the diffusion-prior loss; the paper tunes it
 
     def __post_init__(self) -> None:

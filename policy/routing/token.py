@@ -33,9 +33,9 @@ class TokenRoutingConfig(RoutingConfig):
     """As many experts as the other routings have; published are 8 or 16."""
 
     name: str = "token"
-    num_experts: int = 4  # N, besides the shared one
-    top_k: int = 2
-    shared: float = 0.5  # hidden width of the shared expert in those of a routed one; 0: none
+    num_experts: int = 4  # experts, N, besides the shared one
+    top_k: int = 2  # experts of a token, k
+    shared: float = 0.5  # hidden width of the shared expert, in those of a routed one; 0: none
     balance: float = 0.01  # weight of the balance loss
 
     def __post_init__(self) -> None:

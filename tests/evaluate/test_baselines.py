@@ -95,7 +95,9 @@ def test_a_baseline_trains_and_is_evaluated(algorithm: str, toy: str, tmp_path: 
     assert result["overall"]["episodes"] == 3
     with pytest.raises(ValueError, match="does not denoise; leave sampling out"):
         evaluate(compose(EvaluateConfig, "evaluate", [*given, "sampling=2"]))
-    with pytest.raises(ValueError, match=r"precision=w8a8: .* does not denoise; leave precision out"):
+    with pytest.raises(
+        ValueError, match=r"precision=w8a8: .* does not denoise; leave precision out"
+    ):
         evaluate(compose(EvaluateConfig, "evaluate", [*given, "precision=w8a8"]))
 
 

@@ -32,7 +32,7 @@ def test_experts_solve_it_in_another_scene_each_time(task: str) -> None:
                 if info["success"]:
                     solved += 1
                     break
-    assert solved >= 5, "of 6; docs/playtable.md has the rates of many starts"
+    assert solved >= 5, "of 6; docs/results/playtable.md has the rates of many starts"
 
 
 @pytest.mark.parametrize("place", ["table", "slider", "drawer"])
