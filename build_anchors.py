@@ -5,46 +5,37 @@ build-anchors stores=[runs/demo/demos.zarr] count=32 action_horizon=8 out=runs/a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 from rich.console import Console
 
 from telic.configs.launch import launch
 from telic.datasets.store import EpisodeStore
-from telic.datasets.unified import (
-    Space,
-    robots_of,
-    shared_stats,
-    unified_interface,
-    unified_stats,
-)
+from telic.datasets.unified import robots_of, shared_stats, unified_stats
 from telic.datasets.windows import WindowConfig, Windows
-from telic.policy.anchors import ANCHORS, AnchorSet, build_anchors, relative_columns
-from telic.policy.normalizer import NormalizerConfig
+from telic.embodiment import Space, unified_interface
+from telic.policy.encoders.normalizer import NormalizerConfig
+from telic.policy.objectives.anchors import ANCHORS, AnchorSet, build_anchors, relative_columns
 from telic.ranges import require_range
 from telic.replacement import require_replaceable
+from telic.training.anchors import chunk_batches, describe
 
 STDOUT = Console(soft_wrap=True, highlight=False, markup=False)
-MOST_CHUNKS = 20_000  # that are clustered; of more, as many are drawn
-_BATCH = 2000
 
 
 @dataclass(kw_only=True, slots=True)
 class BuildAnchorsConfig:
     """Which chunks are clustered, and how they are normalised: as the policy to be trained does."""
 
-    stores: list[str] = field(default_factory=list)
-    count: int = 32  # K
-    action_horizon: int = 8  # H
-    relative: bool = True  # to the state, where it has an action's entry under the same name
+    stores: list[str] = field(default_factory=list)  # episode stores whose chunks are clustered
+    count: int = 32  # anchors, K
+    action_horizon: int = 8  # actions of a chunk, H: the policy's
+    relative: bool = True  # entries relative to the state, where it has one of the same name
     action: NormalizerConfig = field(default_factory=NormalizerConfig)
-    space: Space = Space.own
-    seed: int = 1
-    out: str = "runs/anchors.safetensors"
+    space: Space = Space.own  # own: the stores' one robot; unified: RDT's 128 slots, for several
+    seed: int = 1  # seed of the clustering and of the chunks it reads
+    out: str = "runs/anchors.safetensors"  # file of the anchors, for policy.anchors.file
     overwrite: bool = False  # replace the anchors at `out`
 
     def __post_init__(self) -> None:
@@ -81,25 +72,6 @@ def run(config: BuildAnchorsConfig) -> AnchorSet:
     STDOUT.print(describe(anchors))
     STDOUT.print(config.out)
     return anchors
-
-
-def chunk_batches(windows: Windows, seed: int) -> Iterator[dict[str, Any]]:
-    """Yield windows without pictures, in batches: all, or `MOST_CHUNKS` drawn by the seed."""
-    blind = windows.without_pictures()
-    chosen = np.random.default_rng(seed).permutation(len(blind))[:MOST_CHUNKS]
-    for first in range(0, len(chosen), _BATCH):
-        yield blind.batch(np.sort(chosen[first : first + _BATCH]))
-
-
-def describe(anchors: AnchorSet) -> str:
-    """Return one line: how many, of what, how far from what they stand for."""
-    count, horizon, size = anchors.chunks.shape
-    relative = int((anchors.columns >= 0).sum())
-    return (
-        f"{count} anchors of {horizon} x {size} for {anchors.counts.sum()} chunks "
-        f"({anchors.counts.min()} to {anchors.counts.max()} each), {relative} entries relative to "
-        f"the state; rms distance {anchors.rms:.4g} of the normalised range"
-    )
 
 
 def main() -> None:

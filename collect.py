@@ -21,10 +21,18 @@ from telic.datasets.language import Segment
 from telic.datasets.layout import STORE
 from telic.datasets.store import EpisodeStore
 from telic.envs import registry
-from telic.envs.attempts import ATTEMPTS, CRASHED, FAILED, KEPT, Attempt, AttemptLog, Quota
-from telic.envs.demos import DemoJob, Demonstration, Stretch, demonstrations, interface_of
-from telic.envs.host import Crashed, EnvChoice
-from telic.envs.pool import Pool, open_pool
+from telic.envs.rollout.collection_log import (
+    ATTEMPTS,
+    CRASHED,
+    FAILED,
+    KEPT,
+    Attempt,
+    AttemptLog,
+    Quota,
+)
+from telic.envs.rollout.demos import DemoJob, Demonstration, Stretch, demonstrations, interface_of
+from telic.envs.rollout.env_worker import Crashed, EnvChoice
+from telic.envs.rollout.pool import Pool, open_pool
 from telic.envs.task import StateChoice
 from telic.ranges import LAST_SEED, require_range, require_text
 from telic.replacement import require_replaceable
@@ -56,20 +64,23 @@ class CollectConfig:
 
     tasks: list[str] | None = None  # tags or task names; None: those of `env`, or mt10
     env: str | None = None  # a family instead, such as playtable: all its tasks, or its play
-    mode: Mode = Mode.tasks  # of `env`
-    scenes: list[str] = field(default_factory=list)  # of a family with several, taken in turn
+    mode: Mode = Mode.tasks  # what an episode of `env` is
+    # scenes of a family with several, taken in turn
+    scenes: list[str] = field(default_factory=list)
     annotated: float = 1.0  # share of the tasks done in play that are labelled
-    out: str = "runs/demo/demos.zarr"
-    episodes_per_task: int = 25  # successful ones; failed ones are counted and dropped
-    seed: int = 1  # attempt k of a task is the episode with seed + k
-    state: StateChoice = StateChoice.full
-    cameras: list[str] = field(default_factory=list)
-    image_size: list[int] = field(default_factory=lambda: [96, 96])  # h, w pixels
-    phrasings: Phrasings = Phrasings.all
-    steps_after_success: int = 20
-    max_steps: int | None = None  # of an episode; None: 200, or what the tasks' family says
-    max_attempts: int | None = None  # for a task; None: 4 x episodes_per_task
-    num_workers: int = 2  # processes; 0 works in this one; changes nothing but the time
+    out: str = "runs/demo/demos.zarr"  # the episode store to write
+    # successful episodes of each task; failed ones are counted and dropped
+    episodes_per_task: int = 25
+    seed: int = 1  # seed of the first attempt; attempt k has seed + k
+    state: StateChoice = StateChoice.full  # what the field `state` holds
+    cameras: list[str] = field(default_factory=list)  # names of cameras to record, [] for none
+    # height and width of the pictures, pixels
+    image_size: list[int] = field(default_factory=lambda: [96, 96])
+    phrasings: Phrasings = Phrasings.all  # which sentences an episode is labelled with
+    steps_after_success: int = 20  # steps recorded once the task is done
+    max_steps: int | None = None  # steps of an episode; None: 200, or what the tasks' family says
+    max_attempts: int | None = None  # attempts at a task; None: 4 x episodes_per_task
+    num_workers: int = 2  # simulator processes; 0 simulates in this one
     overwrite: bool = False  # replace what is at `out`
     resume: bool = False  # go on with what is at `out`, if anything is
 

@@ -23,8 +23,8 @@ from telic.configs.launch import launch
 from telic.ranges import require_range
 from telic.real_robot.control_process import LoopConfig
 from telic.real_robot.daemon import DaemonConfig, supervise
+from telic.real_robot.inference_scheduler import WorkerConfig
 from telic.real_robot.policy_worker import open_checkpoint
-from telic.real_robot.requests import WorkerConfig
 from telic.real_robot.robot import robot_config
 from telic.real_robot.safety import SafetyConfig
 from telic.real_robot.summary import render
@@ -38,30 +38,30 @@ STDERR = Console(stderr=True, soft_wrap=True, markup=False)
 class ControlConfig:
     """Which policy on which robot, for how long."""
 
-    checkpoint: str = ""
-    robot: str = "metaworld"
-    task: str | None = None  # of a robot that has tasks
-    robot_options: dict[str, Any] = field(default_factory=dict)  # more of the robot's own
-    act_as: str | None = None  # of several robots that it was trained for; None: the first
-    goal: str | None = None  # the sentence; None: the robot's own
-    duration_s: float | None = 10.0  # None: until stopped
+    checkpoint: str = ""  # a checkpoint directory
+    robot: str = "metaworld"  # a robot by name (metaworld, arm), or module:Config of your own
+    task: str | None = None  # task, of a robot that has tasks
+    robot_options: dict[str, Any] = field(default_factory=dict)  # options of the robot's own config
+    act_as: str | None = None  # robot, of a policy trained for several; None: the first
+    goal: str | None = None  # sentence of the goal; None: the robot's own
+    duration_s: float | None = 10.0  # length of the run; None: until stopped
     sampling: str | None = None  # denoising steps: "1", "2", "4", "5", "10"; None: the checkpoint's
-    # From how many of its anchors a chunk is denoised, and how freely one is chosen (0: the best);
-    # None: as the checkpoint says.
+    # of a policy with anchors: how many a chunk is denoised from; None: the checkpoint's
     anchors: int | None = None
+    # 0: the best anchor; 1: each as often as its score says; None: the checkpoint's
     temperature: float | None = None
-    numbers: str | None = None  # fp32, packed, bf16, fp16, int8, w8a8; None: fp32
-    # How a chunk goes on from the one that runs while it is computed: none, trained, guided; None:
-    # as the checkpoint was trained.
+    precision: str | None = None  # fp32, fp32_packed, bf16, fp16, int8, w8a8; None: fp32
+    # how a chunk goes on from the one that runs while it is computed: none, trained, guided; None:
+    # as the checkpoint was trained
     prefixing: str | None = None
     # steps after which a new chunk is asked for; 1: as soon as the policy is free
     execute_horizon: int = 1
-    seed: int = 300_000  # of the scene's starts and of the policy's noise
-    device: str = "auto"
+    seed: int = 300_000  # seed of the scene's starts and of the policy's noise
+    device: str = "auto"  # device of the policy: auto, cpu, cuda
     threads: int = 1  # CPU threads of the policy
     loop: LoopConfig = field(default_factory=LoopConfig)
     safety: SafetyConfig = field(default_factory=SafetyConfig)
-    out: str | None = "runs/control.json"  # where the summary goes; None: nowhere
+    out: str | None = "runs/control.json"  # file of the summary; None: nowhere
 
     def __post_init__(self) -> None:
         if not self.checkpoint:
@@ -108,7 +108,7 @@ def run(config: ControlConfig) -> dict[str, Any]:
                 config.checkpoint,
                 device=config.device,
                 sampling=config.sampling,
-                numbers=config.numbers,
+                precision=config.precision,
                 threads=config.threads,
                 act_as=config.act_as,
                 anchors=config.anchors,

@@ -17,21 +17,21 @@ from rich.console import Console
 
 from telic.configs.launch import launch
 from telic.configs.words import command_line
-from telic.envs.demos import expert_results
-from telic.envs.episode_log import EpisodeLog
-from telic.envs.progress import with_progress
-from telic.envs.protocol import ProtocolSettings
-from telic.envs.protocols import build_protocol
-from telic.envs.rendering import require_rendering
-from telic.envs.report import table, write_report
-from telic.envs.results import (
+from telic.envs.evaluation.episode_log import EpisodeLog
+from telic.envs.evaluation.progress import with_progress
+from telic.envs.evaluation.protocol import ProtocolSettings
+from telic.envs.evaluation.protocols import build_protocol
+from telic.envs.evaluation.report import table, write_report
+from telic.envs.evaluation.results import (
     Evaluation,
     Latency,
     compare,
     read_comparable,
     write_evaluation,
 )
-from telic.envs.rollout import (
+from telic.envs.rendering import require_rendering
+from telic.envs.rollout.demos import expert_results
+from telic.envs.rollout.rollout import (
     EpisodeJob,
     EpisodeResult,
     RolloutConfig,
@@ -39,14 +39,14 @@ from telic.envs.rollout import (
     run_rollouts,
 )
 from telic.policy.checkpoint import git_commit, load_policy, plain, read_config
-from telic.policy.device import pick_device
-from telic.policy.inference import Inference
-from telic.policy.latency import chunk_latency_ms
-from telic.policy.machine import machine, versions
+from telic.policy.inference.device import pick_device
+from telic.policy.inference.latency import chunk_latency_ms
+from telic.policy.inference.machine import machine, versions
+from telic.policy.inference_config import Inference
 from telic.policy.policy import Policy
-from telic.policy.robomimic_baseline import RobomimicPolicy
 from telic.ranges import LAST_SEED, require_range, require_text
 from telic.spec import ChunkPolicy
+from telic.training.robomimic_baseline import RobomimicPolicy
 
 EXPERT = "expert"
 STDOUT, STDERR = Console(markup=False), Console(stderr=True, markup=False)
@@ -57,21 +57,22 @@ class EvaluateConfig(ProtocolSettings):
     """One policy, the episodes it meets (`ProtocolSettings`), and where the report goes."""
 
     checkpoint: str = ""  # a checkpoint directory, or "expert": the tasks' scripted experts
-    sampling: str | None = None  # preset "10", "5", "2" or "1" steps; None: the checkpoint's own
-    # From how many of its anchors a chunk is denoised, and how freely one is chosen (0: the best);
-    # None: as the checkpoint says.
+    # denoising steps, a preset: 1, 2, 5, 10; None: the checkpoint's own
+    sampling: str | None = None
+    # of a policy with anchors: how many a chunk is denoised from; None: the checkpoint's
     anchors: int | None = None
+    # 0: the best anchor; 1: each as often as its score says; None: the checkpoint's
     temperature: float | None = None
-    numbers: str | None = None  # fp32, packed, bf16, fp16, int8, w8a8 (quantize.py); None: fp32
-    # How a chunk goes on from what was left of the last one, of which nothing runs meanwhile here:
-    # none, guided, trained; None: as the checkpoint was trained.
+    precision: str | None = None  # fp32, fp32_packed, bf16, fp16, int8, w8a8; None: fp32
+    # how a chunk goes on from the rest of the last one: none, guided, trained; None: as the
+    # checkpoint was trained
     prefixing: str | None = None
     execute_horizon: int = 4  # actions run of each chunk (all, if the policy gives fewer)
     num_workers: int = 2  # simulator processes; 0 simulates in this one
-    envs_per_worker: int = 10
-    device: str = "auto"
+    envs_per_worker: int = 10  # episodes that a simulator process runs at a time
+    device: str = "auto"  # device of the policy: auto, cpu, cuda
     threads: int | None = None  # CPU threads of the policy; None leaves torch's choice
-    out: str = "runs/evaluate"
+    out: str = "runs/evaluate"  # folder of the report, results.json and videos
     resume: bool = True  # go on where `out` holds a part of the same evaluation
     videos: int = 0  # episodes per task filmed, failed ones first, where pictures can be drawn
     compare: str | None = None  # results.json, or its folder, of another policy
@@ -99,7 +100,7 @@ class EvaluateConfig(ProtocolSettings):
             sampling=self.sampling,
             anchors=self.anchors,
             temperature=self.temperature,
-            numbers=self.numbers,
+            precision=self.precision,
             prefixing=self.prefixing,
         )
 
@@ -183,8 +184,8 @@ def contestant(config: EvaluateConfig) -> Contestant:
             identity["start"] = plain(policy.start)
         if config.prefixing is not None:
             identity["prefixing"] = config.prefixing
-        if config.numbers is not None:
-            title, identity["numbers"] = f"{title}, {config.numbers}", config.numbers
+        if config.precision is not None:
+            title, identity["precision"] = f"{title}, {config.precision}", config.precision
     return Contestant(title=title, identity=identity, policy=policy)
 
 

@@ -29,7 +29,7 @@ from telic.configs.words import word
 from telic.control import ControlConfig
 from telic.envs import registry
 from telic.evaluate import EvaluateConfig
-from telic.policy.sampling import preset
+from telic.policy.diffusion.sampling import preset
 from telic.ranges import require_range, require_text
 from telic.replacement import Kind, replacing, require_replaceable
 from telic.spec import near_misses
@@ -73,15 +73,18 @@ class RecipeConfig:
     collection of one store and `collect.KEY=VALUE` to that of each.
     """
 
-    out: str = ""
-    collect: dict[str, list[str]] = field(default_factory=dict)  # store -> what makes it
-    train: list[str] = field(default_factory=list)
-    evaluate: list[str] = field(default_factory=list)
-    samplings: list[str] = field(default_factory=lambda: ["10", "2"])  # denoising steps
-    control_task: str | None = None  # None: no control run
-    control_sampling: str = "2"
-    control_s: float = 10.0
-    more: dict[str, list[str]] = field(default_factory=dict)  # what a command line adds, by stage
+    out: str = ""  # folder of all that the recipe writes
+    # store -> what collect-demos is given for it
+    collect: dict[str, list[str]] = field(default_factory=dict)
+    train: list[str] = field(default_factory=list)  # what train-policy is given
+    evaluate: list[str] = field(default_factory=list)  # what evaluate-policy is given
+    # denoising steps, one evaluation each
+    samplings: list[str] = field(default_factory=lambda: ["10", "2"])
+    control_task: str | None = None  # task of the control run; None: no control run
+    control_sampling: str = "2"  # denoising steps of the control run
+    control_s: float = 10.0  # length of the control run
+    # what a command line adds, by stage (train.KEY=VALUE)
+    more: dict[str, list[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not (self.out and self.collect and self.samplings):

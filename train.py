@@ -12,32 +12,34 @@ import signal
 from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 
+import telic.configs.policy_choices  # noqa: F401 (registers what policy= chooses from)
 from telic.configs.launch import launch
 from telic.datasets.lock import WriterLock
 from telic.datasets.windows import Windows
 from telic.policy.atomic import CHECKPOINTS
 from telic.policy.checkpoint import load_train_state, save_checkpoint
-from telic.policy.device import pick_device, supports_bf16
-from telic.policy.objective import LossTerms
+from telic.policy.encoders.fields import Batch, rows_of
+from telic.policy.finetune import copy_language
+from telic.policy.inference.device import pick_device, supports_bf16
+from telic.policy.layers.tensors import load_exactly
+from telic.policy.objectives.objective import LossTerms
 from telic.policy.policy import Policy
-from telic.policy.run_log import RunLog
-from telic.policy.seeding import seed_shard
-from telic.policy.starting_point import copy_language
-from telic.policy.stop_signals import StopSignals
-from telic.policy.tensors import load_exactly
-from telic.policy.validation import NonFiniteLoss, held_out_errors, non_finite
 from telic.replacement import remove, require_replaceable
-from telic.train_config import Precision, TrainConfig
-from telic.train_data import batches_from, held_out_batches, open_stores, windows_of
-from telic.train_messages import describe, where_from
-from telic.train_resume import Resumed, RunRecord, holds_checkpoints, to_resume_from
-from telic.train_start import new_policy, resumed_policy
+from telic.training.config import Precision, TrainConfig
+from telic.training.data import batches_from, held_out_batches, open_stores, windows_of
+from telic.training.messages import describe, where_from
+from telic.training.resume import Resumed, RunRecord, holds_checkpoints, to_resume_from
+from telic.training.run_log import RunLog
+from telic.training.seeding import seed_shard
+from telic.training.start import new_policy, resumed_policy
+from telic.training.stop_signals import StopSignals
+from telic.training.validation import NonFiniteLoss, held_out_errors, non_finite
 
 
 @dataclass(slots=True)
@@ -195,7 +197,7 @@ def train_step(
     accelerator: Accelerator,
     model: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
-    batch: dict[str, Any],
+    batch: Batch,
     step: int,
 ) -> dict[str, float]:
     """Take optimizer step `step` on this process's rows of a global batch; return its record."""
@@ -206,7 +208,7 @@ def train_step(
     losses: list[LossTerms] = []
     for micro in range(config.accumulate):
         shard = accelerator.process_index * config.accumulate + micro
-        rows = {k: v[micro * shard_size : (micro + 1) * shard_size] for k, v in batch.items()}
+        rows = rows_of(batch, slice(micro * shard_size, (micro + 1) * shard_size))
         generator = seed_shard(config.seed, step, shard, accelerator.device)
         last = micro == config.accumulate - 1
         with nullcontext() if last else accelerator.no_sync(model):

@@ -27,37 +27,37 @@ from telic.datasets.sampler import BatchSampler
 from telic.datasets.store import EpisodeStore
 from telic.policy.atomic import CHECKPOINT
 from telic.policy.checkpoint import save_checkpoint
-from telic.policy.device import pick_device
-from telic.policy.robomimic_baseline import (
+from telic.policy.inference.device import pick_device
+from telic.ranges import LAST_SEED, require_range, require_text
+from telic.replacement import require_replaceable
+from telic.training.data import prime_embeddings
+from telic.training.robomimic_baseline import (
     GOAL,
     STATE,
     RobomimicConfig,
     RobomimicPolicy,
     import_robomimic,
 )
-from telic.policy.run_log import RunLog, WandbConfig
-from telic.policy.stop_signals import StopSignals
-from telic.ranges import LAST_SEED, require_range, require_text
-from telic.replacement import require_replaceable
-from telic.train_data import prime_embeddings
+from telic.training.run_log import RunLog, WandbConfig
+from telic.training.stop_signals import StopSignals
 
 
 @dataclass(kw_only=True, slots=True)
 class TrainBaselineConfig:
     """Everything a baseline is a function of. The defaults are robomimic's published ones."""
 
-    out: str = "runs/baseline"
+    out: str = "runs/baseline"  # folder of checkpoints and log
     overwrite: bool = False  # start again where `out` holds another run
-    store: str = "runs/demo/demos.zarr"
+    store: str = "runs/demo/demos.zarr"  # the episode store
     policy: RobomimicConfig = field(default_factory=RobomimicConfig)
-    steps: int = 20_000
-    minutes: float | None = None  # stop earlier
-    batch_size: int = 100
-    device: str = "auto"
+    steps: int = 20_000  # optimizer steps
+    minutes: float | None = None  # time after which it stops earlier; None: all steps
+    batch_size: int = 100  # windows of a step
+    device: str = "auto"  # auto, cpu, cuda
     threads: int | None = None  # CPU threads; None leaves torch's choice
-    seed: int = 1
-    log_every: int = 20
-    checkpoint_every: int = 1000
+    seed: int = 1  # seed of the run
+    log_every: int = 20  # steps between two records of the log
+    checkpoint_every: int = 1000  # steps between two checkpoints
     wandb: WandbConfig = field(default_factory=WandbConfig)
 
     def __post_init__(self) -> None:

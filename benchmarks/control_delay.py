@@ -7,9 +7,9 @@
 
 The control daemon's own loop, requests, timeline and scenes; the chunk comes after the latency
 given, or after that many control steps. An episode is a success if the task is solved within 200
-steps, 2.5 s, holding included. Prefixing (policy/prefix.py) needs chunks longer than the delay and
-`execute_horizon` together, and `trained` a policy.prefix.max_delay of a step more than the delay:
-when the policy is asked its observation is up to a step old.
+steps, 2.5 s, holding included. Prefixing (policy/inference/prefix.py) needs chunks longer than the
+delay and `execute_horizon` together, and `trained` a policy.prefix.max_delay of a step more than
+the delay: when the policy is asked its observation is up to a step old.
 
 Seam jerk: the median norm of the second difference of the commands where they pass from one chunk
 to the next, over that inside of chunks; 1 is a seam that cannot be told.
@@ -27,14 +27,14 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from telic.envs.evaluation.statistics import wilson_interval
 from telic.envs.registry import expand
-from telic.envs.statistics import wilson_interval
 from telic.policy.policy import Policy
 from telic.real_robot.clock import NS, FakeClock
 from telic.real_robot.control_process import LoopConfig
+from telic.real_robot.inference_scheduler import WorkerConfig
 from telic.real_robot.policy_worker import open_checkpoint
 from telic.real_robot.replay import Timing, replay
-from telic.real_robot.requests import WorkerConfig
 from telic.real_robot.simulated import MetaWorldConfig, SimulatedScene
 from telic.spec import ChunkPolicy
 

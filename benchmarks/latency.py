@@ -1,6 +1,6 @@
 """How long a chunk takes at batch 1: kinds and sizes, by steps, plain, planned and in fewer bits.
 
-    python benchmarks/latency.py [--steps 1 2 5 10] [--sizes small mode rdt] [--numbers w8a8]
+    python benchmarks/latency.py [--steps 1 2 5 10] [--sizes small mode rdt] [--precision w8a8]
 
 From tokens to normalised actions, the context encoded once in each chunk; `as published` encodes
 it in every step, as the released RDT does. `MB` are the weights that the matrix products of a chunk
@@ -27,18 +27,18 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from telic.policy.denoiser import Context, Denoiser, DenoiserConfig, Sizes
-from telic.policy.device import pick_device
-from telic.policy.latency import chunk_latency_ms
-from telic.policy.machine import machine
-from telic.policy.mdt import MdtConfig
-from telic.policy.mode import ModeConfig
-from telic.policy.plan import Plan
+from telic.policy.config import PolicyConfig
+from telic.policy.denoisers.denoiser import Context, Denoiser, DenoiserConfig, Sizes
+from telic.policy.denoisers.mdt import MdtConfig
+from telic.policy.denoisers.mode import ModeConfig
+from telic.policy.denoisers.rdt import RdtConfig
+from telic.policy.diffusion.sampling import PRESETS, SamplingConfig
+from telic.policy.inference.device import pick_device
+from telic.policy.inference.latency import chunk_latency_ms
+from telic.policy.inference.machine import machine
+from telic.policy.inference.plan import Plan
+from telic.policy.inference.precision import WIDE, Precision, available, precision_named, quantize
 from telic.policy.policy import Policy
-from telic.policy.policy_config import PolicyConfig
-from telic.policy.quantize import WIDE, Numbers, available, number_format, quantize
-from telic.policy.rdt import RdtConfig
-from telic.policy.sampling import PRESETS, SamplingConfig
 from telic.spec import ArraySpec, FieldStats, Interface
 
 # Meta-World's states for small; else what is published: two cameras and chunks of ten (MoDE; MDT-V
@@ -72,7 +72,7 @@ SIZES: dict[str, tuple[DenoiserConfig, Sizes]] = {
 GPU_ONLY = ["rdt_1b"]
 LIMIT_S = 6.0  # per row; at least MIN_CALLS are made
 MIN_CALLS, MAX_CALLS, WARM_UP = 5, 200, 1
-BITS = {Numbers.bf16: 16, Numbers.fp16: 16, Numbers.int8: 8, Numbers.w8a8: 8}  # others: 32
+BITS = {Precision.bf16: 16, Precision.fp16: 16, Precision.int8: 8, Precision.w8a8: 8}  # others: 32
 Sample = Callable[[SamplingConfig], Tensor]
 
 
@@ -105,9 +105,9 @@ class Cost:
     wide: int
     others: int
 
-    def bytes_in(self, numbers: Numbers) -> float:
+    def bytes_in(self, precision: Precision) -> float:
         """Return how many bytes of weights are read where the wide ones are in that format."""
-        return self.wide * BITS.get(numbers, 32) / 32 + self.others
+        return self.wide * BITS.get(precision, 32) / 32 + self.others
 
 
 class Chunk:
@@ -194,7 +194,7 @@ def small_policy(device: torch.device) -> Policy:
         action=ArraySpec(shape=(4,), minimum=(-1.0,), maximum=(1.0,)),
         rate_hz=80.0,
     )
-    policy = PolicyConfig().build(interface, {"state": stats}).to(device).eval()
+    policy = Policy(PolicyConfig(), interface, {"state": stats}).to(device).eval()
     policy.set_embeddings({"reach": np.zeros(384, np.float32)})
     return policy
 
@@ -216,36 +216,36 @@ def measure(arguments: argparse.Namespace, device: torch.device, console: Consol
         console.print(f"{name} {steps} {how}: {median:.2f} ms", style="dim")
         return median
 
-    formats = [numbers for numbers in arguments.numbers if numbers in available(device)]
+    formats = [precision for precision in arguments.precision if precision in available(device)]
     for name in arguments.sizes:
         if name in GPU_ONLY and device.type != "cuda":
             continue
         plain: dict[str, float] = {}
         costs: dict[str, Cost] = {}
-        for numbers in [Numbers.fp32, *formats]:
-            if numbers is not Numbers.fp32 and not costs["planned", arguments.steps[0]].wide:
+        for precision in [Precision.fp32, *formats]:
+            if precision is not Precision.fp32 and not costs["planned", arguments.steps[0]].wide:
                 continue
             chunk = Chunk(*SIZES[name], device)
-            quantize(chunk.network, numbers)
+            quantize(chunk.network, precision)
             ways: dict[str, Sample] = {"planned": chunk.planned}
-            if numbers is Numbers.fp32:
+            if precision is Precision.fp32:
                 ways = {"plain": chunk.plain} | ways
                 if name.startswith("rdt"):
                     ways = {"as published": chunk.as_published} | ways
             for steps in arguments.steps:
                 for way, sample in ways.items():
-                    if numbers is Numbers.fp32:
+                    if precision is Precision.fp32:
                         costs[way, steps] = cost(sample, PRESETS[steps])
                     spent = costs[way, steps]
                     took = durations_ms(lambda: sample(PRESETS[steps]), device, clock)  # noqa: B023
                     median = float(np.median(took))
                     if way == "plain":
                         plain[steps] = median
-                    size = spent.bytes_in(numbers)
+                    size = spent.bytes_in(precision)
                     add(
                         name,
                         steps,
-                        f"{way} {numbers.value}",
+                        f"{way} {precision.value}",
                         took,
                         f"{spent.flops / 1e9:.3g}",
                         f"{size / 1e6:.1f}",
@@ -262,10 +262,10 @@ def measure(arguments: argparse.Namespace, device: torch.device, console: Consol
     return table
 
 
-def _numbers(name: str) -> Numbers:
-    """Return `number_format`, whose message argparse shows."""
+def _precision(name: str) -> Precision:
+    """Return `precision_named`, whose message argparse shows."""
     try:
-        return number_format(name)
+        return precision_named(name)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
 
@@ -276,10 +276,10 @@ def main() -> None:
     parser.add_argument("--steps", nargs="+", choices=list(PRESETS), default=list(PRESETS))
     parser.add_argument("--sizes", nargs="+", choices=list(SIZES), default=list(SIZES))
     parser.add_argument(
-        "--numbers",
+        "--precision",
         nargs="*",
-        type=_numbers,
-        default=[Numbers.packed, Numbers.fp16, Numbers.bf16, Numbers.w8a8],
+        type=_precision,
+        default=[Precision.fp32_packed, Precision.fp16, Precision.bf16, Precision.w8a8],
         help="formats besides fp32; those without kernels on a device are left out",
     )
     parser.add_argument("--threads", type=int, help="CPU threads; default: torch's choice")

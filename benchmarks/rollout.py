@@ -21,10 +21,10 @@ from rich.console import Console
 from rich.table import Table
 
 from telic.envs import registry
-from telic.envs.baselines import RandomPolicy
-from telic.envs.pool import open_pool
 from telic.envs.rendering import choose_backend
-from telic.envs.rollout import EpisodeJob, RolloutConfig, run_rollouts
+from telic.envs.rollout.baselines import RandomPolicy
+from telic.envs.rollout.pool import open_pool
+from telic.envs.rollout.rollout import EpisodeJob, RolloutConfig, run_rollouts
 
 REPEATS = 3
 SLOTS = 10  # environments alive at once, whatever the number of workers

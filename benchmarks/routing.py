@@ -24,19 +24,19 @@ from rich.table import Table
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from telic.policy.denoiser import Context, Denoiser, DenoiserConfig, Sizes
-from telic.policy.edm import EdmConfig
-from telic.policy.experts import Experts
-from telic.policy.machine import machine
-from telic.policy.mdt import MdtConfig
-from telic.policy.mmdit import MmditConfig
-from telic.policy.mode import ModeConfig
-from telic.policy.noise_routing import NoiseRoutingConfig
-from telic.policy.rdt import RdtConfig
-from telic.policy.routing import RoutingConfig
-from telic.policy.routings import ROUTINGS
-from telic.policy.sampling import PRESETS, SamplingConfig
-from telic.policy.switch_routing import SwitchLayer, SwitchRoutingConfig
+from telic.policy.denoisers.denoiser import Context, Denoiser, DenoiserConfig, Sizes
+from telic.policy.denoisers.mdt import MdtConfig
+from telic.policy.denoisers.mmdit import MmditConfig
+from telic.policy.denoisers.mode import ModeConfig
+from telic.policy.denoisers.rdt import RdtConfig
+from telic.policy.diffusion.edm import EdmConfig
+from telic.policy.diffusion.sampling import PRESETS, SamplingConfig
+from telic.policy.inference.machine import machine
+from telic.policy.layers.experts import Experts
+from telic.policy.routing.noise import NoiseRoutingConfig
+from telic.policy.routing.routing import RoutingConfig
+from telic.policy.routing.routings import ROUTINGS
+from telic.policy.routing.switch import SwitchLayer, SwitchRoutingConfig
 
 # Meta-World: a sentence, a state, chunks of eight actions.
 SIZES = Sizes(num_goals=1, num_images=0, num_states=1, action_horizon=8, action_dim=4, state_dim=39)

@@ -2,14 +2,14 @@
 
     python benchmarks/truncated.py --task detour --out runs/truncated
     python benchmarks/truncated.py --task mt10 --out runs/truncated_mt10 --starts "best anchor" \
-        --numbers fp32 bf16 int8 w8a8
+        --precision fp32 bf16 int8 w8a8
 
 Collects, trains a plain policy and one with anchors on the same windows for as many steps, and
 evaluates both on the same starts: plain; with the best anchor; with an anchor drawn as often as its
 score says; with the best result of four anchors; each with the networks' matrices held in every
-format of --numbers. All are compared to plain sampling in float32 with as many steps. What is there
-already is kept, so a table interrupted goes on. Diversity is the entropy, in bits, of which
-solution the successful episodes took, for tasks with two. Prints Markdown.
+precision of --precision. All are compared to plain sampling in float32 with as many steps. What
+is there already is kept, so a table interrupted goes on. Diversity is the entropy, in bits, of
+which solution the successful episodes took, for tasks with two. Prints Markdown.
 """
 
 from __future__ import annotations
@@ -26,10 +26,11 @@ from typing import Any
 
 from variants import show
 
-from telic import collect, evaluate, train, train_config
+from telic import collect, evaluate, train
 from telic.configs.launch import compose
-from telic.envs.statistics import wilson_interval
-from telic.policy.sampling import PRESETS
+from telic.envs.evaluation.statistics import wilson_interval
+from telic.policy.diffusion.sampling import PRESETS
+from telic.training import config as train_config
 
 STARTS: dict[str, list[str]] = {  # of the policy with anchors
     "best anchor": [],
@@ -99,7 +100,7 @@ def main() -> None:
         "--steps", nargs="+", choices=list(PRESETS), default=["1", "2", "4", "10"], help="denoising"
     )
     parser.add_argument("--starts", nargs="+", choices=list(STARTS), default=list(STARTS))
-    parser.add_argument("--numbers", nargs="+", default=["fp32"], help="formats of the matrices")
+    parser.add_argument("--precision", nargs="+", default=["fp32"], help="formats of the matrices")
     parser.add_argument("--train", nargs="*", default=[], help="more overrides of train-policy")
     parser.add_argument("--evaluate", nargs="*", default=[], help="... of evaluate-policy")
     options = parser.parse_args()
@@ -121,23 +122,28 @@ def rows_of(options: argparse.Namespace) -> list[dict[str, str]]:
     rows = []
     for steps in options.steps:
         plain = out / PLAIN / f"eval_{steps}"
-        for numbers in options.numbers:
-            shared = [f"sampling={steps}", *setup.evaluate, *options.evaluate, f"numbers={numbers}"]
-            suffix = "" if numbers == "fp32" else f"_{numbers}"
+        for precision in options.precision:
+            shared = [
+                f"sampling={steps}",
+                *setup.evaluate,
+                *options.evaluate,
+                f"precision={precision}",
+            ]
+            suffix = "" if precision == "fp32" else f"_{precision}"
             folder = plain.with_name(plain.name + suffix)
             to_plain = [f"compare={plain}"]
             more = to_plain if folder != plain else []
-            rows.append(result_row(steps, PLAIN, numbers, out / PLAIN, folder, [*shared, *more]))
+            rows.append(result_row(steps, PLAIN, precision, out / PLAIN, folder, [*shared, *more]))
             for start in options.starts:
                 name = f"eval_{steps}_{start.replace(' ', '_')}{suffix}"
                 asked = [*shared, *STARTS[start], *to_plain]
                 trained = out / "truncated"
-                rows.append(result_row(steps, start, numbers, trained, trained / name, asked))
+                rows.append(result_row(steps, start, precision, trained, trained / name, asked))
     return rows
 
 
 def result_row(
-    steps: str, name: str, numbers: str, trained: Path, out: Path, overrides: list[str]
+    steps: str, name: str, precision: str, trained: Path, out: Path, overrides: list[str]
 ) -> dict[str, str]:
     """Evaluate one way of sampling; return its row of the table."""
     _run("evaluate", f"checkpoint={trained / 'checkpoints' / 'last'}", f"out={out}", *overrides)
@@ -146,7 +152,7 @@ def result_row(
     row = {
         "steps": steps,
         "start": name,
-        "numbers": numbers,
+        "precision": precision,
         "success": f"{results['overall']['success']:.3f} [{low:.3f}, {high:.3f}]",
     }
     if results["comparison"]:

@@ -23,11 +23,12 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from telic import train, train_config
+from telic import train
 from telic.configs.launch import compose
 from telic.policy.checkpoint import load_policy
-from telic.policy.machine import machine
+from telic.policy.inference.machine import machine
 from telic.policy.policy import Policy
+from telic.training import config as train_config
 
 WARM_UP, TIMED = 5, 40  # optimizer steps
 OWN = "own"  # the sampling that a policy's own configuration names

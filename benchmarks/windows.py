@@ -26,8 +26,8 @@ from rich.console import Console
 from rich.table import Table
 from torch.utils.data import DataLoader
 
-from telic.datasets.ahead import read_ahead
 from telic.datasets.layout import row_shape
+from telic.datasets.prefetch import read_ahead
 from telic.datasets.sampler import BatchSampler
 from telic.datasets.store import EpisodeStore, Segment
 from telic.datasets.windows import WindowConfig, Windows

@@ -25,6 +25,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from telic.configs.describe import answered
+from telic.configs.renamed import with_new_names
 from telic.configs.words import as_hydra, key_types, sweeps
 from telic.spec import near_misses, warnings_in_one_line
 
@@ -41,6 +43,9 @@ def launch(schema: type[Config], body: Callable[[Config], object], name: str) ->
     (ValueError, a bad config key or value, a missing file); 130 after Ctrl-C, 143 after SIGTERM.
     HYDRA_FULL_ERROR=1 shows the traceback instead of the line.
     """
+    entry = sys.modules[body.__module__].__file__
+    if entry is not None and answered(Path(entry), sys.argv[1:]):
+        return
     given = os.environ.get("HYDRA_FULL_ERROR", "0")
     full_error = given == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"
@@ -135,7 +140,7 @@ def register_preparation(name: str, prepare: Callable[[Sequence[str]], list[str]
 
 
 def _prepared(name: str, overrides: Sequence[str], schema: type[Any]) -> list[str]:
-    return as_hydra(_PREPARATIONS.get(name, list)(overrides), schema)
+    return as_hydra(_PREPARATIONS.get(name, list)(with_new_names(overrides)), schema)
 
 
 def _register(schema: type[object], name: str) -> None:

@@ -6,6 +6,7 @@ import argparse
 import re
 import sys
 from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import NoReturn
 
@@ -19,6 +20,10 @@ from telic.datasets.store import EpisodeStore, rebuild_ends, require_there
 from telic.spec import near_misses
 
 FINDINGS_SHOWN = 50
+EXAMPLES = """examples:
+  demo-store info runs/demo/demos.zarr
+  demo-store validate runs/demo/demos.zarr
+  demo-store convert lift.hdf5 runs/lift.zarr --instruction "lift the cube" """
 
 
 class Parser(argparse.ArgumentParser):
@@ -36,7 +41,7 @@ class Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command; exit code 0, 1 if `validate` found something, 2 on bad input."""
-    args = _parser().parse_args(arguments)
+    args = demo_store_parser().parse_args(arguments)
     try:
         sys.exit(args.run(args))
     except (ValueError, OSError) as error:
@@ -47,16 +52,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(130)
 
 
-def _parser() -> Parser:
-    parser = Parser(prog="demo-store", description=__doc__)
+def demo_store_parser() -> Parser:
+    """The parser of the command line."""
+    parser = Parser(
+        prog="demo-store",
+        description="Look at an episode store, check it, convert it.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--version", action="version", version=f"%(prog)s {metadata.version('telic')}"
+    )
     commands = parser.add_subparsers(
         dest="command", required=True, metavar="info|validate|convert|rebuild-ends"
     )
     info = commands.add_parser("info", help="fields, statistics, tasks and size of a store")
-    info.add_argument("store", type=Path)
+    info.add_argument("store", type=Path, help="the store's folder")
     info.set_defaults(run=_info)
     check = commands.add_parser("validate", help="check every episode; exit code 1 on findings")
-    check.add_argument("store", type=Path)
+    check.add_argument("store", type=Path, help="the store's folder")
     check.add_argument(
         "--deep", action="store_true", help="read everything, hold it against the checksums"
     )
@@ -71,8 +85,8 @@ def _parser() -> Parser:
         "convert", help="robomimic HDF5 to a store, or a store to robomimic HDF5"
     )
     convert.add_argument("source", type=Path, help="an .hdf5 file or a store")
-    convert.add_argument("target", type=Path)
-    convert.add_argument("--overwrite", action="store_true")
+    convert.add_argument("target", type=Path, help="the store or .hdf5 file to write")
+    convert.add_argument("--overwrite", action="store_true", help="replace what is at target")
     convert.set_defaults(run=_convert)
     into = convert.add_argument_group("from HDF5")
     into.add_argument("--state-keys", nargs="+", help="obs keys that make up the state, in order")

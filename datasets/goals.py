@@ -34,13 +34,13 @@ class GoalConfig:
     hindsight=geometric, min_ahead=31, max_ahead=60, p=0.1: a geometric law forgets its start.
     """
 
-    text: TextGoal = TextGoal.required
-    hindsight: Hindsight = Hindsight.none
-    min_ahead: int = 1
-    max_ahead: int | None = None  # None: up to the last step of the episode
-    p: float = 0.1
-    state: bool = True  # with hindsight: "goal_state"
-    images: bool = True  # with hindsight: "goal_image/<camera>"
+    text: TextGoal = TextGoal.required  # whether windows carry a segment's sentence
+    hindsight: Hindsight = Hindsight.none  # how far ahead the step lies that is the goal
+    min_ahead: int = 1  # steps to the nearest goal
+    max_ahead: int | None = None  # steps to the farthest goal; None: up to the episode's last step
+    p: float = 0.1  # of geometric: chance that each further step is the last
+    state: bool = True  # hindsight goals have the state, as goal_state
+    images: bool = True  # hindsight goals have pictures, as goal_image/<camera>
 
     def __post_init__(self) -> None:
         if self.min_ahead < 0:

@@ -13,7 +13,7 @@ from telic.datasets.goals import GoalConfig, Hindsight, TextGoal, steps_ahead, u
 from telic.datasets.rows import HeldRows
 from telic.datasets.spans import find_spans
 from telic.datasets.store import EpisodeStore
-from telic.datasets.unified import Embodiment, Space, unified_interface
+from telic.embodiment import Embodiment, Space, unified_interface
 from telic.spec import Array, near_misses
 
 

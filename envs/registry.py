@@ -13,9 +13,6 @@ from typing import Any
 
 import gymnasium
 
-from telic.envs.arm7 import POSES, Arm7Task
-from telic.envs.detour import INSTRUCTIONS, DetourTask
-from telic.envs.metaworld import MetaWorldTask, catalogue
 from telic.envs.playtable.chain_task import table_chains
 from telic.envs.playtable.environment import MAX_STEPS as PLAYTABLE_STEPS
 from telic.envs.playtable.environment import PlayTableTask
@@ -23,6 +20,9 @@ from telic.envs.playtable.instructions import Phrases, instructions
 from telic.envs.playtable.play import PlayTask
 from telic.envs.playtable.tasks import TASKS
 from telic.envs.task import TaskEnv
+from telic.envs.tasks.arm7 import POSES, Arm7Task
+from telic.envs.tasks.detour import INSTRUCTIONS, DetourTask
+from telic.envs.tasks.metaworld import MetaWorldTask, catalogue
 from telic.plugins import import_named
 from telic.spec import near_misses
 
@@ -180,7 +180,7 @@ def _register_metaworld() -> None:
         )
         gymnasium.register(
             f"telic/MetaWorld-{name}",
-            entry_point="telic.envs.metaworld:MetaWorldTask",
+            entry_point="telic.envs.tasks.metaworld:MetaWorldTask",
             kwargs={"name": name},
         )
 

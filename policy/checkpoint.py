@@ -28,7 +28,7 @@ from omegaconf.errors import OmegaConfBaseException
 from safetensors.torch import load_file
 from torch import Tensor
 
-from telic.datasets.unified import unified_interface
+from telic.embodiment import unified_interface
 from telic.policy import digests
 from telic.policy.atomic import existing_directory, replacing_directory
 from telic.policy.built_within import built_within
@@ -40,13 +40,14 @@ from telic.policy.checkpoint_files import (
     save_embeddings,
     save_stats,
 )
-from telic.policy.device import pick_device
-from telic.policy.formulations import FORMULATIONS
-from telic.policy.kinds import KINDS, require_kind
+from telic.policy.config import PolicyConfig
+from telic.policy.denoisers.kinds import KINDS, require_kind
+from telic.policy.diffusion.formulations import FORMULATIONS
+from telic.policy.inference.device import pick_device
+from telic.policy.layers.tensors import load_exactly, save_tensors
 from telic.policy.policy import Policy
-from telic.policy.policy_config import PolicyConfig
-from telic.policy.routings import ROUTINGS
-from telic.policy.tensors import load_exactly, save_tensors
+from telic.policy.renamed import renamed_settings, renamed_tensors
+from telic.policy.routing.routings import ROUTINGS
 from telic.policy.train_state import load_tree, save_tree
 from telic.spec import Array, ChunkPolicy, FieldStats, Interface, ManyRobots
 from telic.yaml_files import require_no_aliases
@@ -55,7 +56,7 @@ FORMAT = 1
 LANGUAGE, TRAIN_STATE = "language", "train_state"
 _FILES = ("spec.json", "stats.safetensors", "model.safetensors", "embeddings.safetensors")
 # Kinds that are no `Policy`: kind -> module with `load(parts, device) -> ChunkPolicy`.
-OTHER_KINDS: dict[str, str] = {"robomimic": "telic.policy.robomimic_baseline"}
+OTHER_KINDS: dict[str, str] = {"robomimic": "telic.training.robomimic_baseline"}
 
 
 @runtime_checkable
@@ -183,7 +184,9 @@ def load_train_state(path: str | Path) -> TrainState:
         raise ValueError(f"{folder}: holds no train_state, so training cannot go on from it")
     digests.require_intact(folder, TRAIN_STATE)
     with readable(folder / TRAIN_STATE):
-        return TrainState(**load_tree(folder / TRAIN_STATE))
+        state = TrainState(**load_tree(folder / TRAIN_STATE))
+    state.weights, state.ema = renamed_tensors(state.weights), renamed_tensors(state.ema)
+    return state
 
 
 @cache
@@ -212,7 +215,7 @@ def read_parts(path: str | Path) -> Parts:
         interface = Interface.from_json(spec["interface"])
         robots = {k: Interface.from_json(v) for k, v in spec.get("robots", {}).items()}
     with readable(folder / "model.safetensors"):
-        weights = load_file(folder / "model.safetensors")
+        weights = renamed_tensors(load_file(folder / "model.safetensors"))
     parts = Parts(
         folder=folder,
         config=config,
@@ -229,7 +232,7 @@ def read_parts(path: str | Path) -> Parts:
 def _load_diffusion(parts: Parts, device: torch.device) -> Policy:
     config = policy_config(parts.config.get("policy"), str(parts.folder / "config.yaml"))
     interface = unified_interface(parts.robots) if parts.robots else parts.interface
-    policy = config.build(interface, parts.stats, parts.robots)
+    policy = Policy(config, interface, parts.stats, parts.robots)
     load_exactly(policy, parts.weights, str(parts.folder / "model.safetensors"))
     policy.set_embeddings(parts.embeddings)
     if (parts.folder / LANGUAGE).is_dir():
@@ -241,6 +244,7 @@ def policy_config(plain: Any, where: str) -> PolicyConfig:
     """Return the config that `plain` data (of a YAML file) describe; ValueError if they do not."""
     plain = plain or {}  # damaged files have null
     try:
+        plain = renamed_settings(plain)
         kind = str((plain.get("denoiser") or {}).get("kind") or "")
         require_kind(kind, list(KINDS), where)
         formulation = str((plain.get("formulation") or {}).get("name") or "")

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from yaml import YAMLError
 
-from telic.policy.tensors import save_tensors
+from telic.policy.layers.tensors import save_tensors
 from telic.spec import Array, FieldStats
 
 _UNREADABLE = (

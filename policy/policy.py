@@ -9,29 +9,28 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from telic.datasets.unified import Space
-from telic.policy.anchors import AnchorSet
-from telic.policy.conditioner import Conditioner
-from telic.policy.denoiser import Context, DenoiserConfig, Fixed, Sizes
-from telic.policy.drawing import Drawer, within
-from telic.policy.formulation import CLEAN_SIGMA, squared_error
-from telic.policy.future import Future
-from telic.policy.goal_encoder import GoalEncoder
-from telic.policy.image_encoder import ImageEncoder
-from telic.policy.objective import LossTerms, Surroundings
-from telic.policy.plan import Plan
-from telic.policy.policy_config import PolicyConfig
-from telic.policy.prefix import Prefixer, draw_fixed, show_fixed
-from telic.policy.requests import gumbel, uniform_lots, unit_noise
-from telic.policy.responder import Responder
-from telic.policy.sampling import SamplingConfig
-from telic.policy.truncated import StartConfig, Truncated
+from telic.embodiment import Space
+from telic.policy.batch import RequestBatcher
+from telic.policy.chunk_sampler import ChunkSampler, mask_slots
+from telic.policy.conditioning import Conditioner
+from telic.policy.config import PolicyConfig
+from telic.policy.denoisers.denoiser import Context, DenoiserConfig, Fixed, Sizes
+from telic.policy.diffusion.formulation import CLEAN_SIGMA, squared_error
+from telic.policy.diffusion.sampling import SamplingConfig
+from telic.policy.encoders.fields import Batch, to_device
+from telic.policy.inference.plan import Plan
+from telic.policy.inference.prefix import Prefixer, draw_fixed, show_fixed
+from telic.policy.inference.truncated import StartConfig, Truncated
+from telic.policy.noise import gumbel, uniform_numbers, unit_noise
+from telic.policy.objectives.anchors import AnchorSet
+from telic.policy.objectives.future import Future
+from telic.policy.objectives.objective import LossTerms, ObjectiveContext
 from telic.spec import (
     ActionChunk,
     ActRequest,
@@ -51,9 +50,6 @@ class Policy(nn.Module):
     Everything random in training is drawn from the generator given to `loss` (dropout of units
     alone from torch's own).
     """
-
-    goal_encoder: GoalEncoder
-    image_encoder: ImageEncoder | None
 
     def __init__(
         self,
@@ -76,47 +72,52 @@ class Policy(nn.Module):
         self.action_dim = len(self.action_normalizer.center)
         self._action_spec = interface.action
         self.conditioner = Conditioner(config, interface, stats)
-        for name, part in self.conditioner.parts.items():
-            setattr(self, name, part)
-        encoder = self.image_encoder
-        sizes = Sizes(
-            num_goals=self.goal_encoder.num_tokens,
-            num_images=encoder.num_tokens if encoder else 0,
-            num_states=self.conditioner.num_states,
-            action_horizon=config.action_horizon,
-            action_dim=self.action_dim,
-            obs_horizon=config.obs_horizon,
-            state_dim=self.conditioner.state_view.size,
-            num_patches=encoder.num_patches if encoder else 1,
-        )
-        self.denoiser = self.denoiser_config.build(sizes)
-        around = Surroundings(
-            width=self.denoiser_config.width,
-            cameras=self.conditioner.cameras,
-            goals=config.goal.modalities,
-            towers=list(self.conditioner.towers.values()),
-            interface=interface,
-            action_horizon=config.action_horizon,
-            action=self.action_normalizer,
-            sentence_dim=self.conditioner.sentence_dim,
-            picture_dim=self.goal_encoder.picture_dim,
-        )
+        self.denoiser = self.denoiser_config.build(self._sizes())
+        around = self._objective_context(interface)
         self.objectives = nn.ModuleDict({o.name: o.build(around) for o in config.objectives})
         self.sampling, self.start = config.sampling, config.anchors.start
         self.prefixer = Prefixer(config.prefix)
-        self._drawer = Drawer(
+        self._chunk_sampler = ChunkSampler(
             config, self.denoiser, self.formulation, self.action_normalizer, self.truncated
         )
-        self._responder = Responder(self.conditioner.needs, robots or {})
-        self.interface, self.robots = self.conditioner.needs.interface, self._responder.robots
+        self._batcher = RequestBatcher(self.conditioner.request_spec, robots or {})
+        self.interface, self.robots = self.conditioner.request_spec.interface, self._batcher.robots
         if self.robots:
             self.act_as(next(iter(self.robots)))
         if config.anchors.on:
             self.start_from(self.start)
 
+    def _sizes(self) -> Sizes:
+        """The sizes of the denoiser's context and chunk."""
+        conditioner, encoder = self.conditioner, self.conditioner.image_encoder
+        return Sizes(
+            num_goals=conditioner.goal_encoder.num_tokens,
+            num_images=encoder.num_tokens if encoder else 0,
+            num_states=conditioner.num_states,
+            action_horizon=self.action_horizon,
+            action_dim=self.action_dim,
+            obs_horizon=self.obs_horizon,
+            state_dim=conditioner.state_features.size,
+            num_patches=encoder.num_patches if encoder else 1,
+        )
+
+    def _objective_context(self, interface: Interface) -> ObjectiveContext:
+        """The parts of the policy that its auxiliary objectives are built for."""
+        return ObjectiveContext(
+            width=self.denoiser_config.width,
+            cameras=self.conditioner.cameras,
+            goals=self.config.goal.modalities,
+            towers=list(self.conditioner.towers.values()),
+            interface=interface,
+            action_horizon=self.action_horizon,
+            action=self.action_normalizer,
+            sentence_dim=self.conditioner.sentence_dim,
+            picture_dim=self.conditioner.goal_encoder.picture_dim,
+        )
+
     def act_as(self, robot: str) -> None:
         """Act for this robot from now on; ValueError if the policy was not trained for it."""
-        self.interface = self._responder.act_as(robot)
+        self.interface = self._batcher.act_as(robot)
 
     @property
     def truncated(self) -> Truncated | None:
@@ -135,11 +136,11 @@ class Policy(nn.Module):
         self.config.anchors.require(start)
         self.start = start
 
-    def forward(self, batch: Mapping[str, Any], generator: torch.Generator) -> LossTerms:
+    def forward(self, batch: Batch, generator: torch.Generator) -> LossTerms:
         """Return `loss`; the name by which wrappers such as DDP call it."""
         return self.loss(batch, generator)
 
-    def loss(self, batch: Mapping[str, Any], generator: torch.Generator) -> LossTerms:
+    def loss(self, batch: Batch, generator: torch.Generator) -> LossTerms:
         """Return the training loss of a batch of windows.
 
         batch: `state` [B O P] and `action` [B H A] in physical units, `action_mask` bool [B H],
@@ -152,12 +153,16 @@ class Policy(nn.Module):
         sigma = self.formulation.draw_sigma(len(clean), generator, device, self._highest_sigma)
         noise = torch.randn(clean.shape, generator=generator, device=device)
         slots = batch.get("action_slots")
-        clean, noise = within(slots, clean), within(self._trained(slots), noise)
-        known, told, fixed = batch.get("action_mask"), sigma, self._draw_fixed(clean, generator)
+        clean, noise = mask_slots(slots, clean), mask_slots(self._trained(slots), noise)
+        known, network_sigma, fixed = (
+            batch.get("action_mask"),
+            sigma,
+            self._draw_fixed(clean, generator),
+        )
         if fixed is not None:
-            noise, told = show_fixed(noise, sigma, fixed.mask)
+            noise, network_sigma = show_fixed(noise, sigma, fixed.mask)
             known = ~fixed.mask if known is None else known & ~fixed.mask
-        pair = self.formulation.training_pair(clean, noise, told)
+        pair = self.formulation.training_pair(clean, noise, network_sigma)
         goals = self.conditioner.goals(batch, generator)
         context = self.conditioner.context(batch, goals, generator, self.interface.rate_hz)
         memory = self.denoiser.encode(context)
@@ -181,36 +186,33 @@ class Policy(nn.Module):
             return None
         count, horizon, _ = clean.shape
         mask = draw_fixed(self.config.prefix.max_delay, count, horizon, generator, clean.device)
-        return Fixed(mask, self.formulation.shown(clean.new_full((1,), CLEAN_SIGMA)))
+        return Fixed(mask, self.formulation.network_sigma(clean.new_full((1,), CLEAN_SIGMA)))
 
-    def encode(self, batch: Mapping[str, Any], generator: torch.Generator | None = None) -> Context:
+    def encode(self, batch: Batch, generator: torch.Generator | None = None) -> Context:
         """Return what a batch of windows, or of observations and goals, conditions the chunk on.
 
         batch: as `loss` takes it, without actions. `generator` draws what training augments and
         hides.
         """
-        goals = self.conditioner.goals(batch, generator)
-        return self.conditioner.context(batch, goals, generator, self.interface.rate_hz)
+        return self.conditioner.condition(batch, self.interface.rate_hz, generator)
 
     def _trained(self, slots: Tensor | None) -> Tensor | None:
         """Return the slots that noise and loss are kept within, None for all."""
         return None if self.config.train_padding else slots
 
     @torch.no_grad()
-    def predict(
-        self, batch: Mapping[str, Any], generator: torch.Generator
-    ) -> Float[Tensor, "b h a"]:
+    def predict(self, batch: Batch, generator: torch.Generator) -> Float[Tensor, "b h a"]:
         """Return sampled actions for a batch of windows, in physical units, within bounds (the
         unified space has none, and 0 in slots not in use)."""
         shape = (len(batch["state"]), self.action_horizon, self.action_dim)
         noise = torch.randn(
             (self.sampling.num_draws, *shape), generator=generator, device=self.device
         )
-        luck = None
-        if lots := self._drawer.num_lots(self.start):
-            uniform = torch.rand((len(noise[0]), lots), generator=generator, device=self.device)
-            luck = gumbel(uniform)
-        actions = within(batch.get("action_slots"), self._sample(batch, noise, luck))
+        gumbel_noise = None
+        if count := self._chunk_sampler.num_uniforms(self.start):
+            uniform = torch.rand((len(noise[0]), count), generator=generator, device=self.device)
+            gumbel_noise = gumbel(uniform)
+        actions = mask_slots(batch.get("action_slots"), self._sample(batch, noise, gumbel_noise))
         low, high = (
             None if bound is None else torch.tensor(bound, device=self.device)
             for bound in (self._action_spec.minimum, self._action_spec.maximum)
@@ -218,9 +220,7 @@ class Policy(nn.Module):
         return actions if low is None and high is None else actions.clamp(low, high)
 
     @torch.no_grad()
-    def predict_future(
-        self, batch: Mapping[str, Any], generator: torch.Generator
-    ) -> dict[str, Tensor]:
+    def predict_future(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         """Return by camera what a batch of windows will look like `data.future_steps` ahead.
 
         Pictures u8 [B side side 3], or features f32 [B n C], as `policy.future.target` says.
@@ -238,7 +238,7 @@ class Policy(nn.Module):
     def act(
         self,
         observation: Observation,
-        goal: Goal,
+        goal: Goal | str,
         seed: int = 0,
         step: int = 0,
         prefix: Array | None = None,
@@ -246,11 +246,12 @@ class Policy(nn.Module):
     ) -> ActionChunk:
         """Return a chunk for one observation; the noise is a function of (seed, step).
 
-        prefix, inference_delay: as in `ActRequest`.
+        observation: the last O, or one alone, which stands for all of them. goal: a sentence will
+        do. prefix, inference_delay: as in `ActRequest`.
         """
-        request = ActRequest(
-            observation=observation,
-            goal=goal,
+        request = self._batcher.request(
+            observation,
+            goal,
             seed=seed,
             step=step,
             prefix=prefix,
@@ -266,17 +267,17 @@ class Policy(nn.Module):
         """
         if not requests:
             return []
-        batch = self._responder.batch(requests, self.prefixer, self.denoiser)
-        batch = {k: v.to(self.device) if torch.is_tensor(v) else v for k, v in batch.items()}
+        batch = self._batcher.collate(requests, self.prefixer, self.denoiser)
+        batch = to_device(batch, self.device)
         noise = unit_noise(
             requests, (self.action_horizon, self.action_dim), self.sampling.num_draws
         )
-        lots = self._drawer.num_lots(self.start)
-        luck = gumbel(uniform_lots(requests, lots)).to(self.device) if lots else None
+        count = self._chunk_sampler.num_uniforms(self.start)
+        gumbel_noise = gumbel(uniform_numbers(requests, count)).to(self.device) if count else None
         # what is guided is differentiated by its noisy actions, which inference mode forbids
         with torch.inference_mode(batch.get("prefix_pull") is None), torch.no_grad():
-            actions = self._sample(batch, noise.to(self.device), luck).cpu().numpy()
-        return self._responder.chunks(requests, actions, self.prefixer)
+            actions = self._sample(batch, noise.to(self.device), gumbel_noise).cpu().numpy()
+        return self._batcher.split(requests, actions, self.prefixer)
 
     def plan(self, sampling: SamplingConfig | None = None) -> Plan:
         """Return the plan of a sampling (None: the policy's own) for the weights as they are now.
@@ -284,7 +285,7 @@ class Policy(nn.Module):
         The last one is kept and returned again until the schedule or a weight is another.
         """
         with self._at_rest():
-            return self._drawer.plan(self.sampling if sampling is None else sampling)
+            return self._chunk_sampler.plan(self.sampling if sampling is None else sampling)
 
     @property
     def denoiser_config(self) -> DenoiserConfig:
@@ -305,35 +306,35 @@ class Policy(nn.Module):
     @property
     def language_name(self) -> str | None:
         """Return the name of the text encoder, or None where goals have no sentence vectors."""
-        language = self.goal_encoder.language
+        language = self.conditioner.goal_encoder.language
         return None if language is None or self.config.goal.reads_words else language.name
 
     @property
     def known_embeddings(self) -> dict[str, Array]:
         """Return the sentence vectors that need no text encoder."""
-        language = self.goal_encoder.language
+        language = self.conditioner.goal_encoder.language
         return {} if language is None else language.known
 
     def embed(self, sentences: Sequence[str]) -> dict[str, Array]:
         """Return the text encoder's vectors; loads the encoder if it does not know them all."""
-        language = self.goal_encoder.language
+        language = self.conditioner.goal_encoder.language
         return {} if language is None else language.embed(sentences)
 
     @property
     def language_folder(self) -> Path | None:
         """Return the folder of the text encoder that a checkpoint brought along."""
-        language = self.goal_encoder.language
+        language = self.conditioner.goal_encoder.language
         return None if language is None else language.folder
 
     def use_language_folder(self, folder: Path) -> None:
         """Load the text encoder, when it is needed, from `folder` and not by its name."""
-        if self.goal_encoder.language is not None:
-            self.goal_encoder.language.folder = folder
+        if self.conditioner.goal_encoder.language is not None:
+            self.conditioner.goal_encoder.language.folder = folder
 
     def set_embeddings(self, vectors: Mapping[str, Array]) -> None:
         """Give the text encoder vectors of sentences, so that it need not be loaded for them."""
-        if self.goal_encoder.language is not None:
-            self.goal_encoder.language.set_embeddings(vectors)
+        if self.conditioner.goal_encoder.language is not None:
+            self.conditioner.goal_encoder.language.set_embeddings(vectors)
 
     @property
     def _highest_sigma(self) -> float:
@@ -342,14 +343,16 @@ class Policy(nn.Module):
             return math.inf
         return self.truncated.sigma_trunc
 
-    def _sample(self, batch: Mapping[str, Any], noise: Tensor, luck: Tensor | None) -> Tensor:
+    def _sample(self, batch: Batch, noise: Tensor, gumbel_noise: Tensor | None) -> Tensor:
         """Return actions in physical units; float32 whatever autocast says, dropout off.
 
-        noise, luck: as in `ChunkInputs`.
+        noise, gumbel_noise: as in `ChunkInputs`.
         """
         with self._at_rest():
             context = self.encode(batch)
-            return self._drawer.draw(batch, context, self.sampling, self.start, noise, luck)
+            return self._chunk_sampler.sample_chunk(
+                batch, context, self.sampling, self.start, noise, gumbel_noise
+            )
 
     @contextmanager
     def _at_rest(self) -> Iterator[None]:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from telic.datasets.unified import Space
-from telic.policy.condition_dropout import ConditionDropoutConfig
-from telic.policy.goal_encoder import GoalConfig
-from telic.policy.image_encoder import ImageConfig, Pooling
-from telic.policy.language_encoder import CLIP_NAME, LanguageConfig
-from telic.policy.mdt import MdtConfig
-from telic.policy.mmdit import MmditConfig
-from telic.policy.mode import ModeConfig
-from telic.policy.normalizer import NormalizerConfig, Scaling
-from telic.policy.policy_config import PolicyConfig
-from telic.policy.rdt import RdtConfig
-from telic.policy.sampling import Sampler, SamplingConfig, Schedule
-from telic.policy.vision_tower import EFFICIENTNET
+from telic.embodiment import Space
+from telic.policy.config import PolicyConfig
+from telic.policy.denoisers.mdt import MdtConfig
+from telic.policy.denoisers.mmdit import MmditConfig
+from telic.policy.denoisers.mode import ModeConfig
+from telic.policy.denoisers.rdt import RdtConfig
+from telic.policy.diffusion.sampling import Sampler, SamplingConfig, Schedule
+from telic.policy.encoders.condition_dropout import ConditionDropoutConfig
+from telic.policy.encoders.goals import GoalConfig
+from telic.policy.encoders.images import ImageConfig, Pooling
+from telic.policy.encoders.language import CLIP_NAME, LanguageConfig
+from telic.policy.encoders.normalizer import NormalizerConfig, Scaling
+from telic.policy.encoders.towers import EFFICIENTNET
 
 _RDT_SAMPLING = SamplingConfig(sampler=Sampler.dpmpp_2m, schedule=Schedule.timesteps, steps=5)
 
@@ -36,7 +36,9 @@ def _published_rdt(denoiser: RdtConfig) -> PolicyConfig:
 
 
 POLICIES: dict[str, PolicyConfig] = {
+    # MoDE, 0.9 M parameters: noise-routed experts in one causal stream
     "mode": PolicyConfig(denoiser=ModeConfig()),
+    # MoDE in the published size, 686 M, with a FiLM-ResNet-50 for each camera
     "mode_published": PolicyConfig(
         denoiser=ModeConfig.published(),
         action_horizon=10,
@@ -44,17 +46,23 @@ POLICIES: dict[str, PolicyConfig] = {
         images=ImageConfig(tower="film_resnet50", share_projection=True, random_shift=10),
         goal=GoalConfig(language=LanguageConfig(encoder=CLIP_NAME, dim=512), element_dropout=0.1),
     ),
+    # MDT, 0.9 M: an encoder over goal and observation, a decoder over the actions
     "mdt": PolicyConfig(denoiser=MdtConfig()),
-    # MDT's denoiser behind a perceiver over what a pretrained tower sees
+    # MDT's denoiser behind a perceiver over a pretrained tower's features
     "mdtv": PolicyConfig(
         denoiser=MdtConfig(),
         images=ImageConfig(
             tower=EFFICIENTNET, frozen=True, share_tower=True, pooling=Pooling.perceiver
         ),
     ),
+    # MDT's denoiser in the published size
     "mdt_published": PolicyConfig(denoiser=MdtConfig.published(), action_horizon=10),
+    # RDT, 0.9 M: cross-attention to language and images in turn
     "rdt": PolicyConfig(denoiser=RdtConfig(), sampling=_RDT_SAMPLING),
+    # RDT-170M as published: 128 slots, SI units
     "rdt_published": _published_rdt(RdtConfig.published()),
+    # RDT-1B as published
     "rdt_published_1b": _published_rdt(RdtConfig.published_1b()),
+    # MMDiT, 0.9 M: a stream of context and one of actions with joint attention
     "mmdit": PolicyConfig(denoiser=MmditConfig()),
 }

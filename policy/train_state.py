@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from telic.policy.tensors import save_tensors
+from telic.policy.layers.tensors import save_tensors
 
 TENSORS, TREE = "tensors.safetensors", "tree.json"
 

@@ -18,6 +18,7 @@ from telic.real_robot.channel import Channel
 from telic.real_robot.child import reporting
 from telic.real_robot.clock import NS, Clock, MonotonicClock, Pacer
 from telic.real_robot.driver import Driver
+from telic.real_robot.ipc import Order, Wires, decode_text, encode_text
 from telic.real_robot.lease import robot_lease
 from telic.real_robot.loop import Inputs, LoopRules, LoopState, NumberedChunk, Phase, step
 from telic.real_robot.realtime import make_prompt
@@ -25,7 +26,6 @@ from telic.real_robot.robot import Reading, Robot, RobotConfig, identity_of, req
 from telic.real_robot.safety import SafetyConfig
 from telic.real_robot.summary import Tally
 from telic.real_robot.timeline import Motion, TimelineRules
-from telic.real_robot.wires import Order, Wires, decode_text, encode_text
 from telic.spec import ActionChunk, Array, Interface
 
 _RECENT = 10  # chunks whose late steps say how late the next one will be

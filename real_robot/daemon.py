@@ -22,13 +22,13 @@ from telic.ranges import require_range
 from telic.real_robot.child import Child, ChildDiedError, RefusedError
 from telic.real_robot.clock import NS
 from telic.real_robot.control_process import LoopConfig, control_main
+from telic.real_robot.inference_scheduler import WorkerConfig
+from telic.real_robot.ipc import Order, Wires, decode_text, encode_text
 from telic.real_robot.loop import Cause, Phase
 from telic.real_robot.policy_worker import worker_main
-from telic.real_robot.requests import WorkerConfig
 from telic.real_robot.ring import SharedRing
 from telic.real_robot.robot import RobotConfig
 from telic.real_robot.safety import SafetyConfig
-from telic.real_robot.wires import Order, Wires, decode_text, encode_text
 from telic.spec import ChunkPolicy, Interface
 
 _WATCH_S = 0.02

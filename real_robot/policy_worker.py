@@ -12,8 +12,8 @@ import numpy as np
 from telic.real_robot.channel import Channel
 from telic.real_robot.child import reporting
 from telic.real_robot.clock import NS
-from telic.real_robot.requests import Requests, WorkerConfig
-from telic.real_robot.wires import Wires
+from telic.real_robot.inference_scheduler import Requests, WorkerConfig
+from telic.real_robot.ipc import Wires
 from telic.spec import (
     ActionChunk,
     ActRequest,
@@ -37,7 +37,7 @@ def open_checkpoint(
     act_as: str | None = None,
     anchors: int | None = None,
     temperature: float | None = None,
-    numbers: str | None = None,
+    precision: str | None = None,
     prefixing: str | None = None,
 ) -> ChunkPolicy:
     """Return the policy in checkpoint directory `path`, with the named sampling if one is given.
@@ -48,14 +48,14 @@ def open_checkpoint(
     import torch  # here, so that no other process of a run loads it
 
     from telic.policy.checkpoint import load_policy
-    from telic.policy.inference import Inference
+    from telic.policy.inference_config import Inference
 
     torch.set_num_threads(threads)
     inference = Inference(
         sampling=sampling,
         anchors=anchors,
         temperature=temperature,
-        numbers=numbers,
+        precision=precision,
         prefixing=prefixing,
     )
     policy = load_policy(path, device)

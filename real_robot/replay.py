@@ -13,11 +13,11 @@ from typing import Any
 
 from telic.real_robot.clock import FakeClock
 from telic.real_robot.control_process import LoopConfig, drive, releasing
+from telic.real_robot.inference_scheduler import Requests, WorkerConfig
+from telic.real_robot.ipc import Wires
 from telic.real_robot.policy_worker import chunk_record
-from telic.real_robot.requests import Requests, WorkerConfig
 from telic.real_robot.robot import Robot
 from telic.real_robot.safety import SafetyConfig
-from telic.real_robot.wires import Wires
 from telic.spec import ActionChunk, ActRequest, ChunkPolicy, Goal
 
 _OBSERVATIONS = 256  # readings that are kept for the policy

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
-# Shapes and dtypes in telic.policy's signatures are checked under pytest, and only there.
-install_import_hook("telic.policy", "beartype.beartype")
+# Shapes and dtypes in signatures of policy and training are checked under pytest, and only there.
+install_import_hook(["telic.policy", "telic.training"], "beartype.beartype")
 
 # The same examples at every run; --hypothesis-profile=default draws others.
 settings.register_profile("telic", derandomize=True, deadline=None)

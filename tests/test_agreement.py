@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from telic.array_spec import GRIPPER_SIGNS, ArraySpec
-from telic.envs import arm7, detour, metaworld
 from telic.envs.playtable.control import ACTION_SPEC
 from telic.envs.playtable.environment import playtable_interface
 from telic.envs.task import StateChoice, image_specs
-from telic.policy.published_robots import calvin
+from telic.envs.tasks import arm7, detour, metaworld
+from telic.policy.published.robots import calvin
 from telic.real_robot.simulated_arm import arm_interface
 from telic.spec import Interface
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-ROOMS = ("policy", "envs", "datasets", "real_robot", "configs")
+ROOMS = ("policy", "envs", "datasets", "training", "real_robot", "configs")
 
 
 def modules(root: Path) -> set[str]:
@@ -108,7 +108,7 @@ from telic.collect import CollectConfig
 from telic.control import ControlConfig
 from telic.evaluate import EvaluateConfig
 from telic.recipe import RecipeConfig
-from telic.train_config import TrainConfig
+from telic.train import TrainConfig
 composed = 0
 for schema, name, needed in (
     (CollectConfig, "collect", []),

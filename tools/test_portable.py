@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-TESTS = ["tests/policy", "tests/train", "--ignore=tests/policy/test_device_alone.py"]
+TESTS = ["tests/policy", "tests/training", "--ignore=tests/policy/inference/test_device_alone.py"]
 ISA = {  # ONEDNN_MAX_CPU_ISA -> the flag of /proc/cpuinfo that it takes
     "SSE41": "sse4_1",
     "AVX2": "avx2",

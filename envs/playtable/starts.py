@@ -13,8 +13,8 @@ from telic.envs.playtable import layout as table
 from telic.envs.playtable import panda
 from telic.envs.playtable.control import InverseKinematics
 from telic.envs.playtable.layout import COLOURS, Layout, Range
+from telic.envs.playtable.preconditions import DRAWER, HELD, LEFT, RIGHT, TABLE, Wish, wishes
 from telic.envs.playtable.tasks import check_task
-from telic.envs.playtable.wishes import DRAWER, HELD, LEFT, RIGHT, TABLE, Wish, wishes
 from telic.spec import Array
 
 YAW: Final[Range] = (pi / 2 - pi / 4, pi / 2 + pi / 4)  # on the shelf: the long side points inwards

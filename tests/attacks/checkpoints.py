@@ -37,7 +37,7 @@ from telic.tests.attacks.mutations import (
 )
 from telic.tests.attacks.stores import compare, fingerprint
 from telic.train import run
-from telic.train_config import DataConfig, TrainConfig
+from telic.training.config import DataConfig, TrainConfig
 
 PLACE = "checkpoints/last"
 SETTINGS = [

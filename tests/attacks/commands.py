@@ -30,7 +30,7 @@ from telic.tests.attacks import checkpoints
 from telic.tests.attacks.arena import EQUAL, Result, Step, attempt
 from telic.tests.attacks.mutations import Random, pick
 from telic.train import run
-from telic.train_config import TrainConfig
+from telic.training.config import TrainConfig
 
 LIMIT = None  # torch, MuJoCo and their workers map more than other cases may
 SECONDS = 240.0

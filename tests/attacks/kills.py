@@ -32,7 +32,7 @@ from telic.tests.attacks.arena import EQUAL, Result, Step, attempt, command, mou
 from telic.tests.attacks.mutations import Random
 from telic.tests.attacks.stores import FIELDS, episode, fingerprint, read
 from telic.train import run
-from telic.train_config import TrainConfig
+from telic.training.config import TrainConfig
 
 DISK_BYTES = 64 << 20  # of the file system that fills up
 STEPS = 4  # of the training that is killed

@@ -22,11 +22,11 @@ import torch
 import transformers
 
 from telic.policy.checkpoint import load_policy
-from telic.policy.import_checkpoint import main
+from telic.policy.published.import_checkpoint import main
 from telic.tests.attacks.arena import REFUSED, Result, Step, attempt, command, tree_digest
 from telic.tests.attacks.mutations import ANY_FOLDER, HUGE, Mutation, Random, pick, rewrite_json
 from telic.tests.attacks.stores import compare
-from telic.tests.policy.imports import test_import_rdt as rdt
+from telic.tests.policy.published.imports import test_import_rdt as rdt
 
 NAME = "published"
 BIN = "pytorch_model.bin"

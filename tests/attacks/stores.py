@@ -131,7 +131,7 @@ def make(base: Path) -> None:
 def has_deep() -> bool:
     """Return whether `demo-store validate` can read everything."""
     try:
-        cli._parser().parse_args(["validate", "x", "--deep"])
+        cli.demo_store_parser().parse_args(["validate", "x", "--deep"])
     except SystemExit:
         return False
     return True

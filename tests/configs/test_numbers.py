@@ -6,7 +6,7 @@ import pytest
 
 from telic.collect import CollectConfig
 from telic.configs.launch import compose
-from telic.envs.rollout import RolloutConfig
+from telic.envs.rollout.rollout import RolloutConfig
 from telic.evaluate import EvaluateConfig
 from telic.recipe import RecipeConfig
 from telic.spec import Goal

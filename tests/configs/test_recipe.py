@@ -12,14 +12,14 @@ import pytest
 
 from telic.configs.launch import CONFIGS, compose
 from telic.datasets.store import EpisodeStore
-from telic.envs.playtable.evaluation import IN_A_ROW, ChainProtocol
+from telic.envs.evaluation.playtable import IN_A_ROW, ChainProtocol
+from telic.envs.evaluation.protocol import EvaluationProtocol, TaskProtocol
+from telic.envs.evaluation.results import Evaluation, Latency
 from telic.envs.playtable.protocol import evaluation_chains
-from telic.envs.protocol import EvaluationProtocol, TaskProtocol
-from telic.envs.results import Evaluation, Latency
-from telic.envs.rollout import EpisodeResult
+from telic.envs.rollout.rollout import EpisodeResult
 from telic.evaluate import EvaluateConfig
-from telic.policy.mdt import MdtConfig
-from telic.policy.mode import ModeConfig
+from telic.policy.denoisers.mdt import MdtConfig
+from telic.policy.denoisers.mode import ModeConfig
 from telic.recipe import COMMANDS, RecipeConfig, Stage, run, stages, summarize, table
 from telic.train import TrainConfig
 

@@ -10,7 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from telic.datasets.store import EpisodeStore
-from telic.datasets.unified import (
+from telic.datasets.unified import robots_of, unified_stats
+from telic.datasets.windows import WindowConfig, Windows
+from telic.embodiment import (
     ALIASES,
     RESERVED,
     SCENE,
@@ -18,13 +20,10 @@ from telic.datasets.unified import (
     Embodiment,
     SlotMap,
     Space,
-    robots_of,
     unified_interface,
-    unified_stats,
 )
-from telic.datasets.windows import WindowConfig, Windows
-from telic.envs import arm7, metaworld
 from telic.envs.task import StateChoice
+from telic.envs.tasks import arm7, metaworld
 from telic.spec import ArraySpec, Interface
 
 # first slot and length of each published range, by the name that it begins with
@@ -117,7 +116,7 @@ def test_our_robots_map(spec: ArraySpec) -> None:
         ((), "here has no names, by which the unified space maps; give its ArraySpec names"),
         (("eef_pos_x", "eef_pos_w"), "here: entry 'eef_pos_w' has no slot in the unified space; "),
         (("eef_pos_x", "eef_pos_w"), "did you mean .*eef_pos"),
-        (("qqq", "a"), "entry 'qqq' has no slot in the unified space; datasets/unified.py lists"),
+        (("qqq", "a"), "entry 'qqq' has no slot in the unified space; embodiment.py lists"),
         (
             ("hand_x", "eef_pos_x"),
             r"here: entries 'hand_x' and 'eef_pos_x' both mean slot 30 \(right_eef_pos_x\)",

@@ -6,8 +6,8 @@ import imageio_ffmpeg
 import numpy as np
 import pytest
 
-from telic.envs.baselines import RandomPolicy
-from telic.envs.rollout import EpisodeJob, EpisodeResult, RolloutConfig, run_rollouts
+from telic.envs.rollout.baselines import RandomPolicy
+from telic.envs.rollout.rollout import EpisodeJob, EpisodeResult, RolloutConfig, run_rollouts
 from telic.spec import ArraySpec, Interface
 
 ODD = Interface(

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from telic.envs import registry
-from telic.envs.baselines import RandomPolicy
-from telic.envs.metaworld import CAMERAS
-from telic.envs.rollout import EpisodeJob, RolloutConfig, run_rollouts
+from telic.envs.rollout.baselines import RandomPolicy
+from telic.envs.rollout.rollout import EpisodeJob, RolloutConfig, run_rollouts
 from telic.envs.task import TaskEnv
+from telic.envs.tasks.metaworld import CAMERAS
 from telic.spec import Array
 
 pytestmark = [

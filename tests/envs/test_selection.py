@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from telic.envs.baselines import RandomPolicy
-from telic.envs.selection import SelectionRollouts
+from telic.envs.evaluation.selection import SelectionRollouts
+from telic.envs.rollout.baselines import RandomPolicy
 from telic.spec import ArraySpec, Interface
 
 TOY = Interface(

@@ -12,8 +12,8 @@ LIBRARIES = "libEGL libEGL_mesa libGL libOpenGL libOSMesa libGLX_mesa"
 
 SCRIPT = """
 from telic.envs import registry
-from telic.envs.baselines import RandomPolicy
-from telic.envs.rollout import EpisodeJob, RolloutConfig, run_rollouts
+from telic.envs.rollout.baselines import RandomPolicy
+from telic.envs.rollout.rollout import EpisodeJob, RolloutConfig, run_rollouts
 
 env = registry.make("reach-v3")
 env.reset(seed=0)

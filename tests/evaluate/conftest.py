@@ -5,13 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from telic.envs.metaworld import ACTION_SPEC, RATE_HZ, STATE_SPECS
 from telic.envs.registry import entry
 from telic.envs.task import StateChoice
+from telic.envs.tasks.metaworld import ACTION_SPEC, RATE_HZ, STATE_SPECS
 from telic.policy.checkpoint import save_checkpoint
-from telic.policy.mode import ModeConfig
-from telic.policy.policy_config import PolicyConfig
-from telic.policy.sampling import SamplingConfig
+from telic.policy.config import PolicyConfig
+from telic.policy.denoisers.mode import ModeConfig
+from telic.policy.diffusion.sampling import SamplingConfig
+from telic.policy.policy import Policy
 from telic.spec import ArraySpec, FieldStats, Interface
 
 TASKS = ["reach-v3", "drawer-close-v3"]
@@ -58,7 +59,7 @@ def checkpoint(
     )
     denoiser = ModeConfig(width=16, num_layers=1, num_heads=2, feed_forward=16)
     config = PolicyConfig(denoiser=denoiser, sampling=sampling or SamplingConfig())
-    policy = config.build(interface, {"state": stats})
+    policy = Policy(config, interface, {"state": stats})
     rng = np.random.default_rng(0)
     policy.set_embeddings({text: rng.standard_normal(384, np.float32) for text in sentences})
     save_checkpoint(path, policy)

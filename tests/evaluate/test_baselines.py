@@ -12,9 +12,9 @@ from telic.datasets.store import EpisodeStore, Segment
 from telic.evaluate import EvaluateConfig
 from telic.evaluate import run as evaluate
 from telic.policy.checkpoint import load_policy
-from telic.policy.robomimic_baseline import Algorithm, RobomimicConfig, RobomimicPolicy
 from telic.spec import ActRequest, Array, ArraySpec, Goal, Observation
 from telic.train_baseline import TrainBaselineConfig, run
+from telic.training.robomimic_baseline import Algorithm, RobomimicConfig, RobomimicPolicy
 
 pytest.importorskip("robomimic", reason="robomimic is not installed")
 
@@ -95,8 +95,10 @@ def test_a_baseline_trains_and_is_evaluated(algorithm: str, toy: str, tmp_path: 
     assert result["overall"]["episodes"] == 3
     with pytest.raises(ValueError, match="does not denoise; leave sampling out"):
         evaluate(compose(EvaluateConfig, "evaluate", [*given, "sampling=2"]))
-    with pytest.raises(ValueError, match=r"numbers=w8a8: .* does not denoise; leave numbers out"):
-        evaluate(compose(EvaluateConfig, "evaluate", [*given, "numbers=w8a8"]))
+    with pytest.raises(
+        ValueError, match=r"precision=w8a8: .* does not denoise; leave precision out"
+    ):
+        evaluate(compose(EvaluateConfig, "evaluate", [*given, "precision=w8a8"]))
 
 
 @pytest.mark.parametrize("algorithm", [algorithm.value for algorithm in Algorithm])

@@ -7,11 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from telic.envs.attempts import AttemptLog
-from telic.envs.episode_log import EpisodeLog
-from telic.envs.protocol import TaskProtocol
-from telic.envs.results import Evaluation, read_comparable, read_evaluation, write_evaluation
-from telic.envs.rollout import EpisodeResult
+from telic.envs.evaluation.episode_log import EpisodeLog
+from telic.envs.evaluation.protocol import TaskProtocol
+from telic.envs.evaluation.results import (
+    Evaluation,
+    read_comparable,
+    read_evaluation,
+    write_evaluation,
+)
+from telic.envs.rollout.collection_log import AttemptLog
+from telic.envs.rollout.rollout import EpisodeResult
 
 PROTOCOL = TaskProtocol(
     tasks=["arm7/raise", "arm7/lower"], episodes_per_task=3, seed=5, max_steps=10

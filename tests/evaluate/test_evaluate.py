@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from telic.configs.launch import compose
+from telic.envs.evaluation.statistics import wilson_interval
 from telic.envs.rendering import choose_backend
-from telic.envs.statistics import wilson_interval
 from telic.evaluate import EvaluateConfig, run
-from telic.policy.sampling import Sampler, SamplingConfig
+from telic.policy.diffusion.sampling import Sampler, SamplingConfig
 
 from .conftest import TOY, checkpoint
 
@@ -222,8 +222,11 @@ def evaluate_expert(toy: str, out: Path, *overrides: str) -> dict[str, Any]:
         (["device=cuda:77"], "device=cuda:77 is asked for"),
         (["anchors=1"], "the policy has no anchors to begin from; train it with"),
         (["temperature=-1"], "temperature=-1.0 must be 0 or positive; 0 begins from the best"),
-        (["numbers=int9"], "numbers='int9' is not one of .*; did you mean int8"),
-        (["numbers=packed"], "numbers=packed: no matrix of the denoiser is 256 or more on both"),
+        (["precision=int9"], "precision='int9' is not one of .*; did you mean int8"),
+        (
+            ["precision=fp32_packed"],
+            "precision=fp32_packed: no matrix of the denoiser is 256 or",
+        ),
         (["prefixing=trained"], "trained without prefixes; use prefixing=guided"),
         (
             ["checkpoint=expert", "sampling=null", "anchors=2"],

@@ -9,9 +9,9 @@ import pytest
 from rich.console import Console
 
 from telic.configs.launch import compose
-from telic.envs.protocol import TaskProtocol
-from telic.envs.report import table, write_report
-from telic.envs.results import Evaluation, compare
+from telic.envs.evaluation.protocol import TaskProtocol
+from telic.envs.evaluation.report import table, write_report
+from telic.envs.evaluation.results import Evaluation, compare
 from telic.evaluate import EvaluateConfig, run
 
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from telic.policy.mode import ModeConfig
+from telic.policy.config import PolicyConfig
+from telic.policy.denoisers.mode import ModeConfig
 from telic.policy.policy import Policy
-from telic.policy.policy_config import PolicyConfig
 from telic.spec import ActRequest, ArraySpec, FieldStats, Goal, Interface, Observation
 
 P, A, SIDE = 5, 3, 32
@@ -68,7 +68,7 @@ def build(
 
     def make(config: PolicyConfig) -> Policy:
         config.denoiser = config.denoiser or tiny
-        policy = config.build(interface, stats)
+        policy = Policy(config, interface, stats)
         rng = np.random.default_rng(7)
         if policy.language_name is not None:
             vectors = {text: rng.standard_normal(384, np.float32) for text in SENTENCES}

@@ -20,13 +20,13 @@ from safetensors.torch import load_file, save_file
 
 from telic.policy.atomic import replacing_directory
 from telic.policy.checkpoint import load_policy, load_train_state, read_config, save_checkpoint
+from telic.policy.config import PolicyConfig
+from telic.policy.diffusion.sampling import SamplingConfig
 from telic.policy.digests import write_digests
-from telic.policy.ema import EmaConfig
-from telic.policy.goal_encoder import GoalConfig
+from telic.policy.encoders.goals import GoalConfig
 from telic.policy.policy import Policy
-from telic.policy.policy_config import PolicyConfig
-from telic.policy.sampling import SamplingConfig
 from telic.policy.train_state import load_tree, save_tree
+from telic.training.ema import EmaConfig
 
 Build = Callable[[PolicyConfig], Policy]
 

@@ -12,9 +12,9 @@ import yaml
 from safetensors.numpy import load_file, save_file
 
 from telic.policy.checkpoint import load_policy, read_config, save_checkpoint
+from telic.policy.config import PolicyConfig
 from telic.policy.digests import write_digests
 from telic.policy.policy import Policy
-from telic.policy.policy_config import PolicyConfig
 
 Build = Callable[[PolicyConfig], Policy]
 

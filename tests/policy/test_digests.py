@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from telic.policy import digests
-from telic.policy.anchors import AnchorSet
 from telic.policy.checkpoint import load_policy, load_train_state, read_config, save_checkpoint
+from telic.policy.config import PolicyConfig
+from telic.policy.objectives.anchors import AnchorSet
 from telic.policy.policy import Policy
-from telic.policy.policy_config import PolicyConfig
 
 Build = Callable[[PolicyConfig], Policy]
 STATE = {"weights": {}, "ema": {}, "optimizer": {"rate": 0.1}, "progress": {"step": 3}}

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from telic.policy.mode import ModeConfig
+from telic.policy.config import PolicyConfig
+from telic.policy.denoisers.mode import ModeConfig
+from telic.policy.diffusion.sampling import Sampler, SamplingConfig, preset
+from telic.policy.noise import unit_noise
 from telic.policy.policy import Policy
-from telic.policy.policy_config import PolicyConfig
-from telic.policy.requests import unit_noise
-from telic.policy.sampling import Sampler, SamplingConfig, preset
 from telic.spec import Goal, Interface
 
 Build = Callable[[PolicyConfig], Policy]

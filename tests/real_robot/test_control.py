@@ -17,8 +17,9 @@ from telic.configs.launch import compose
 from telic.control import ControlConfig, run
 from telic.envs.registry import make
 from telic.policy.checkpoint import save_checkpoint
-from telic.policy.mode import ModeConfig
-from telic.policy.policy_config import PolicyConfig
+from telic.policy.config import PolicyConfig
+from telic.policy.denoisers.mode import ModeConfig
+from telic.policy.policy import Policy
 from telic.real_robot.policy_worker import open_checkpoint, unlike_trained
 from telic.real_robot.simulated_arm import arm_interface
 from telic.spec import FieldStats, Interface
@@ -39,7 +40,7 @@ def save_tiny(path: Path, interface: Interface, sentence: str) -> str:
         "state": stats(interface.state.shape[0]),
         "action": stats(interface.action.shape[0]),
     }
-    policy = config.build(interface, fields)
+    policy = Policy(config, interface, fields)
     policy.set_embeddings({sentence: np.ones(384, np.float32)})
     save_checkpoint(path, policy)
     return str(path)

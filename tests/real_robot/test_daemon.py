@@ -14,7 +14,7 @@ import pytest
 
 from telic.real_robot.control_process import LoopConfig
 from telic.real_robot.daemon import DaemonConfig, supervise
-from telic.real_robot.requests import WorkerConfig
+from telic.real_robot.inference_scheduler import WorkerConfig
 from telic.tests.real_robot.breaking import BreakingArmConfig, OpenBreaking
 from telic.tests.real_robot.reaching import OpenReaching
 

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from telic.real_robot.clock import NS, FakeClock
 from telic.real_robot.control_process import LoopConfig, drive, releasing
+from telic.real_robot.ipc import Wires
 from telic.real_robot.robot import Reading
 from telic.real_robot.safety import SafetyConfig
 from telic.real_robot.simulated_arm import ArmConfig, SimulatedArm, arm_interface
 from telic.real_robot.timeline import Motion
-from telic.real_robot.wires import Wires
 from telic.spec import Array, ArraySpec
 
 MS = 1_000_000

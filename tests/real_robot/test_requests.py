@@ -5,16 +5,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from telic.real_robot.loop import Phase
-from telic.real_robot.policy_worker import check_pace
-from telic.real_robot.requests import (
+from telic.real_robot.inference_scheduler import (
     Requests,
     WorkerConfig,
     observation_window,
     wait_for_observation_ns,
 )
+from telic.real_robot.ipc import Wires, encode_text
+from telic.real_robot.loop import Phase
+from telic.real_robot.policy_worker import check_pace
 from telic.real_robot.simulated_arm import arm_interface
-from telic.real_robot.wires import Wires, encode_text
 from telic.spec import ActionChunk, ActRequest, Goal
 from telic.tests.real_robot.reaching import Reaching
 

@@ -1,0 +1,33 @@
+"""The commands: `--help` and `--version` are answered before anything heavy is imported."""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+
+from telic.configs.describe import answered
+
+ROOT = Path(__file__).resolve().parent
+
+
+def start(module: str) -> None:
+    """Run the command whose entry point is `module`, unless only help or the like is asked for."""
+    if not answered(ROOT / f"{module}.py", sys.argv[1:]):
+        import_module(f"telic.{module}").main()
+
+
+collect_demos = partial(start, "collect")
+train_policy = partial(start, "train")
+train_baseline = partial(start, "train_baseline")
+build_anchors = partial(start, "build_anchors")
+evaluate_policy = partial(start, "evaluate")
+control_daemon = partial(start, "control")
+run_recipe = partial(start, "recipe")
+
+
+def import_checkpoint() -> None:
+    """Run `import-checkpoint`; help and mistakes in the arguments need no torch."""
+    import_module("telic.policy.published.import_arguments").parser().parse_args()
+    import_module("telic.policy.published.import_checkpoint").main()

@@ -1,0 +1,195 @@
+"""The keys of a command, read from the source: name, kind, default, meaning, choices."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from telic.configs.source import Class, Source, resolve, subclasses
+
+UNITS = {"_hz": "Hz", "_s": "seconds", "_us": "microseconds", "_ns": "ns", "_mb": "MiB"}
+CHOSEN_BY = ("kind", "name")  # fields by which a config is chosen; nobody sets them
+Given = Mapping[str, tuple[Source, ast.expr]]  # field -> what a call gives it
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Key:
+    """One setting. default: as it is typed on a command line; choices: name -> meaning."""
+
+    name: str
+    kind: str
+    default: str
+    meaning: str
+    choices: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Section:
+    """The keys of one config class. choice: its name among those that may stand at its place."""
+
+    name: str
+    title: str
+    keys: list[Key]
+    choice: str = ""
+
+
+def sections(
+    schema: Class, prefix: str = "", given: Given | None = None, choice: str = "", title: str = ""
+) -> Iterator[Section]:
+    """The sections of a config class: its own keys, then those of each config within it."""
+    own: list[Key] = []
+    inner: list[Section] = []
+    for name, (source, node, meaning) in fields_of(schema).items():
+        dotted = f"{prefix}{name}"
+        where, value = (given or {}).get(name, (source, default_of(node)))
+        kind, known = kind_of(source, node.annotation)
+        if name in CHOSEN_BY and schema.bases():
+            continue
+        if known is not None and not known.is_enum:
+            inner += _within(known, f"{dotted}.", meaning, call_arguments(where, value))
+            continue
+        choices = {} if known is None else members(known)
+        default = shown(where, value)
+        own.append(Key(name=dotted, kind=kind, default=default, meaning=meaning, choices=choices))
+    yield Section(
+        name=prefix.removesuffix("."), title=title or schema.summary, keys=own, choice=choice
+    )
+    yield from inner
+
+
+def _within(known: Class, prefix: str, meaning: str, given: Given) -> Iterator[Section]:
+    """The sections of a config within another: of each of its kinds, where it has several."""
+    kinds = subclasses(known)
+    for kind in kinds:
+        yield from sections(kind, prefix, choice=name_of(kind))
+    if not kinds:
+        yield from sections(known, prefix, given, title=meaning)
+
+
+def name_of(schema: Class) -> str:
+    """The name by which a kind of config is chosen."""
+    for name, (source, node, _) in fields_of(schema).items():
+        if name in CHOSEN_BY:
+            return shown(source, default_of(node))
+    return schema.name
+
+
+def fields_of(schema: Class) -> dict[str, tuple[Source, ast.AnnAssign, str]]:
+    """The fields of a dataclass, those of its bases first: where, statement, meaning."""
+    found: dict[str, tuple[Source, ast.AnnAssign, str]] = {}
+    for base in reversed(schema.bases()):
+        found |= fields_of(base)
+    for node in schema.node.body:
+        if not isinstance(node, ast.AnnAssign) or not isinstance(node.target, ast.Name):
+            continue
+        if "ClassVar" in ast.unparse(node.annotation):
+            found.pop(node.target.id, None)
+            continue
+        name = node.target.id
+        inherited = found[name][2] if name in found else ""
+        meaning = schema.source.note(node) or schema.documented(name) or inherited
+        found[name] = (schema.source, node, as_typed(meaning))
+    return found
+
+
+def members(choice: Class) -> dict[str, str]:
+    """The members of an Enum by name, each with the comment beside it."""
+    found = {}
+    for node in choice.node.body:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            name = node.targets[0].id
+            found[name] = as_typed(choice.source.note(node) or choice.documented(name))
+    return found
+
+
+def kind_of(source: Source, annotation: ast.expr) -> tuple[str, Class | None]:
+    """What an annotation allows, in words, and the class of this package that it names."""
+    if isinstance(annotation, ast.BinOp):
+        left, known = kind_of(source, annotation.left)
+        return (f"{left} or null", known)
+    if isinstance(annotation, ast.Subscript):
+        outer = ast.unparse(annotation.value)
+        inner = annotation.slice
+        if outer == "list":
+            return f"list of {kind_of(source, inner)[0]}", None
+        return outer, None
+    name = ast.unparse(annotation)
+    found = resolve(source, name)
+    if isinstance(found, Class):
+        return ("choice" if found.is_enum else found.name), found
+    words = {"int": "integer", "float": "number", "bool": "true or false", "str": "text"}
+    return words.get(name, name), None
+
+
+def default_of(node: ast.AnnAssign) -> ast.expr | None:
+    """The expression of a field's default, that of its factory included."""
+    value = node.value
+    if isinstance(value, ast.Call) and ast.unparse(value.func) == "field":
+        for argument in value.keywords:
+            if argument.arg in ("default", "default_factory"):
+                value = argument.value
+                return value.body if isinstance(value, ast.Lambda) else value
+    return value
+
+
+def call_arguments(source: Source, value: ast.expr | None) -> Given:
+    """What `SomeConfig(key=value)` gives the fields of that config."""
+    if not isinstance(value, ast.Call):
+        return {}
+    return {k.arg: (source, k.value) for k in value.keywords if k.arg is not None}
+
+
+def shown(source: Source, value: ast.expr | None) -> str:
+    """An expression as a command line has it: `null`, `true`, `[a,b]`, an Enum's member."""
+    if value is None:
+        return ""
+    if isinstance(value, ast.List | ast.Tuple):
+        return f"[{','.join(shown(source, entry) for entry in value.elts)}]"
+    if isinstance(value, ast.Call) and ast.unparse(value.func) in ("list", "tuple"):
+        return shown(source, value.args[0])
+    if isinstance(value, ast.Attribute):
+        return value.attr
+    if isinstance(value, ast.Name):
+        if value.id in ("list", "dict"):
+            return {"list": "[]", "dict": "{}"}[value.id]
+        found = resolve(source, value.id)
+        return shown(*found) if isinstance(found, tuple) else value.id
+    try:
+        return plain(ast.literal_eval(value))
+    except ValueError:
+        return ast.unparse(value)
+
+
+def plain(value: object) -> str:
+    """A plain value as a command line has it."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return str(value) if value != "" else "''"
+
+
+def as_typed(meaning: str) -> str:
+    """A comment with Python's constants as a command line has them."""
+    for python, typed in (("None", "null"), ("True", "true"), ("False", "false")):
+        meaning = re.sub(rf"\b{python}\b", typed, meaning)
+    return meaning
+
+
+def unit(name: str) -> str:
+    """The unit that a key's name ends in, or ""."""
+    for suffix, word in UNITS.items():
+        if name.endswith(suffix) and not name.endswith(f"_per{suffix}"):
+            return word
+    return ""
+
+
+def schema_of(source: Source) -> tuple[Class, str]:
+    """The config class and the command that an entry point gives to `launch`."""
+    for node in ast.walk(source.tree):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "launch":
+            schema = resolve(source, ast.unparse(node.args[0]))
+            command = ast.literal_eval(node.args[2])
+            assert isinstance(schema, Class)
+            return schema, command
+    raise ValueError(f"{source.path}: launches no command")

@@ -1,0 +1,49 @@
+"""How far an evaluation is, while it runs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from telic.envs.evaluation.results import Evaluation
+from telic.envs.rollout.rollout import EpisodeResult
+
+SAY_EVERY_S = 15.0
+STDERR = Console(stderr=True, markup=False)
+
+
+def with_progress(
+    results: Iterator[EpisodeResult], evaluation: Evaluation
+) -> Iterator[EpisodeResult]:
+    """Yield `results`, showing how far the evaluation is: a bar, or a line now and then."""
+    total, said = evaluation.protocol.num_episodes, time.monotonic()
+    what = evaluation.protocol.what
+    with Progress(
+        TextColumn("evaluate"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.description}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=STDERR,
+        disable=not STDERR.is_terminal,
+    ) as bar:
+        shown = bar.add_task("", total=total, completed=len(evaluation.episodes))
+        for result in results:
+            yield result
+            text = evaluation.progress()
+            bar.update(shown, completed=len(evaluation.episodes), description=text)
+            if bar.disable and time.monotonic() - said > SAY_EVERY_S:
+                said = time.monotonic()
+                STDERR.print(f"{len(evaluation.episodes)}/{total} {what}, {text}")

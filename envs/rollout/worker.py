@@ -1,0 +1,27 @@
+"""A worker process: `python -m telic.envs.rollout.worker FD` serves the socket of that descriptor.
+
+It answers each order with a report, in order, until the other end closes.
+"""
+
+from __future__ import annotations
+
+import sys
+from multiprocessing.connection import Connection
+
+from telic.envs.rollout.env_worker import EnvHost, Ready
+
+
+def main() -> None:
+    """Serve until the socket closes."""
+    connection = Connection(int(sys.argv[1]))
+    host = EnvHost()
+    try:
+        connection.send(Ready(slot=-1))
+        while True:
+            connection.send(host.carry_out(connection.recv()))
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        host.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,23 @@
+"""The symbolic table, importable here and in worker processes."""
+
+from pathlib import Path
+
+import pytest
+
+from telic.envs import registry
+
+
+@pytest.fixture
+def own_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out the tasks that other tests of the same process have registered."""
+    families = ("arm7", "detour", "metaworld", "playtable")
+    entries = {task: registry.entry(task) for task in registry.task_ids()}
+    own = {task: entry for task, entry in entries.items() if task.startswith(families)}
+    monkeypatch.setattr(registry, "_ENTRIES", own)
+
+
+@pytest.fixture
+def chains(monkeypatch: pytest.MonkeyPatch) -> str:
+    """Return the id of the chains on the symbolic table."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    return "symbolic_table:symbolic/lh_mtlc"

@@ -1,0 +1,137 @@
+"""The rule of imports, and the check that holds it: `python tools/lint_imports.py`, in `make lint`.
+
+Of each list in RULE, a room may import those before it, never those after it; rooms that stand on
+one line do not meet. No module imports itself by way of others. Exit code 1 after one line for
+each import against the rule.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = "telic"
+NOT_PRODUCT = ("tests", "benchmarks", "tools", "build", "runs", ".venv", "docs")
+RULE: dict[str, tuple[str, ...]] = {
+    "rooms": (
+        "agreement array_spec plugins ranges replacement spec yaml_files",
+        "embodiment",
+        "datasets envs policy",
+        "training real_robot",
+        "configs",
+        "build_anchors collect control evaluate train train_baseline",
+        "recipe",
+        "commands",
+    ),
+    "policy": (
+        "policy.digests policy.layers",
+        "policy.diffusion",
+        "policy.routing",
+        "policy.denoisers",
+        "policy.encoders",
+        "policy.objectives",
+        "policy.inference",
+        "policy.config policy.presets policy.conditioning policy.batch policy.noise "
+        "policy.chunk_sampler policy.policy",
+        "policy.atomic policy.built_within policy.checkpoint policy.checkpoint_files "
+        "policy.nearest_sentence policy.renamed policy.train_state",
+        "policy.finetune policy.inference_config",
+        "policy.published",
+    ),
+    "envs": (
+        "envs.rendering envs.task",
+        "envs.tasks envs.playtable",
+        "envs.registry",
+        "envs.rollout",
+        "envs.evaluation",
+    ),
+}
+SAME_LEVEL = {  # files of one package that stand on one line and may meet
+    "agreement array_spec plugins ranges replacement spec yaml_files",
+    "policy.config policy.presets policy.conditioning policy.batch policy.noise "
+    "policy.chunk_sampler policy.policy",
+    "policy.atomic policy.built_within policy.checkpoint policy.checkpoint_files "
+    "policy.nearest_sentence policy.renamed policy.train_state",
+    "envs.rendering envs.task",
+}
+
+
+def modules(root: Path) -> dict[str, Path]:
+    """Every module of the product by its name below the package, such as `policy.config`."""
+    found = {}
+    for path in sorted(root.rglob("*.py")):
+        parts = path.relative_to(root).with_suffix("").parts
+        if parts[0] not in NOT_PRODUCT:
+            name = ".".join(part for part in parts if part != "__init__")
+            if name:
+                found[name] = path
+    return found
+
+
+def imports(path: Path, known: Mapping[str, Path]) -> Iterator[tuple[str, int]]:
+    """The modules among `known` that a file imports, each with its line."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            named = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            named = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in named:
+            inner = name.removeprefix(f"{PACKAGE}.")
+            if inner != name:
+                target = inner if inner in known else inner.rpartition(".")[0]
+                if target in known:
+                    yield target, node.lineno
+
+
+def level(module: str, layers: tuple[str, ...]) -> tuple[int, str] | None:
+    """Where a module stands in a list of layers, and the room of that layer it belongs to."""
+    for number, layer in enumerate(layers):
+        for room in layer.split():
+            if module == room or module.startswith(f"{room}."):
+                return number, room
+    return None
+
+
+def against(source: str, target: str) -> str | None:
+    """Why `source` must not import `target`, or None where it may."""
+    for layers in RULE.values():
+        mine, its = level(source, layers), level(target, layers)
+        if mine is None or its is None or mine[1] == its[1]:
+            continue
+        if its[0] > mine[0]:
+            return f"{its[1]} stands above {mine[1]}"
+        if its[0] == mine[0] and layers[mine[0]] not in SAME_LEVEL:
+            return f"{mine[1]} and {its[1]} do not meet"
+    return None
+
+
+def main() -> int:
+    """Print what is against the rule; the process's exit code."""
+    known = modules(ROOT)
+    graph: dict[str, set[str]] = {name: set() for name in known}
+    problems = []
+    for source, path in known.items():
+        for target, line in imports(path, known):
+            graph[source].add(target)
+            if (why := against(source, target)) is not None:
+                place = f"{path.relative_to(ROOT)}:{line}"
+                problems.append(f"{place}: {source} imports {target}, but {why}")
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        problems.append(f"a circle: {' -> '.join(reversed(error.args[1]))}")
+    for problem in problems:
+        print(problem)
+    arrows = sum(len(targets) for targets in graph.values())
+    print(f"{len(known)} modules, {arrows} imports, {len(problems)} against the rule")
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
