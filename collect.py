@@ -27,7 +27,7 @@ from telic.envs.rollout.collection_log import (
     FAILED,
     KEPT,
     Attempt,
-    AttemptLog,
+    CollectionLog,
     Quota,
 )
 from telic.envs.rollout.demos import DemoJob, Demonstration, Stretch, demonstrations, interface_of
@@ -169,7 +169,7 @@ class _Collection:
         log_path = out.with_name(f"{out.name}.collect.jsonl")
         if out.exists() and config.resume:
             self.store = stack.enter_context(EpisodeStore.open(out, "a"))
-            self.log = AttemptLog.resume(log_path, plan, self.store.num_episodes)
+            self.log = CollectionLog.resume(log_path, plan, self.store.num_episodes)
             self._unmet = True
             return
         ways = "resume=true goes on with it, overwrite=true"
@@ -177,7 +177,7 @@ class _Collection:
         require_replaceable(log_path, ATTEMPTS, asked=True)  # beside a store that is gone, too
         interface = _common_interface(self.quota.tasks, config, self._workers(stack))
         self.store = stack.enter_context(_new_store(out, interface, self.quota.tasks, config))
-        self.log = AttemptLog(log_path, plan, [])
+        self.log = CollectionLog(log_path, plan, [])
 
     def collect(self, stack: ExitStack) -> None:
         """Work through the rounds; what the log already has is not made again."""

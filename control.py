@@ -42,7 +42,7 @@ class ControlConfig:
     robot: str = "metaworld"  # a robot by name (metaworld, arm), or module:Config of your own
     task: str | None = None  # task, of a robot that has tasks
     robot_options: dict[str, Any] = field(default_factory=dict)  # options of the robot's own config
-    act_as: str | None = None  # robot, of a policy trained for several; None: the first
+    embodiment: str | None = None  # robot, of a policy trained for several; None: the first
     goal: str | None = None  # sentence of the goal; None: the robot's own
     duration_s: float | None = 10.0  # length of the run; None: until stopped
     sampling: str | None = None  # denoising steps: "1", "2", "4", "5", "10"; None: the checkpoint's
@@ -110,7 +110,7 @@ def run(config: ControlConfig) -> dict[str, Any]:
                 sampling=config.sampling,
                 precision=config.precision,
                 threads=config.threads,
-                act_as=config.act_as,
+                embodiment=config.embodiment,
                 anchors=config.anchors,
                 temperature=config.temperature,
                 prefixing=config.prefixing,

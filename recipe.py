@@ -39,7 +39,7 @@ STDOUT = Console(soft_wrap=True, markup=False)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Command:
+class StageCommand:
     """A command of ours. decided: what run-recipe alone gives it, last of all."""
 
     script: str
@@ -48,18 +48,18 @@ class Command:
 
 
 COMMANDS = {
-    "collect": Command(
+    "collect": StageCommand(
         script="collect-demos", schema=CollectConfig, decided=("out", "resume", "overwrite")
     ),
-    "train": Command(
+    "train": StageCommand(
         script="train-policy",
         schema=TrainConfig,
         decided=("out", "data.stores", "resume", "overwrite"),
     ),
-    "evaluate": Command(
+    "evaluate": StageCommand(
         script="evaluate-policy", schema=EvaluateConfig, decided=("checkpoint", "sampling", "out")
     ),
-    "control": Command(script="control-daemon", schema=ControlConfig, decided=()),
+    "control": StageCommand(script="control-daemon", schema=ControlConfig, decided=()),
 }
 _TAKE_MORE = ("collect", "train", "evaluate")
 

@@ -170,7 +170,7 @@ class ManyRobots(Protocol):
 
     robots: Mapping[str, Interface]
 
-    def act_as(self, robot: str) -> None:
+    def use_embodiment(self, robot: str) -> None:
         """Act for this robot from now on: `interface` becomes the robot's."""
         ...
 

@@ -43,7 +43,7 @@ from telic.training.validation import NonFiniteLoss, held_out_errors, non_finite
 
 
 @dataclass(slots=True)
-class Progress:
+class TrainProgress:
     """Where a run stands: optimizer steps done and the best score so far (lower is better)."""
 
     step: int = 0
@@ -62,7 +62,7 @@ class Training:
         self.ema = config.ema.build(policy)
         self.averaged = cast(Policy, self.ema.module)
         self.optimizer = config.optimizer.build(policy)
-        self.progress = Progress()
+        self.progress = TrainProgress()
 
     def resume(self, resumed: Resumed) -> None:
         """Go on from a checkpoint; ValueError where it is of another configuration."""
@@ -71,7 +71,7 @@ class Training:
         try:
             self.ema.load_state_dict(state.ema)
             self.optimizer.load_state_dict(state.optimizer)
-            self.progress = Progress(**state.progress)
+            self.progress = TrainProgress(**state.progress)
         except (RuntimeError, ValueError, TypeError, KeyError) as error:
             line = str(error).partition("\n")[0]
             raise ValueError(

@@ -22,7 +22,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from telic.configs.launch import launch
-from telic.datasets.robomimic_hdf5 import ExportOptions, export_hdf5
+from telic.datasets.robomimic_hdf5 import Hdf5ExportOptions, export_hdf5
 from telic.datasets.sampler import BatchSampler
 from telic.datasets.store import EpisodeStore
 from telic.policy.atomic import CHECKPOINT
@@ -127,7 +127,7 @@ def _batches(
     folder = Path(tempfile.mkdtemp(prefix="robomimic-", dir=out))
     try:
         file = folder / "demos.hdf5"
-        goal = ExportOptions(goal=policy.language_name, next_obs=False, valid_fraction=0.0)
+        goal = Hdf5ExportOptions(goal=policy.language_name, next_obs=False, valid_fraction=0.0)
         export_hdf5(Path(config.store), file, goal)
         with redirect_stdout(io.StringIO()):  # its progress bars
             dataset = import_robomimic().SequenceDataset(

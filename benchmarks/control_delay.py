@@ -137,8 +137,8 @@ def print_rows(arguments: argparse.Namespace) -> None:
     for prefixing in arguments.prefixing:  # before anything is run
         if prefixing is not None:
             policy.prefixer.use(prefixing)
-    settings = itertools.product(latencies_ms, arguments.seam_steps, arguments.prefixing)
-    for latency_ms, seam_steps, prefixing in settings:
+    settings = itertools.product(latencies_ms, arguments.boundary_steps, arguments.prefixing)
+    for latency_ms, boundary_steps, prefixing in settings:
         if prefixing is not None:
             policy.prefixer.use(prefixing)
         outcome = run(
@@ -146,14 +146,14 @@ def print_rows(arguments: argparse.Namespace) -> None:
             tasks,
             arguments.episodes,
             round(latency_ms * 1e6),
-            LoopConfig(seam_steps=seam_steps),
+            LoopConfig(boundary_steps=boundary_steps),
             WorkerConfig(execute_horizon=arguments.execute_horizon, seed=SEED),
         )
         low, high = wilson_interval(outcome.successes, outcome.episodes)
         held = outcome.held_s / (outcome.held_s + outcome.active_s)
         row = (
             f"{latency_ms:g}",
-            f"{seam_steps}",
+            f"{boundary_steps}",
             policy.prefixer.way.value,
             f"{outcome.successes} / {outcome.episodes}",
             f"{low:.2f} - {high:.2f}",

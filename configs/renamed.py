@@ -11,6 +11,8 @@ from typing import Final
 KEYS: Final[Mapping[str, str]] = {
     "numbers": "precision",
     "policy.formulation.answer": "policy.formulation.prediction_type",
+    "loop.seam_steps": "loop.boundary_steps",
+    "act_as": "embodiment",
 }
 VALUES: Final[Mapping[str, Mapping[str, str]]] = {
     "numbers": {"packed": "fp32_packed"},

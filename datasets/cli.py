@@ -15,7 +15,12 @@ from rich.console import Console
 from rich.table import Table
 
 from telic.datasets import validation
-from telic.datasets.robomimic_hdf5 import ExportOptions, ImportOptions, export_hdf5, import_hdf5
+from telic.datasets.robomimic_hdf5 import (
+    Hdf5ExportOptions,
+    Hdf5ImportOptions,
+    export_hdf5,
+    import_hdf5,
+)
 from telic.datasets.store import EpisodeStore, rebuild_ends, require_there
 from telic.spec import near_misses
 
@@ -205,7 +210,7 @@ def _convert(args: argparse.Namespace) -> int:
         beside = [path.name for path in args.source.parent.glob("*")]
         raise ValueError(f"{args.source}: not there{near_misses(args.source.name, beside)}")
     if args.source.is_dir():
-        options = ExportOptions(
+        options = Hdf5ExportOptions(
             valid_fraction=args.valid_fraction,
             seed=args.seed,
             next_obs=not args.no_next_obs,
@@ -216,7 +221,7 @@ def _convert(args: argparse.Namespace) -> int:
         count = import_hdf5(
             args.source,
             args.target,
-            ImportOptions(
+            Hdf5ImportOptions(
                 state_keys=args.state_keys,
                 instruction=args.instruction,
                 task=args.task,

@@ -27,7 +27,7 @@ class Hindsight(Enum):
 
 
 @dataclass(kw_only=True, slots=True)
-class GoalConfig:
+class WindowGoalConfig:
     """Which goals a window carries. Distances are in steps and end at the episode's last step.
 
     MDT's published rule (10 + w, w = 1 + Geometric(0.1) redrawn until 21 <= w <= 50) is
@@ -55,7 +55,7 @@ class GoalConfig:
             raise ValueError("goal: text=none and hindsight=none leave windows without a goal")
 
 
-def steps_ahead(config: GoalConfig, remaining: Array, draw: Array) -> Array:
+def steps_ahead(config: WindowGoalConfig, remaining: Array, draw: Array) -> Array:
     """Return how far ahead the goal lies, i64 [B].
 
     `remaining` i64 [B]: steps between the window's and the episode's last; `draw` f64 [B] in

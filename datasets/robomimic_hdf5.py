@@ -59,7 +59,7 @@ HDF5 = Kind("a robomimic HDF5 file", is_robomimic)
 
 
 @dataclass(kw_only=True, slots=True)
-class ExportOptions:
+class Hdf5ExportOptions:
     """How a store becomes HDF5."""
 
     valid_fraction: float = 0.1  # of the demos, in mask/valid
@@ -69,7 +69,7 @@ class ExportOptions:
 
 
 @dataclass(kw_only=True, slots=True)
-class ImportOptions:
+class Hdf5ImportOptions:
     """How HDF5 that we did not write becomes a store."""
 
     state_keys: Sequence[str] | None = None  # obs keys joined to `state`; None: all vectors
@@ -78,7 +78,9 @@ class ImportOptions:
     rate_hz: float | None = None  # None: control_freq of env_args
 
 
-def export_hdf5(source: Path, target: Path, options: ExportOptions, overwrite: bool = False) -> int:
+def export_hdf5(
+    source: Path, target: Path, options: Hdf5ExportOptions, overwrite: bool = False
+) -> int:
     """Write the store at `source` to an HDF5 file and return the number of demos."""
     store = EpisodeStore.open(source)
     if not store.num_episodes:
@@ -110,7 +112,9 @@ def export_hdf5(source: Path, target: Path, options: ExportOptions, overwrite: b
     return store.num_episodes
 
 
-def import_hdf5(source: Path, target: Path, options: ImportOptions, overwrite: bool = False) -> int:
+def import_hdf5(
+    source: Path, target: Path, options: Hdf5ImportOptions, overwrite: bool = False
+) -> int:
     """Write the HDF5 file at `source` to a store and return the number of episodes."""
     require_replaceable(target, STORE, asked=overwrite, by="--overwrite", sources=[source])
     with hdf5.opened(source) as file:
@@ -221,7 +225,7 @@ def _own_segments(where: str, demo: h5py.Group) -> list[Segment]:
 
 
 def _foreign_plan(
-    source: Path, data: h5py.Group, demos: Mapping[str, h5py.Group], options: ImportOptions
+    source: Path, data: h5py.Group, demos: Mapping[str, h5py.Group], options: Hdf5ImportOptions
 ) -> _Plan:
     """Return the plan for anybody else's file: vectors become the state, pictures cameras."""
     name, first = next(iter(demos.items()))

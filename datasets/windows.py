@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from telic.datasets.goals import GoalConfig, Hindsight, TextGoal, steps_ahead, uniforms
+from telic.datasets.goals import Hindsight, TextGoal, WindowGoalConfig, steps_ahead, uniforms
 from telic.datasets.rows import HeldRows
 from telic.datasets.spans import find_spans
 from telic.datasets.store import EpisodeStore
@@ -23,7 +23,7 @@ class WindowConfig:
 
     obs_horizon: int = 1  # O, steps
     action_horizon: int = 8  # H, steps
-    goal: GoalConfig = field(default_factory=GoalConfig)
+    goal: WindowGoalConfig = field(default_factory=WindowGoalConfig)
     cameras: list[str] | None = None  # None: all of the store's
     space: Space = Space.own  # unified: stores of different robots, each in its slots
     future_steps: int = 0  # how far ahead the future frames lie (MDT: 3); 0: windows have none

@@ -62,7 +62,7 @@ class RequestBatcher:
         self._embodiment: Embodiment | None = None
         self._request_spec = request_spec
 
-    def act_as(self, robot: str) -> Interface:
+    def use_embodiment(self, robot: str) -> Interface:
         """Act for this robot from now on, and return its interface; ValueError for a stranger."""
         if robot not in self.robots:
             raise ValueError(

@@ -47,7 +47,7 @@ def starting_config(path: str | Path) -> PolicyConfig:
     return policy_config(config.get("policy"), str(Path(path) / "config.yaml"))
 
 
-class StartingPoint:
+class Finetune:
     """What a checkpoint directory gives to a training run. said: lines to tell the user."""
 
     def __init__(self, path: str | Path) -> None:

@@ -45,8 +45,9 @@ from telic.spec import (
 class Policy(nn.Module):
     """Normalizers, encoders, denoiser and formulation. A `telic.spec.ChunkPolicy`.
 
-    `sampling` may be replaced at any time, and the robot of the unified space (`act_as`), which
-    anchors chunks begin from (`start_from`), and how they go on from prefixes (`prefixer.use`).
+    `sampling` may be replaced at any time, and the robot of the unified space
+    (`use_embodiment`), which anchors chunks begin from (`start_from`), and how they go on from
+    prefixes (`prefixer.use`).
     Everything random in training is drawn from the generator given to `loss` (dropout of units
     alone from torch's own).
     """
@@ -83,7 +84,7 @@ class Policy(nn.Module):
         self._batcher = RequestBatcher(self.conditioner.request_spec, robots or {})
         self.interface, self.robots = self.conditioner.request_spec.interface, self._batcher.robots
         if self.robots:
-            self.act_as(next(iter(self.robots)))
+            self.use_embodiment(next(iter(self.robots)))
         if config.anchors.on:
             self.start_from(self.start)
 
@@ -115,9 +116,9 @@ class Policy(nn.Module):
             picture_dim=self.conditioner.goal_encoder.picture_dim,
         )
 
-    def act_as(self, robot: str) -> None:
+    def use_embodiment(self, robot: str) -> None:
         """Act for this robot from now on; ValueError if the policy was not trained for it."""
-        self.interface = self._batcher.act_as(robot)
+        self.interface = self._batcher.use_embodiment(robot)
 
     @property
     def truncated(self) -> Truncated | None:

@@ -18,7 +18,7 @@ from telic.real_robot.channel import Channel
 from telic.real_robot.child import reporting
 from telic.real_robot.clock import NS, Clock, MonotonicClock, Pacer
 from telic.real_robot.driver import Driver
-from telic.real_robot.ipc import Order, Wires, decode_text, encode_text
+from telic.real_robot.ipc import Ipc, StopKind, decode_text, encode_text
 from telic.real_robot.lease import robot_lease
 from telic.real_robot.loop import Inputs, LoopRules, LoopState, NumberedChunk, Phase, step
 from telic.real_robot.realtime import make_prompt
@@ -37,7 +37,7 @@ class LoopConfig:
 
     # how many steps of a chunk still carry something of the one before; None: 1 for absolute
     # actions, 0 for relative ones, where a jump is one of speed and blending cost success
-    seam_steps: int | None = None
+    boundary_steps: int | None = None
     stop_hold_s: float = 0.25  # to come to rest before the robot is let go of
     spin_us: float = 300.0  # of every wait, spun through; more: less lag, more load
     # SCHED_FIFO priority 1-99, which needs the right to it; 0: as any process; None: 50 where the
@@ -46,7 +46,7 @@ class LoopConfig:
 
     def __post_init__(self) -> None:
         require_range(self, "priority", at_least=0, at_most=99, prefix="loop.")
-        require_range(self, "seam_steps", at_least=0, at_most=1000, prefix="loop.")
+        require_range(self, "boundary_steps", at_least=0, at_most=1000, prefix="loop.")
         require_range(self, "stop_hold_s", at_least=0, at_most=60, prefix="loop.")
         require_range(self, "spin_us", at_least=0, at_most=1e6, prefix="loop.")
 
@@ -56,15 +56,15 @@ class LoopConfig:
         ValueError if what the robot says of itself makes no sense.
         """
         require_facts(robot)
-        seam_steps = self.seam_steps
-        if seam_steps is None:
-            seam_steps = 1 if robot.motion is Motion.absolute else 0
+        boundary_steps = self.boundary_steps
+        if boundary_steps is None:
+            boundary_steps = 1 if robot.motion is Motion.absolute else 0
         return LoopRules(
             timeline=TimelineRules(
                 motion=robot.motion,
                 dt_ns=round(NS / robot.interface.rate_hz),
-                seam_steps=seam_steps,
-                switched=robot.switched,
+                boundary_steps=boundary_steps,
+                binary_dims=robot.binary_dims,
             ),
             envelope=safety.build(robot.interface.action),
             stop_hold_ns=round(self.stop_hold_s * NS),
@@ -98,7 +98,7 @@ def control_main(
                 "instruction": robot.instruction,
             }
         )
-        wires = Wires.attach(channel.receive()[1])
+        ipc = Ipc.attach(channel.receive()[1])
         realtime = make_prompt(loop.priority)
         robot.connect()
         held_until_the_end = at_end.pop_all()
@@ -111,7 +111,7 @@ def control_main(
     with reporting(channel, starting=False), held_until_the_end:
         with releasing(robot):
             channel.send({"connected": realtime})
-            summary = drive(robot, clock, wires, rules, watch)
+            summary = drive(robot, clock, ipc, rules, watch)
         if orders and summary["ended"]["reason"].endswith(orders[0]):
             summary["ended"]["signal"] = signal.SIGTERM.name
         channel.send({"summary": summary | {"realtime": realtime, "robot": _report(robot)}})
@@ -141,7 +141,7 @@ def releasing(robot: Robot) -> Iterator[None]:
 def drive(
     robot: Robot,
     clock: Clock,
-    wires: Wires,
+    ipc: Ipc,
     rules: LoopRules,
     watch: Callable[[], tuple[str | None, str | None]] = lambda: (None, None),
 ) -> dict[str, Any]:
@@ -154,7 +154,7 @@ def drive(
     state = LoopState.begin(clock.now_ns(), held.action)
     tally = Tally(robot.control_hz, rules.timeline.dt_ns)
     pacer = Pacer(clock, robot.control_hz)
-    next_chunk, changes = wires.chunks.written, 0
+    next_chunk, changes = ipc.chunks.written, 0
     delays: deque[int] = deque(maxlen=_RECENT)
     text = encode_text(str(state.reason))
     while state.phase is not Phase.STOP:
@@ -165,8 +165,8 @@ def drive(
             pacer.forgive()
             began_ns = clock.now_ns()
             tally.reset()
-        chunks, next_chunk = _take_chunks(wires, next_chunk, tally)
-        fault, order = _outside(wires, watch)
+        chunks, next_chunk = _take_chunks(ipc, next_chunk, tally)
+        fault, order = _outside(ipc, watch)
         inputs = Inputs(
             t_obs_ns=reading.t_obs_ns,
             held=held.action,
@@ -181,7 +181,7 @@ def drive(
         )
         before, (state, command) = state, step(state, inputs, tick.due_ns, rules)
         if command.observed:
-            wires.observations.write(_record(reading))
+            ipc.observations.write(_record(reading))
         if command.action is None:
             held = driver.hold()
         else:
@@ -192,7 +192,7 @@ def drive(
             tally.event(tick.due_ns, state)
         if command.merged and before.phase is Phase.ACTIVE:  # nearly always one; at rest none waits
             delays.append(math.ceil(command.late_steps / len(command.merged)))
-        wires.status.write(_status(clock.now_ns(), state, changes, delays, text))
+        ipc.status.write(_status(clock.now_ns(), state, changes, delays, text))
         tally.tick(tick, state, command, clock.now_ns() - began_ns)
     return tally.summary(state)
 
@@ -221,14 +221,12 @@ def _status(
     }
 
 
-def _take_chunks(
-    wires: Wires, next_chunk: int, tally: Tally
-) -> tuple[tuple[NumberedChunk, ...], int]:
+def _take_chunks(ipc: Ipc, next_chunk: int, tally: Tally) -> tuple[tuple[NumberedChunk, ...], int]:
     """Return the chunks that came since number `next_chunk`, and the number to ask for next."""
-    written = wires.chunks.written
+    written = ipc.chunks.written
     taken = []
     for number in range(next_chunk, written):
-        record = wires.chunks.read(number)
+        record = ipc.chunks.read(number)
         if record is None:  # overwritten while this process was away for many chunks
             continue
         tally.chunk(int(record["t_obs_ns"]), int(record["started_ns"]), int(record["finished_ns"]))
@@ -242,12 +240,12 @@ def _take_chunks(
 
 
 def _outside(
-    wires: Wires, watch: Callable[[], tuple[str | None, str | None]]
+    ipc: Ipc, watch: Callable[[], tuple[str | None, str | None]]
 ) -> tuple[str | None, str | None]:
     fault, order = watch()
-    if wires.orders.written and (newest := wires.orders.newest()) is not None:
+    if ipc.stop_requests.written and (newest := ipc.stop_requests.newest()) is not None:
         text = decode_text(newest[1]["text"])
-        if newest[1]["kind"] == Order.FAULT:
+        if newest[1]["kind"] == StopKind.FAULT:
             fault = fault or text
         else:
             order = order or text

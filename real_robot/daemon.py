@@ -1,7 +1,7 @@
 """Supervision of a run: starts control process and policy worker, watches them, ends them.
 
 start    both load; the robot must offer what the policy needs; the policy warms up
-run      beats are watched; Ctrl-C, SIGTERM and every death become an order to the control
+run      heartbeat are watched; Ctrl-C, SIGTERM and every death become an order to the control
          process, which holds the robot, lets go of it and says what the run was like
 end      no process is left, and the shared memory is gone with the last of them
 """
@@ -23,7 +23,7 @@ from telic.real_robot.child import Child, ChildDiedError, RefusedError
 from telic.real_robot.clock import NS
 from telic.real_robot.control_process import LoopConfig, control_main
 from telic.real_robot.inference_scheduler import WorkerConfig
-from telic.real_robot.ipc import Order, Wires, decode_text, encode_text
+from telic.real_robot.ipc import Ipc, StopKind, decode_text, encode_text
 from telic.real_robot.loop import Cause, Phase
 from telic.real_robot.policy_worker import worker_main
 from telic.real_robot.ring import SharedRing
@@ -94,9 +94,9 @@ def supervise(
                 worker = Child("the policy worker", worker_main, open_policy, config.worker)
                 ending.callback(worker.end, config.grace_s)
                 start = _Start(control, worker, config.start_s, caught, report)
-                wires = start.run(ending, names, goal)
-                if wires is not None:
-                    summary = _watched(_Watch(control, worker, wires, config, caught, report))
+                ipc = start.run(ending, names, goal)
+                if ipc is not None:
+                    summary = _watched(_Watch(control, worker, ipc, config, caught, report))
         except ChildDiedError as death:
             summary = _without_a_run(Cause.FAULT, str(death), failed=True)
         if summary is None:
@@ -138,7 +138,7 @@ class _Start:
     caught: list[signal.Signals]
     report: Callable[[str], None]
 
-    def run(self, ending: ExitStack, names: tuple[str, str], goal: str | None) -> Wires | None:
+    def run(self, ending: ExitStack, names: tuple[str, str], goal: str | None) -> Ipc | None:
         """Return the rings that the processes now run with, or None after a signal.
 
         Raises ValueError if an input is at fault, ChildDiedError if a process dies.
@@ -155,21 +155,21 @@ class _Start:
         if (text := goal or robot["instruction"]) is None:
             raise ValueError(f"{names[1]} has no instruction of its own; give one: goal='...'")
         readings_a_step = max(1.0, robot["control_hz"] / needs.rate_hz)
-        wires = Wires.create(
+        ipc = Ipc.create(
             offers,
             policy["action_horizon"],
             2 * math.ceil(policy["obs_horizon"] * readings_a_step) + _SPARE_OBSERVATIONS,
         )
-        ending.callback(_release, wires)
-        self.worker.send({"goal": text}, wires.descriptors())
+        ending.callback(_release, ipc)
+        self.worker.send({"goal": text}, ipc.descriptors())
         ready = self._hear(self.worker)
         if ready is None:
             return None
         self.report(f"policy ready, {ready['ready']:.1f} ms a chunk; goal: {text}")
         for warning in ready["warnings"]:
             self.report(f"warning: {warning}")
-        self.control.send({}, wires.descriptors())
-        return wires
+        self.control.send({}, ipc.descriptors())
+        return ipc
 
     def _hear(self, child: Child, other: Child | None = None) -> dict[str, Any] | None:
         """Return the next message of `child`, None after a signal.
@@ -191,7 +191,7 @@ class _Watch:
 
     control: Child
     worker: Child
-    wires: Wires
+    ipc: Ipc
     config: DaemonConfig
     caught: list[signal.Signals]
     report: Callable[[str], None]
@@ -217,12 +217,12 @@ class _Watch:
             if self.told:
                 continue
             if self.caught:
-                self._tell(Order.STOP, self.caught[0].name)
+                self._tell(StopKind.STOP, self.caught[0].name)
             elif not self.worker.alive:
-                self._tell(Order.FAULT, self._why_dead())
-            elif self._silence_s(self.wires.beats) > self.config.worker_silence_s:
+                self._tell(StopKind.FAULT, self._why_dead())
+            elif self._silence_s(self.ipc.heartbeat) > self.config.worker_silence_s:
                 silence_s = self.config.worker_silence_s
-                self._tell(Order.FAULT, f"{self.worker.name} gave no sign for {silence_s:g} s")
+                self._tell(StopKind.FAULT, f"{self.worker.name} gave no sign for {silence_s:g} s")
 
     def _why_dead(self) -> str:
         try:
@@ -232,13 +232,13 @@ class _Watch:
         return self.worker.death()
 
     def _require_ticks(self) -> None:
-        status = self.wires.status.newest()
+        status = self.ipc.status.newest()
         patience_s = self.config.control_silence_s
         if status is None:
             patience_s = self.config.start_s
         elif status[1]["phase"] == Phase.STOP:
             patience_s = self.config.grace_s
-        if self._silence_s(self.wires.status) > patience_s:
+        if self._silence_s(self.ipc.status) > patience_s:
             raise ChildDiedError(f"{self.control.name} had no tick for {patience_s:g} s")
 
     def _silence_s(self, ring: SharedRing) -> float:
@@ -247,13 +247,13 @@ class _Watch:
         last_ns = self.began_ns if newest is None else int(newest[1]["t_ns"])
         return (time.monotonic_ns() - last_ns) / NS
 
-    def _tell(self, order: Order, text: str) -> None:
+    def _tell(self, order: StopKind, text: str) -> None:
         self.told = True
-        self.wires.orders.write({"kind": int(order), "text": encode_text(text)})
+        self.ipc.stop_requests.write({"kind": int(order), "text": encode_text(text)})
 
     def _report_changes(self) -> None:
         """Report the newest change of phase; where they come thick and fast, some of them."""
-        newest = self.wires.status.newest()
+        newest = self.ipc.status.newest()
         if newest is None or int(newest[1]["changes"]) == self.changes:
             return
         now_ns, phase = time.monotonic_ns(), Phase(int(newest[1]["phase"]))
@@ -264,10 +264,10 @@ class _Watch:
             self.changes, self.reported_ns = int(newest[1]["changes"]), now_ns
 
 
-def _release(wires: Wires) -> None:
+def _release(ipc: Ipc) -> None:
     """Tell whoever still listens that the run is over, and let go of the rings."""
-    wires.orders.write({"kind": int(Order.STOP), "text": encode_text("the daemon ends")})
-    wires.close()
+    ipc.stop_requests.write({"kind": int(StopKind.STOP), "text": encode_text("the daemon ends")})
+    ipc.close()
 
 
 @contextmanager

@@ -2,9 +2,9 @@
 
 observations   control -> policy worker     every new reading that is sound
 chunks         policy worker -> control     every chunk
-orders         daemon -> both               stop, or a fault, and why
+stop_requests         daemon -> both               stop, or a fault, and why
 status         control -> daemon, worker    the phase, why, and how late chunks come, every tick
-beats          policy worker -> daemon      that it is alive
+heartbeat          policy worker -> daemon      that it is alive
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _COUNT = ArraySpec(shape=(), dtype="int64")
 _TEXT = ArraySpec(shape=(TEXT_BYTES,), dtype="uint8")
 
 
-class Order(IntEnum):
+class StopKind(IntEnum):
     """What the daemon tells the others."""
 
     STOP = 0  # somebody wants the run to end
@@ -31,20 +31,20 @@ class Order(IntEnum):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Wires:
+class Ipc:
     """The rings of one run, in one process."""
 
     observations: SharedRing  # state, image/<camera>, t_obs_ns, episode
     chunks: SharedRing  # actions, t_obs_ns, dt_ns, episode, started_ns, finished_ns
-    orders: SharedRing  # kind, text
+    stop_requests: SharedRing  # kind, text
     # t_ns, phase, changes (of phase), text; delay: steps that chunks lately came too late for, -1
     # before it is known; rest_ns: when the robot came to rest, if it is; of the chunk under way,
     # chunk_t_obs_ns and by how much it is due later, chunk_shift_ns
     status: SharedRing
-    beats: SharedRing  # t_ns
+    heartbeat: SharedRing  # t_ns
 
     @classmethod
-    def create(cls, robot: Interface, action_horizon: int, num_observations: int) -> Wires:
+    def create(cls, robot: Interface, action_horizon: int, num_observations: int) -> Ipc:
         """Return new rings for a robot, chunks of `action_horizon` steps, and so many readings."""
         images = {f"image/{camera}": spec for camera, spec in robot.images.items()}
         actions = ArraySpec(shape=(action_horizon, *robot.action.shape))
@@ -60,7 +60,7 @@ class Wires:
                 num_observations,
             ),
             chunks=SharedRing.create({"actions": actions, **dict.fromkeys(times, _COUNT)}, 16),
-            orders=SharedRing.create({"kind": _COUNT, "text": _TEXT}, 4),
+            stop_requests=SharedRing.create({"kind": _COUNT, "text": _TEXT}, 4),
             status=SharedRing.create(
                 {
                     "t_ns": _COUNT,
@@ -74,11 +74,11 @@ class Wires:
                 },
                 16,
             ),
-            beats=SharedRing.create({"t_ns": _COUNT}, 4),
+            heartbeat=SharedRing.create({"t_ns": _COUNT}, 4),
         )
 
     @classmethod
-    def attach(cls, descriptors: Sequence[int]) -> Wires:
+    def attach(cls, descriptors: Sequence[int]) -> Ipc:
         """Return the rings whose `descriptors` another process sent."""
         names = [entry.name for entry in fields(cls)]
         return cls(**{n: SharedRing(d) for n, d in zip(names, descriptors, strict=True)})

@@ -13,7 +13,7 @@ from telic.real_robot.channel import Channel
 from telic.real_robot.child import reporting
 from telic.real_robot.clock import NS
 from telic.real_robot.inference_scheduler import Requests, WorkerConfig
-from telic.real_robot.ipc import Wires
+from telic.real_robot.ipc import Ipc
 from telic.spec import (
     ActionChunk,
     ActRequest,
@@ -34,7 +34,7 @@ def open_checkpoint(
     device: str = "auto",
     sampling: str | None = None,
     threads: int = 1,
-    act_as: str | None = None,
+    embodiment: str | None = None,
     anchors: int | None = None,
     temperature: float | None = None,
     precision: str | None = None,
@@ -42,7 +42,7 @@ def open_checkpoint(
 ) -> ChunkPolicy:
     """Return the policy in checkpoint directory `path`, with the named sampling if one is given.
 
-    act_as: for which of the robots that it was trained for. The others are of `Inference`.
+    embodiment: for which of the robots that it was trained for. The others are of `Inference`.
     ValueError for a bad checkpoint, device or robot, or a choice that the policy does not allow.
     """
     import torch  # here, so that no other process of a run loads it
@@ -60,10 +60,12 @@ def open_checkpoint(
     )
     policy = load_policy(path, device)
     inference.apply(policy, f"the policy in {path}")
-    if act_as is not None:
+    if embodiment is not None:
         if not isinstance(policy, ManyRobots):
-            raise ValueError(f"act_as={act_as}: the policy in {path} has one robot of its own")
-        policy.act_as(act_as)
+            raise ValueError(
+                f"embodiment={embodiment}: the policy in {path} has one robot of its own"
+            )
+        policy.use_embodiment(embodiment)
     return policy
 
 
@@ -88,25 +90,25 @@ def worker_main(
         )
         message, descriptors = channel.receive()
         goal = Goal(text=message["goal"])
-        wires = Wires.attach(descriptors)
+        ipc = Ipc.attach(descriptors)
         unlike = unlike_trained(policy, message["goal"])  # before it is known from acting on it
         latency_ns = warm_up(policy, goal)
         warnings = [text for text in (unlike, check_pace(policy, latency_ns)) if text is not None]
         channel.send({"ready": latency_ns / 1e6, "warnings": warnings})
     with reporting(channel, starting=False):
-        requests = Requests(policy, goal, wires.observations, wires.status, config, latency_ns)
-        answer(policy, requests, wires, lambda: os.getppid() != daemon_pid)
+        requests = Requests(policy, goal, ipc.observations, ipc.status, config, latency_ns)
+        answer(policy, requests, ipc, lambda: os.getppid() != daemon_pid)
 
 
 def answer(
     policy: ChunkPolicy,
     requests: Requests,
-    wires: Wires,
+    ipc: Ipc,
     is_orphan: Callable[[], bool] = lambda: False,
 ) -> None:
     """Write chunk after chunk, each from the newest observations, until ordered to stop."""
-    while not wires.orders.written and not is_orphan():
-        wires.beats.write({"t_ns": time.monotonic_ns()})
+    while not ipc.stop_requests.written and not is_orphan():
+        ipc.heartbeat.write({"t_ns": time.monotonic_ns()})
         request = requests.next()
         if request is None:
             time.sleep(_POLL_S)
@@ -114,7 +116,7 @@ def answer(
         started_ns = time.monotonic_ns()
         chunk = policy.act_batch([request])[0]
         finished_ns = time.monotonic_ns()
-        wires.chunks.write(chunk_record(chunk, request.episode, started_ns, finished_ns))
+        ipc.chunks.write(chunk_record(chunk, request.episode, started_ns, finished_ns))
         requests.answered(request, chunk, finished_ns)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from telic.real_robot.clock import FakeClock
 from telic.real_robot.control_process import LoopConfig, drive, releasing
 from telic.real_robot.inference_scheduler import Requests, WorkerConfig
-from telic.real_robot.ipc import Wires
+from telic.real_robot.ipc import Ipc
 from telic.real_robot.policy_worker import chunk_record
 from telic.real_robot.robot import Robot
 from telic.real_robot.safety import SafetyConfig
@@ -50,7 +50,7 @@ class _Worker:
 
     policy: ChunkPolicy
     requests: Requests
-    wires: Wires
+    ipc: Ipc
     clock: FakeClock
     timing: Timing
     pending: _Pending | None = field(default=None, init=False)
@@ -63,7 +63,7 @@ class _Worker:
                 return
             self.clock.t_ns = max(self.clock.t_ns, pending.finished_ns)
             if not pending.lost:
-                self.wires.chunks.write(
+                self.ipc.chunks.write(
                     chunk_record(
                         pending.chunk,
                         pending.request.episode,
@@ -108,18 +108,18 @@ def replay(
     """
     policy.interface.require(robot.interface, "the policy", "robot")
     rules = (loop or LoopConfig()).build(robot, safety or SafetyConfig(), duration_s)
-    wires = Wires.create(robot.interface, policy.action_horizon, _OBSERVATIONS)
+    ipc = Ipc.create(robot.interface, policy.action_horizon, _OBSERVATIONS)
     requests = Requests(
         policy,
         Goal(text=goal or robot.instruction),
-        wires.observations,
-        wires.status,
+        ipc.observations,
+        ipc.status,
         worker or WorkerConfig(),
     )
-    clock.meanwhile = _Worker(policy, requests, wires, clock, timing).work_until
+    clock.meanwhile = _Worker(policy, requests, ipc, clock, timing).work_until
     clock.oversleep = timing.oversleep_ns
     robot.connect()
     with releasing(robot):
-        summary = drive(robot, clock, wires, rules, watch)
-    wires.close()
+        summary = drive(robot, clock, ipc, rules, watch)
+    ipc.close()
     return summary | {"robot": robot.report()}

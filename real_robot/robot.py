@@ -65,7 +65,7 @@ class Robot(Protocol):
     interface: Interface
     control_hz: float  # how many commands a second it wants
     motion: Motion  # what an action means
-    switched: tuple[int, ...]  # entries of an action that jump: never blended or interpolated
+    binary_dims: tuple[int, ...]  # entries of an action that jump: never blended or interpolated
     instruction: str | None  # the sentence for what is to be done here, where there is one
 
     def connect(self) -> None:
@@ -179,9 +179,9 @@ def require_facts(robot: Robot) -> None:
         if len(shape) != 1 or not shape[0]:
             raise ValueError(f"the robot's {name} has the shape {shape}, expected (entries,)")
     size = robot.interface.action.shape[0]
-    for entry in robot.switched:
+    for entry in robot.binary_dims:
         if size is None or not 0 <= entry < size:
-            raise ValueError(f"the robot's switched entry {entry} is none of its {size} entries")
+            raise ValueError(f"the robot's binary_dims entry {entry} is none of its {size} entries")
     if not isinstance(robot.motion, Motion):
         raise ValueError(f"the robot's motion is {robot.motion!r}, expected a Motion")
 

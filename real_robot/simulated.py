@@ -48,7 +48,7 @@ class MetaWorldConfig:
             for camera, spec in needs.images.items()
         }
         return SimulatedScene(
-            env, clock, views, self.seed, motion=Motion.relative, switched=(_GRIPPER,)
+            env, clock, views, self.seed, motion=Motion.relative, binary_dims=(_GRIPPER,)
         )
 
 
@@ -67,9 +67,9 @@ class SimulatedScene:
         seed: int,
         *,
         motion: Motion,
-        switched: tuple[int, ...] = (),
+        binary_dims: tuple[int, ...] = (),
     ) -> None:
-        self.motion, self.switched = motion, switched
+        self.motion, self.binary_dims = motion, binary_dims
         self.instruction: str | None = env.instructions[0]
         self.control_hz = env.interface.rate_hz
         images: dict[str, Any] = {}
@@ -108,7 +108,7 @@ class SimulatedScene:
 
     def command(self, action: Array) -> None:
         """Let the scene move on by one step under `action`."""
-        self._rest[list(self.switched)] = action[list(self.switched)]
+        self._rest[list(self.binary_dims)] = action[list(self.binary_dims)]
         observation, _, _, truncated, info = self._env.step(action)
         self._state = observation["state"]
         self._ticks += 1

@@ -64,7 +64,7 @@ class SimulatedArm:
     """The arm, moving in the time of `clock`."""
 
     motion = Motion.absolute
-    switched: tuple[int, ...] = ()
+    binary_dims: tuple[int, ...] = ()
     instruction: str | None = "bring the arm to its goal"
 
     def __init__(self, config: ArmConfig, clock: Clock):

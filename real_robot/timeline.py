@@ -6,7 +6,7 @@ The seam is a ramp, with the old and the new value of every step that it covers:
 
     merged(due) = old(due) + w * (new(due) - old(due))
 
-    w  1 |               ________            `seam_steps` steps still carry something of the old,
+    w  1 |               ________            `boundary_steps` steps still carry some of the old,
          |          o---                     here 2; the ramp begins at the last command, where
          |      o---                         the old plan alone held
        0 |__o---
@@ -41,20 +41,20 @@ class Motion(Enum):
 class TimelineRules:
     """How steps become commands.
 
-    `dt_ns` is the time between two steps. Entries of the action in `switched` (a gripper that is
+    `dt_ns` is the time between two steps. Entries of the action in `binary_dims` (a gripper that is
     open or closed) are never blended nor interpolated.
     """
 
     motion: Motion
     dt_ns: int
-    seam_steps: int = 1
-    switched: tuple[int, ...] = ()
+    boundary_steps: int = 1
+    binary_dims: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.dt_ns > 0:
             raise ValueError(f"the steps of a timeline need time between them, got {self.dt_ns} ns")
-        if self.seam_steps < 0:
-            raise ValueError(f"seam_steps={self.seam_steps} must not be negative")
+        if self.boundary_steps < 0:
+            raise ValueError(f"boundary_steps={self.boundary_steps} must not be negative")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -138,11 +138,11 @@ def merge(
         rested = (rest_ns, max(chunk.t_obs_ns, rest_ns) + shift_ns)
 
     progress = (due - last_ns) / rules.dt_ns
-    ramp = (np.round(progress) if _once(rules) else progress) / (rules.seam_steps + 1)
+    ramp = (np.round(progress) if _once(rules) else progress) / (rules.boundary_steps + 1)
     old, has_old = _plan_at(timeline, due, last, last_ns, rules)
     blended = has_old & (rest_ns is None)  # from rest there is no plan to go on from
     weight = np.where(blended, np.clip(ramp, 0.0, 1.0), 1.0)[:, None].repeat(new.shape[1], axis=1)
-    weight[:, list(rules.switched)] = 1.0
+    weight[:, list(rules.binary_dims)] = 1.0
     actions = (old + weight * (new - old)).astype(np.float32)
 
     # What stays of the old plan: steps well before the first new one (a chunk for the future).
@@ -186,7 +186,9 @@ def sample(timeline: Timeline, now_ns: int, rules: TimelineRules) -> Sample | No
         if timeline.due_ns[-1] <= earliest_ns:
             return None
         step = min(int(np.searchsorted(timeline.due_ns, now_ns)), len(timeline) - 1)
-        action = _line_at(timeline.due_ns, timeline.actions, np.array([now_ns]), rules.switched)[0]
+        action = _line_at(timeline.due_ns, timeline.actions, np.array([now_ns]), rules.binary_dims)[
+            0
+        ]
     return Sample(action=action, due_ns=int(timeline.due_ns[step]), chunk=int(timeline.chunk[step]))
 
 
@@ -223,7 +225,7 @@ def _way_in_ns(actions: Array, last: Array, new: Array, rules: TimelineRules) ->
 
     Longer where the chunk's `actions` [H A] would otherwise be entered faster than they move.
     """
-    moving = [entry for entry in range(len(last)) if entry not in rules.switched]
+    moving = [entry for entry in range(len(last)) if entry not in rules.binary_dims]
     own = np.abs(np.diff(actions, axis=0))[:, moving].max(initial=0.0)
     way = np.abs(new[0] - last)[moving].max(initial=0.0)
     periods = 1.0 if way <= own else min(way / own, _LONGEST_WAY_IN) if own > 0 else 1.0
@@ -241,25 +243,25 @@ def _plan_at(
         later = timeline.due_ns > last_ns
         times = np.concatenate([[last_ns], timeline.due_ns[later]])
         values = np.concatenate([last[None], timeline.actions[later]])
-        return _line_at(times, values, due, rules.switched), np.ones(len(due), bool)
+        return _line_at(times, values, due, rules.binary_dims), np.ones(len(due), bool)
     nearest = np.abs(timeline.due_ns[None] - due[:, None])
     if nearest.shape[1] == 0:
         return np.zeros((len(due), len(last)), np.float32), np.zeros(len(due), bool)
     return timeline.actions[nearest.argmin(axis=1)], nearest.min(axis=1) <= rules.dt_ns // 2
 
 
-def _line_at(times: Array, values: Array, at: Array, switched: tuple[int, ...]) -> Array:
+def _line_at(times: Array, values: Array, at: Array, binary_dims: tuple[int, ...]) -> Array:
     """Return `values` [N A] interpolated at the times `at` [M], f32 [M A]; ends are held.
 
-    Entries in `switched` keep the value of the last step that was due.
+    Entries in `binary_dims` keep the value of the last step that was due.
     """
     index = np.clip(np.searchsorted(times, at, side="right") - 1, 0, max(0, len(times) - 2))
     following = np.minimum(index + 1, len(times) - 1)
     span = np.maximum(times[following] - times[index], 1)
     share = np.clip((at - times[index]) / span, 0.0, 1.0)[:, None]
     line = values[index] + share * (values[following] - values[index])
-    if switched:
-        columns = list(switched)
+    if binary_dims:
+        columns = list(binary_dims)
         held = np.clip(np.searchsorted(times, at, side="right") - 1, 0, len(times) - 1)
         line[:, columns] = values[held][:, columns]
     return line.astype(np.float32)

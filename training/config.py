@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
-from telic.datasets.goals import GoalConfig
+from telic.datasets.goals import WindowGoalConfig
 from telic.envs.evaluation.selection import SelectionRollouts
 from telic.policy.config import PolicyConfig
 from telic.policy.encoders.towers import FROM_CHECKPOINT
@@ -37,7 +37,7 @@ class DataConfig:
 
     stores: list[str] = field(default_factory=list)  # episode stores to train on
     video_only: list[str] = field(default_factory=list)  # more stores; their actions are not used
-    goal: GoalConfig = field(default_factory=GoalConfig)
+    goal: WindowGoalConfig = field(default_factory=WindowGoalConfig)
     language_fraction: float = 1.0  # share of the training episodes that keep their sentences
     # share of each batch drawn from steps with a sentence (MDT: 0.5); None: as it comes
     labelled_share: float | None = None

@@ -12,7 +12,7 @@ from telic.datasets.unified import robots_of, shared_stats, unified_stats
 from telic.datasets.windows import Windows
 from telic.embodiment import Space, unified_interface
 from telic.policy.checkpoint import LANGUAGE
-from telic.policy.finetune import StartingPoint
+from telic.policy.finetune import Finetune
 from telic.policy.objectives.anchors import AnchorSet, build_anchors
 from telic.policy.policy import Policy
 from telic.spec import FieldStats
@@ -42,7 +42,7 @@ def new_policy(config: TrainConfig, windows: Windows) -> tuple[Policy, list[str]
     """
     stores = windows.stores
     given = _given_anchors(config)
-    start = None if config.init_from is None else StartingPoint(config.init_from)
+    start = None if config.init_from is None else Finetune(config.init_from)
     count = len(config.data.stores)
     policy = _policy(config, stores[:count], stores[count:], start)
     said = [] if start is None else start.load_into(policy)
@@ -59,7 +59,7 @@ def _policy(
     config: TrainConfig,
     stores: Sequence[EpisodeStore],
     videos: Sequence[EpisodeStore],
-    start: StartingPoint | None,
+    start: Finetune | None,
 ) -> Policy:
     """Return the untrained policy: for the stores' one robot, or in the unified space for all."""
     own = config.policy.space is Space.own

@@ -97,18 +97,18 @@ class InverseKinematics:
         error[5] = (turn[1, 0] - turn[0, 1]) / 2
         return error
 
-    def _step(self, error: Array, wish: Array | None) -> Array:
-        """Return J^T (J J^T + damping^2)^-1 error, and of `wish` what leaves the tool in place."""
+    def _step(self, error: Array, preference: Array | None) -> Array:
+        """Return J^T (J J^T + damping^2)^-1 error, and of `preference` what moves no tool."""
         self._mujoco.mj_comPos(self._model, self._data)
         whole = self._jacobian
         self._mujoco.mj_jacSite(self._model, self._data, whole[:3], whole[3:], self._site)
         jacobian = whole[:, :NUM_JOINTS]
         square = jacobian @ jacobian.T
         square.flat[::7] += _DAMPING**2
-        if wish is not None:
-            error = error - jacobian @ (_TO_NEUTRAL * wish)
+        if preference is not None:
+            error = error - jacobian @ (_TO_NEUTRAL * preference)
         answer = np.empty(6)
         self._mujoco.mju_cholFactor(square, 0.0)
         self._mujoco.mju_cholSolve(answer, square, error)
         step: Array = jacobian.T @ answer
-        return step if wish is None else step + _TO_NEUTRAL * wish
+        return step if preference is None else step + _TO_NEUTRAL * preference

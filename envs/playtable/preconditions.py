@@ -15,7 +15,7 @@ TABLE, LEFT, RIGHT, DRAWER, HELD = "table", "left", "right", "drawer", "held"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Wish:
+class Precondition:
     """What a task needs of the state it begins in; None and absent colours: anything.
 
     slide, drawer: parts of their range; lightbulb, led: lit or not; places: colour -> where;
@@ -37,78 +37,84 @@ class Wish:
     table_y: Range = table.BLOCK_Y
 
 
-Draw = Callable[[np.random.Generator], Wish]
+Draw = Callable[[np.random.Generator], Precondition]
 
 
-def _steady(wish: Wish) -> Draw:
-    return lambda rng: wish
+def _steady(precondition: Precondition) -> Draw:
+    return lambda rng: precondition
 
 
 def _lift_from_shelf(colour: str) -> Draw:
-    def draw(rng: np.random.Generator) -> Wish:
+    def draw(rng: np.random.Generator) -> Precondition:
         if rng.integers(2):
-            return Wish(
+            return Precondition(
                 slide=(0.0, 0.02), places={colour: (LEFT,)}, reachable=colour, grasped=colour
             )
-        return Wish(slide=(0.98, 1.0), places={colour: (RIGHT,)}, reachable=colour, grasped=colour)
+        return Precondition(
+            slide=(0.98, 1.0), places={colour: (RIGHT,)}, reachable=colour, grasped=colour
+        )
 
     return draw
 
 
-def _holding(wish: Wish) -> Draw:
-    """Return the wish with a random block in the hand."""
+def _holding(precondition: Precondition) -> Draw:
+    """Return the precondition with a random block in the hand."""
 
-    def draw(rng: np.random.Generator) -> Wish:
+    def draw(rng: np.random.Generator) -> Precondition:
         held = COLOURS[rng.integers(3)]
-        return replace(wish, places={held: (HELD,)})
+        return replace(precondition, places={held: (HELD,)})
 
     return draw
 
 
-def _stacking(rng: np.random.Generator) -> Wish:
+def _stacking(rng: np.random.Generator) -> Precondition:
     held, other, _ = rng.permutation(COLOURS)
-    return Wish(places={str(held): (HELD,), str(other): (TABLE,)}, grasped=str(other))
+    return Precondition(places={str(held): (HELD,), str(other): (TABLE,)}, grasped=str(other))
 
 
-def _unstacking(rng: np.random.Generator) -> Wish:
+def _unstacking(rng: np.random.Generator) -> Precondition:
     upper, lower, _ = (str(colour) for colour in rng.permutation(COLOURS))
-    return Wish(places={upper: (TABLE,), lower: (TABLE,)}, stack=(upper, lower))
+    return Precondition(places={upper: (TABLE,), lower: (TABLE,)}, stack=(upper, lower))
 
 
-def _pushing_into_drawer(rng: np.random.Generator) -> Wish:
+def _pushing_into_drawer(rng: np.random.Generator) -> Precondition:
     pushed, *others = (str(colour) for colour in rng.permutation(COLOURS))
     places = {pushed: (TABLE,)} | dict.fromkeys(others, (LEFT, RIGHT))
-    return Wish(drawer=(0.95, 1.0), places=places, over_drawer=pushed, table_y=(-0.15, -0.07))
+    return Precondition(
+        drawer=(0.95, 1.0), places=places, over_drawer=pushed, table_y=(-0.15, -0.07)
+    )
 
 
 @cache
-def wishes() -> dict[str, Draw]:
+def preconditions() -> dict[str, Draw]:
     """Return task -> how to draw what it needs."""
     found: dict[str, Draw] = {
-        "move_slider_left": _steady(Wish(slide=(0.0, 0.25))),
-        "move_slider_right": _steady(Wish(slide=(0.75, 1.0))),
-        "open_drawer": _steady(Wish(drawer=(0.0, 0.25))),
-        "close_drawer": _steady(Wish(drawer=(0.75, 1.0))),
-        "place_in_slider": _holding(Wish()),
-        "place_in_drawer": _holding(Wish(drawer=(0.9, 1.0))),
+        "move_slider_left": _steady(Precondition(slide=(0.0, 0.25))),
+        "move_slider_right": _steady(Precondition(slide=(0.75, 1.0))),
+        "open_drawer": _steady(Precondition(drawer=(0.0, 0.25))),
+        "close_drawer": _steady(Precondition(drawer=(0.75, 1.0))),
+        "place_in_slider": _holding(Precondition()),
+        "place_in_drawer": _holding(Precondition(drawer=(0.9, 1.0))),
         "stack_block": _stacking,
         "unstack_block": _unstacking,
-        "turn_on_lightbulb": _steady(Wish(lightbulb=False)),
-        "turn_off_lightbulb": _steady(Wish(lightbulb=True)),
-        "turn_on_led": _steady(Wish(led=False)),
-        "turn_off_led": _steady(Wish(led=True)),
+        "turn_on_lightbulb": _steady(Precondition(lightbulb=False)),
+        "turn_off_lightbulb": _steady(Precondition(lightbulb=True)),
+        "turn_on_led": _steady(Precondition(led=False)),
+        "turn_off_led": _steady(Precondition(led=True)),
         "push_into_drawer": _pushing_into_drawer,
     }
     for colour in COLOURS:
         on_table = {colour: (TABLE,)}
         for side, direction in (("left", -1), ("right", 1)):
-            found[f"rotate_{colour}_block_{side}"] = _steady(Wish(places=on_table, grasped=colour))
-            found[f"push_{colour}_block_{side}"] = _steady(
-                Wish(places=on_table, push=(colour, direction))
+            found[f"rotate_{colour}_block_{side}"] = _steady(
+                Precondition(places=on_table, grasped=colour)
             )
-        found[f"lift_{colour}_block_table"] = _steady(Wish(places=on_table, grasped=colour))
+            found[f"push_{colour}_block_{side}"] = _steady(
+                Precondition(places=on_table, push=(colour, direction))
+            )
+        found[f"lift_{colour}_block_table"] = _steady(Precondition(places=on_table, grasped=colour))
         found[f"lift_{colour}_block_slider"] = _lift_from_shelf(colour)
         found[f"lift_{colour}_block_drawer"] = _steady(
-            Wish(drawer=(0.9, 1.0), places={colour: (DRAWER,)}, grasped=colour)
+            Precondition(drawer=(0.9, 1.0), places={colour: (DRAWER,)}, grasped=colour)
         )
     return found

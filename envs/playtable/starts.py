@@ -13,7 +13,15 @@ from telic.envs.playtable import layout as table
 from telic.envs.playtable import panda
 from telic.envs.playtable.control import InverseKinematics
 from telic.envs.playtable.layout import COLOURS, Layout, Range
-from telic.envs.playtable.preconditions import DRAWER, HELD, LEFT, RIGHT, TABLE, Wish, wishes
+from telic.envs.playtable.preconditions import (
+    DRAWER,
+    HELD,
+    LEFT,
+    RIGHT,
+    TABLE,
+    Precondition,
+    preconditions,
+)
 from telic.envs.playtable.tasks import check_task
 from telic.spec import Array
 
@@ -87,32 +95,32 @@ def task_start(task: str, plan: Layout, rng: np.random.Generator) -> tuple[Array
     """
     check_task(task)
     for _ in range(_MAX_DRAWS):
-        wish = wishes()[task](rng)
-        scene = _draw_scene(plan, wish, rng)
-        held = next((c for c, places in wish.places.items() if places == (HELD,)), None)
+        wanted = preconditions()[task](rng)
+        scene = _draw_scene(plan, wanted, rng)
+        held = next((c for c, places in wanted.places.items() if places == (HELD,)), None)
         robot = _draw_robot(rng, held is not None)
         if held is not None:
             _put_into_hand(scene, plan, held, robot, rng)
-        if _possible(scene, plan, wish, held):
+        if _possible(scene, plan, wanted, held):
             return robot, scene
     raise AssertionError(f"{task}: no state found to begin from")
 
 
-def _draw_scene(plan: Layout, wish: Wish, rng: np.random.Generator) -> Array:
+def _draw_scene(plan: Layout, wanted: Precondition, rng: np.random.Generator) -> Array:
     """Return a random scene_obs that has the wished parts, lights and places of blocks."""
     scene = np.zeros(24)
     ends = [(0.0, 0.02), (0.98, 1.0)]
     for index, (wished, limit) in enumerate(
-        ((wish.slide, plan.slide_range), (wish.drawer, table.DRAWER_RANGE))
+        ((wanted.slide, plan.slide_range), (wanted.drawer, table.DRAWER_RANGE))
     ):
         scene[index] = limit * rng.uniform(*(wished or ends[rng.integers(2)]))
-    lit = bool(rng.integers(2)) if wish.lightbulb is None else wish.lightbulb
+    lit = bool(rng.integers(2)) if wanted.lightbulb is None else wanted.lightbulb
     scene[3], scene[4] = lit * table.SWITCH_RANGE, lit
-    scene[5] = rng.integers(2) if wish.led is None else wish.led
+    scene[5] = rng.integers(2) if wanted.led is None else wanted.led
     everywhere = [TABLE, TABLE, LEFT, RIGHT] + [DRAWER] * int(scene[1] > 0.15)
     poses = {}
     for colour in COLOURS:
-        places = wish.places.get(colour, everywhere)
+        places = wanted.places.get(colour, everywhere)
         place = places[rng.integers(len(places))]
         if place == HELD:
             poses[colour] = np.zeros(6)
@@ -120,9 +128,9 @@ def _draw_scene(plan: Layout, wish: Wish, rng: np.random.Generator) -> Array:
             yaw = (-pi, pi) if place in (TABLE, DRAWER) else YAW
             poses[colour] = _put(plan, place, rng, yaw, scene[1])
             if place == TABLE:
-                poses[colour][1] = rng.uniform(*wish.table_y)
-    if wish.stack is not None:
-        upper, lower = wish.stack
+                poses[colour][1] = rng.uniform(*wanted.table_y)
+    if wanted.stack is not None:
+        upper, lower = wanted.stack
         poses[upper] = poses[lower].copy()
         poses[upper][:3] += [*rng.uniform(-0.006, 0.006, 2), table.BLOCK_WIDTH]
         poses[upper][5] += rng.uniform(-0.3, 0.3)
@@ -158,7 +166,7 @@ def _put_into_hand(
     scene[first : first + 6] = [*(robot[:3] + [0, 0, lift]), robot[3] - pi, robot[4], robot[5]]
 
 
-def _possible(scene: Array, plan: Layout, wish: Wish, held: str | None) -> bool:
+def _possible(scene: Array, plan: Layout, wanted: Precondition, held: str | None) -> bool:
     """Return whether the blocks lie free of each other and of what the task needs."""
     poses = dict(zip(plan.order, scene[6:].reshape(3, 6), strict=True))
     lengths = [plan.length(colour) for colour in poses]
@@ -168,7 +176,7 @@ def _possible(scene: Array, plan: Layout, wish: Wish, held: str | None) -> bool:
         return False
     if any(not _reaches(pose) for colour, pose in poses.items() if colour != held):
         return False
-    return _way_is_free(scene, poses, plan, wish)
+    return _way_is_free(scene, poses, plan, wanted)
 
 
 def seems_possible(task: str, scene: Array, plan: Layout, rng: np.random.Generator) -> bool:
@@ -178,25 +186,34 @@ def seems_possible(task: str, scene: Array, plan: Layout, rng: np.random.Generat
     draws which blocks a task for any of them is tried with.
     """
     poses = dict(zip(plan.order, scene[6:].reshape(3, 6), strict=True))
-    drawn = [wishes()[task](rng) for _ in range(_TRIES)]
-    return any(_way_is_free(scene, poses, plan, wish) for wish in drawn)
+    drawn = [preconditions()[task](rng) for _ in range(_TRIES)]
+    return any(_way_is_free(scene, poses, plan, wanted) for wanted in drawn)
 
 
-def _way_is_free(scene: Array, poses: Mapping[str, Array], plan: Layout, wish: Wish) -> bool:
+def _way_is_free(
+    scene: Array, poses: Mapping[str, Array], plan: Layout, wanted: Precondition
+) -> bool:
     """Return whether the hand has room for what the task moves, and that has room to move."""
-    if wish.reachable is not None and not _within_reach(scene, poses, plan, wish.reachable):
+    if wanted.reachable is not None and not _within_reach(scene, poses, plan, wanted.reachable):
         return False
-    if wish.grasped is not None and not _fingers_fit(poses, plan, wish.grasped):
+    if wanted.grasped is not None and not _fingers_fit(poses, plan, wanted.grasped):
         return False
-    for colour in filter(None, (wish.grasped, wish.over_drawer, wish.push and wish.push[0])):
-        yaw = poses[colour][5] if colour == wish.grasped else pi / 2
+    for colour in filter(
+        None,
+        (
+            wanted.grasped,
+            wanted.over_drawer,
+            wanted.push and wanted.push[0],
+        ),
+    ):
+        yaw = poses[colour][5] if colour == wanted.grasped else pi / 2
         if plan.sizes[colour] == "small":  # either pair of its sides will do
             yaw = (yaw - pi / 4) % (pi / 2) + pi / 4
         if _under_handle(poses[colour], plan, scene[0], yaw):
             return False
-    if wish.over_drawer is not None and abs(poses[wish.over_drawer][0] - plan.drawer_x) > 0.13:
+    if wanted.over_drawer is not None and abs(poses[wanted.over_drawer][0] - plan.drawer_x) > 0.13:
         return False
-    return wish.push is None or _sweep_is_free(poses, plan, *wish.push)
+    return wanted.push is None or _sweep_is_free(poses, plan, *wanted.push)
 
 
 def _reaches(pose: Array, reach: float = _REACH_M) -> bool:

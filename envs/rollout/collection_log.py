@@ -28,7 +28,7 @@ class Attempt:
     reason: str = ""
 
 
-class AttemptLog:
+class CollectionLog:
     """A file of attempts, in the order they are settled; its first line is what was asked for.
 
     An attempt is noted before its episode is stored. So after a kill the log has the store's
@@ -44,7 +44,7 @@ class AttemptLog:
             fresh.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
     @classmethod
-    def resume(cls, path: Path, plan: Mapping[str, Any], num_episodes: int) -> AttemptLog:
+    def resume(cls, path: Path, plan: Mapping[str, Any], num_episodes: int) -> CollectionLog:
         """Return the log at `path`, cut back to the `num_episodes` that the store has.
 
         ValueError where another collection was begun, or log and store tell different stories.

@@ -14,8 +14,8 @@ from telic.envs.observations import require_action, require_observation
 from telic.envs.rollout.env_worker import (
     Crashed,
     EnvChoice,
-    EnvHost,
-    Order,
+    EnvRequest,
+    EnvWorker,
     Refusal,
     Refused,
     Report,
@@ -25,7 +25,7 @@ from telic.envs.rollout.rollout import EpisodeJob, EpisodeResult, RolloutConfig,
 from telic.envs.task import DictObs, NoExpert
 from telic.spec import Array, Interface
 
-LOOKAHEAD: Final = 16  # jobs a slot may be ahead of the one that is due; they wait in memory
+MAX_IN_FLIGHT: Final = 16  # jobs a slot may be ahead of the one that is due; they wait in memory
 
 
 class Stretch(NamedTuple):
@@ -53,7 +53,7 @@ class Demonstration(Report):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Demonstrate(Order):
+class Demonstrate(EnvRequest):
     """Let the expert do an episode, and go on for a while after its first success."""
 
     slot: int
@@ -62,7 +62,7 @@ class Demonstrate(Order):
     steps_after_success: int
     record: bool = True
 
-    def perform(self, host: EnvHost) -> Demonstration:
+    def perform(self, host: EnvWorker) -> Demonstration:
         """Return the demonstration; `max_steps` of the choice bounds it."""
         env = host.env(self.slot, self.choice)
         env.draw_images = self.record
@@ -138,7 +138,7 @@ def demonstrations(
     due = 0
     while due < len(jobs):
         for slot in set(range(pool.num_slots)) - set(under_way):
-            ahead = [index for index in waiting if index < due + LOOKAHEAD * pool.num_slots]
+            ahead = [index for index in waiting if index < due + MAX_IN_FLIGHT * pool.num_slots]
             if not ahead:
                 break
             index = _next_for(slot, ahead, jobs, last)
@@ -184,13 +184,13 @@ class Description(Report):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Describe(Order):
+class Describe(EnvRequest):
     """Make an environment and say what it is like."""
 
     slot: int
     choice: EnvChoice
 
-    def perform(self, host: EnvHost) -> Description:
+    def perform(self, host: EnvWorker) -> Description:
         """Return the description."""
         return Description(slot=self.slot, interface=host.env(self.slot, self.choice).interface)
 

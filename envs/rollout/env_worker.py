@@ -42,13 +42,13 @@ class Ready(Report):
     """A worker process has started and takes orders."""
 
 
-class Order(ABC):
+class EnvRequest(ABC):
     """Something for a host to do in one slot. Orders and reports travel between processes."""
 
     slot: int
 
     @abstractmethod
-    def perform(self, host: EnvHost) -> Report:
+    def perform(self, host: EnvWorker) -> Report:
         """Return the report; whatever this raises becomes a `Crashed`."""
 
 
@@ -77,7 +77,7 @@ class Refusal(Exception):
     """Raised while an order is prepared: the user's error rather than a crash."""
 
 
-class EnvHost:
+class EnvWorker:
     """The environments of some slots, kept for as long as the slot's choice stays the same.
 
     `episodes` holds what an order of a slot leaves for its next one.
@@ -112,7 +112,7 @@ class EnvHost:
         for slot in list(self._envs):
             self.drop(slot)
 
-    def carry_out(self, order: Order) -> Report:
+    def execute(self, order: EnvRequest) -> Report:
         """Return the order's report; an exception becomes one that says what happened where.
 
         A simulator may raise anything; it ends the slot's episode, never the others'.

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from telic.envs.observations import require_observation
-from telic.envs.rollout.env_worker import EnvChoice, EnvHost, Order, Refusal, Report
+from telic.envs.rollout.env_worker import EnvChoice, EnvRequest, EnvWorker, Refusal, Report
 from telic.envs.rollout.video import Camera, Film
 from telic.envs.task import DictObs, TaskEnv
 from telic.spec import Array, Interface
@@ -39,7 +39,7 @@ class Progress(Report):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Begin(Order):
+class Begin(EnvRequest):
     """Reset the slot's environment to an episode."""
 
     slot: int
@@ -48,7 +48,7 @@ class Begin(Order):
     obs_horizon: int
     film: Film | None = None
 
-    def perform(self, host: EnvHost) -> Progress:
+    def perform(self, host: EnvWorker) -> Progress:
         """Return the first observation, repeated to fill the horizon."""
         env = host.env(self.slot, self.choice)
         env.draw_images = False  # a chunk needs the pictures of its last steps only
@@ -58,14 +58,14 @@ class Begin(Order):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Advance(Order):
+class Advance(EnvRequest):
     """Take the actions, f32 [k A], until they are used up, a goal is reached or all is over."""
 
     slot: int
     actions: Array
     stop_on_success: bool
 
-    def perform(self, host: EnvHost) -> Progress:
+    def perform(self, host: EnvWorker) -> Progress:
         """Return where that led."""
         episode: RunningEpisode = host.episodes[self.slot]
         episode.advance(self.actions, self.stop_on_success)

@@ -17,7 +17,7 @@ from collections import deque
 from contextlib import suppress
 from multiprocessing import connection
 
-from telic.envs.rollout.env_worker import Crashed, EnvHost, Order, Ready, Report
+from telic.envs.rollout.env_worker import Crashed, EnvRequest, EnvWorker, Ready, Report
 
 START_TIMEOUT_S = 300.0
 CLOSE_TIMEOUT_S = 5.0
@@ -29,7 +29,7 @@ class Pool(ABC):
     num_slots: int
 
     @abstractmethod
-    def send(self, order: Order) -> None:
+    def send(self, order: EnvRequest) -> None:
         """Give an order to the host of its slot; at most one per slot at a time."""
 
     @abstractmethod
@@ -66,16 +66,16 @@ class LocalPool(Pool):
 
     def __init__(self, num_slots: int) -> None:
         self.num_slots = num_slots
-        self._host = EnvHost()
-        self._orders: deque[Order] = deque()
+        self._host = EnvWorker()
+        self._orders: deque[EnvRequest] = deque()
 
-    def send(self, order: Order) -> None:
+    def send(self, order: EnvRequest) -> None:
         """Queue an order."""
         self._orders.append(order)
 
     def receive(self) -> Report:
         """Carry out the oldest order and return its report."""
-        return self._host.carry_out(self._orders.popleft())
+        return self._host.execute(self._orders.popleft())
 
     def close(self) -> None:
         """Close all environments."""
@@ -110,7 +110,7 @@ class ProcessPool(Pool):
         """The processes that serve now, for who wants to watch them."""
         return [worker.process for worker in self._workers]
 
-    def send(self, order: Order) -> None:
+    def send(self, order: EnvRequest) -> None:
         """Send an order to the worker of its slot."""
         worker = self._workers[order.slot % len(self._workers)]
         worker.orders.append(order)
@@ -130,16 +130,16 @@ class ProcessPool(Pool):
                 try:
                     report = worker.socket.recv()
                 except (EOFError, ConnectionResetError):
-                    return self._bury(index, worker.death())
+                    return self._replace_dead(index, worker.death())
                 worker.orders.popleft()
                 worker.busy_since = time.monotonic() if worker.orders else 0.0
                 return report
             for index, worker in busy.values():
                 if time.monotonic() - worker.busy_since >= self._timeout_s:
                     worker.process.kill()
-                    return self._bury(index, f"no answer for {self._timeout_s:g} s, killed")
+                    return self._replace_dead(index, f"no answer for {self._timeout_s:g} s, killed")
 
-    def _bury(self, index: int, reason: str) -> Crashed:
+    def _replace_dead(self, index: int, reason: str) -> Crashed:
         """Replace a dead worker; return the crash of the order it was at."""
         worker = self._workers[index]
         at = worker.orders[0].slot
@@ -182,7 +182,7 @@ class _Worker:
                 process_group=0,  # Ctrl-C in a terminal goes to the parent alone
             )
         self.socket = connection.Connection(ours.detach())
-        self.orders: deque[Order] = deque()
+        self.orders: deque[EnvRequest] = deque()
         self.busy_since = 0.0
 
     def wait_until_ready(self) -> None:

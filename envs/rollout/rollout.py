@@ -143,7 +143,7 @@ def _begin(jobs: Sequence[EpisodeJob], policy: ChunkPolicy, config: RolloutConfi
                 f"the tasks are of several robots ({', '.join(sorted(robots))}), and a policy acts "
                 "for one at a time; run them apart"
             )
-        policy.act_as(robots.pop())
+        policy.use_embodiment(robots.pop())
     horizon = config.execute_horizon or policy.action_horizon
     if horizon > policy.action_horizon:
         raise ValueError(

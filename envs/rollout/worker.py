@@ -8,17 +8,17 @@ from __future__ import annotations
 import sys
 from multiprocessing.connection import Connection
 
-from telic.envs.rollout.env_worker import EnvHost, Ready
+from telic.envs.rollout.env_worker import EnvWorker, Ready
 
 
 def main() -> None:
     """Serve until the socket closes."""
     connection = Connection(int(sys.argv[1]))
-    host = EnvHost()
+    host = EnvWorker()
     try:
         connection.send(Ready(slot=-1))
         while True:
-            connection.send(host.carry_out(connection.recv()))
+            connection.send(host.execute(connection.recv()))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         host.close()
 

@@ -27,7 +27,7 @@ def film_resnet(name: str, condition_dim: int) -> nn.Module:
     return StageFilmResNet(name.removeprefix("film_"), condition_dim)
 
 
-class Film(nn.Module):
+class FilmLayer(nn.Module):
     """x (1 + gamma(c)) + beta(c), with gamma and beta 0 at first."""
 
     def __init__(self, condition_dim: int, channels: int) -> None:
@@ -52,7 +52,7 @@ class StageFilmResNet(nn.Module):
         super().__init__()
         self.body = _resnet(name)
         channels = [64, 128, 256, 512] if name == "resnet34" else [256, 512, 1024, 2048]
-        self.films = nn.ModuleList(Film(condition_dim, size) for size in channels)
+        self.films = nn.ModuleList(FilmLayer(condition_dim, size) for size in channels)
 
     def forward(self, pixels: Tensor, condition: Tensor) -> Tensor:
         """Return the mean over places of the last stage."""

@@ -9,7 +9,12 @@ import numpy as np
 import pytest
 
 from telic.datasets import validation
-from telic.datasets.robomimic_hdf5 import ExportOptions, ImportOptions, export_hdf5, import_hdf5
+from telic.datasets.robomimic_hdf5 import (
+    Hdf5ExportOptions,
+    Hdf5ImportOptions,
+    export_hdf5,
+    import_hdf5,
+)
 from telic.datasets.store import EpisodeStore, Segment
 
 
@@ -48,7 +53,7 @@ def test_a_file_of_ours_that_changed_is_refused(
 ) -> None:
     source, target = tmp_path / "demos.hdf5", tmp_path / "again.zarr"
     with make_store([5, 6]) as store:
-        export_hdf5(store.path, source, ExportOptions())
+        export_hdf5(store.path, source, Hdf5ExportOptions())
     with h5py.File(source, "r+") as file:
         demo = file["data/demo_1"]
         if damage == "rows":
@@ -61,5 +66,5 @@ def test_a_file_of_ours_that_changed_is_refused(
         else:
             del file["data/demo_1"]
     with pytest.raises(ValueError, match=r"demos\.hdf5.*(not what was written|is missing)"):
-        import_hdf5(source, target, ImportOptions())
+        import_hdf5(source, target, Hdf5ImportOptions())
     assert not target.exists()

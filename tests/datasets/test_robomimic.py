@@ -9,7 +9,12 @@ import h5py
 import numpy as np
 import pytest
 
-from telic.datasets.robomimic_hdf5 import ExportOptions, ImportOptions, export_hdf5, import_hdf5
+from telic.datasets.robomimic_hdf5 import (
+    Hdf5ExportOptions,
+    Hdf5ImportOptions,
+    export_hdf5,
+    import_hdf5,
+)
 from telic.datasets.store import EpisodeStore, Segment
 
 MakeStore = Callable[..., EpisodeStore]
@@ -34,8 +39,8 @@ def store(make_store: MakeStore) -> EpisodeStore:
 
 def test_a_store_comes_back_as_it_was(store: EpisodeStore, tmp_path: Path) -> None:
     file, again = tmp_path / "a.hdf5", tmp_path / "again.zarr"
-    assert export_hdf5(store.path, file, ExportOptions(goal="")) == 4
-    assert import_hdf5(file, again, ImportOptions()) == 4
+    assert export_hdf5(store.path, file, Hdf5ExportOptions(goal="")) == 4
+    assert import_hdf5(file, again, Hdf5ImportOptions()) == 4
     back = EpisodeStore.open(again)
     assert back.fields == store.fields and back.rate_hz == store.rate_hz
     assert back.segments == store.segments and back.tasks == ["open", "close"]
@@ -52,7 +57,7 @@ def test_robomimic_reads_what_we_export(store: EpisodeStore, tmp_path: Path) -> 
     from robomimic.utils.dataset import SequenceDataset
 
     path = tmp_path / "demos.hdf5"
-    options = ExportOptions(goal="", valid_fraction=0.25, seed=1)
+    options = Hdf5ExportOptions(goal="", valid_fraction=0.25, seed=1)
     export_hdf5(store.path, path, options)
     config = config_factory("bc")
     with config.unlocked():
@@ -94,7 +99,7 @@ def test_robomimic_reads_what_we_export(store: EpisodeStore, tmp_path: Path) -> 
 def test_the_goal_is_the_cached_embedding(store: EpisodeStore, tmp_path: Path) -> None:
     with EpisodeStore.open(store.path, "a") as writer:
         writer.write_embeddings("encoder", np.eye(3, 6) + 1)
-    export_hdf5(store.path, tmp_path / "a.hdf5", ExportOptions(goal="encoder", next_obs=False))
+    export_hdf5(store.path, tmp_path / "a.hdf5", Hdf5ExportOptions(goal="encoder", next_obs=False))
     with h5py.File(tmp_path / "a.hdf5") as file:
         goal = file["data/demo_1/obs/goal"][()]
         assert goal.shape == (7, 6) and "next_obs" not in file["data/demo_1"]
@@ -102,7 +107,7 @@ def test_the_goal_is_the_cached_embedding(store: EpisodeStore, tmp_path: Path) -
         meaning = json.loads(file["data"].attrs["telic"])["goal"]
         assert meaning == {"kind": "embedding", "encoder": "encoder"}
     with pytest.raises(ValueError, match=r"no embeddings of 'encodr'.*did you mean encoder"):
-        export_hdf5(store.path, tmp_path / "b.hdf5", ExportOptions(goal="encodr"))
+        export_hdf5(store.path, tmp_path / "b.hdf5", Hdf5ExportOptions(goal="encodr"))
 
 
 @pytest.fixture
@@ -129,7 +134,7 @@ def foreign(tmp_path: Path) -> Path:
 
 def test_anybodys_file_becomes_a_store(foreign: Path, tmp_path: Path) -> None:
     target = tmp_path / "lift.zarr"
-    options = ImportOptions(state_keys=["eef_pos"], instruction="lift it", task="lift")
+    options = Hdf5ImportOptions(state_keys=["eef_pos"], instruction="lift it", task="lift")
     assert import_hdf5(foreign, target, options) == 3
     store = EpisodeStore.open(target)
     assert [len(episode) for episode in store] == [6, 8, 4]  # by number: 0, 2, 10
@@ -143,7 +148,7 @@ def test_anybodys_file_becomes_a_store(foreign: Path, tmp_path: Path) -> None:
     }
     assert store.read("timestamp_ns", 0, 3).tolist() == [0, 50_000_000, 100_000_000]
     assert store.instructions == ["lift it"] and store.attrs["task_family"] == "Lift"
-    export_hdf5(target, tmp_path / "back.hdf5", ExportOptions())
+    export_hdf5(target, tmp_path / "back.hdf5", Hdf5ExportOptions())
     with h5py.File(tmp_path / "back.hdf5") as file, h5py.File(foreign) as first:
         assert json.loads(file["data"].attrs["env_args"])["env_name"] == "Lift"
         np.testing.assert_allclose(file["data/demo_1/states"], first["data/demo_2/states"])
@@ -152,17 +157,17 @@ def test_anybodys_file_becomes_a_store(foreign: Path, tmp_path: Path) -> None:
 def test_a_bad_file_leaves_no_store(foreign: Path, tmp_path: Path) -> None:
     target = tmp_path / "lift.zarr"
     with pytest.raises(ValueError, match=r"no vector 'objct', only .*did you mean object"):
-        import_hdf5(foreign, target, ImportOptions(state_keys=["objct"]))
+        import_hdf5(foreign, target, Hdf5ImportOptions(state_keys=["objct"]))
     with h5py.File(foreign, "r+") as file:
         file["data/demo_2/actions"][3, 1] = np.nan
     with pytest.raises(ValueError, match="demo_2: action step 3 entry 1 is nan"):
-        import_hdf5(foreign, target, ImportOptions())
+        import_hdf5(foreign, target, Hdf5ImportOptions())
     with h5py.File(foreign, "r+") as file:
         del file["data/demo_2/obs/object"]
     with pytest.raises(ValueError, match="demo_2: has no obs/object, the first demo has"):
-        import_hdf5(foreign, target, ImportOptions())
+        import_hdf5(foreign, target, Hdf5ImportOptions())
     with h5py.File(foreign, "r+") as file:
         file["data/demo_2/obs/other"] = file["data/demo_2/obs/object"] = np.zeros((4, 3))
     with pytest.raises(ValueError, match="demo_2: has obs/other, the first demo has not"):
-        import_hdf5(foreign, target, ImportOptions())
+        import_hdf5(foreign, target, Hdf5ImportOptions())
     assert [path.name for path in tmp_path.iterdir()] == [foreign.name]

@@ -15,7 +15,7 @@ from telic.envs.evaluation.results import (
     read_evaluation,
     write_evaluation,
 )
-from telic.envs.rollout.collection_log import AttemptLog
+from telic.envs.rollout.collection_log import CollectionLog
 from telic.envs.rollout.rollout import EpisodeResult
 
 PROTOCOL = TaskProtocol(
@@ -160,7 +160,7 @@ def test_a_damaged_collection_log_is_one_line(tmp_path: Path, line: str, says: s
     path = tmp_path / "demos.zarr.collect.jsonl"
     path.write_text(f'{{"seed": 1}}\n{line}\n')
     with pytest.raises(ValueError, match=says):
-        AttemptLog.resume(path, {"seed": 1}, 0)
+        CollectionLog.resume(path, {"seed": 1}, 0)
     path.write_text("[]\n{}\n")
     with pytest.raises(ValueError, match=r"line 1: is \[\], no attempt"):
-        AttemptLog.resume(path, {"seed": 1}, 0)
+        CollectionLog.resume(path, {"seed": 1}, 0)

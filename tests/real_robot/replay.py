@@ -56,7 +56,7 @@ class Replay:
 
     duration_s: float = 3.0
     control_hz: float = 100.0
-    seam_steps: int = 1
+    boundary_steps: int = 1
     latency_ns: Callable[[], int] = lambda: 30_000_000
     oversleep_ns: Callable[[], int] = lambda: 0
     safety: SafetyConfig = field(default_factory=SafetyConfig)
@@ -74,7 +74,7 @@ class Replay:
             self.clock,
             Timing(latency_ns=lambda: self.latency_ns(), oversleep_ns=self.oversleep_ns),
             duration_s=self.duration_s,
-            loop=LoopConfig(seam_steps=self.seam_steps),
+            loop=LoopConfig(boundary_steps=self.boundary_steps),
             safety=self.safety,
             watch=lambda: self.watch(self.clock.now_ns()),
         )

@@ -244,9 +244,14 @@ def test_what_the_worker_cannot_open_is_told_in_words(arm_checkpoint: str, tmp_p
 
 
 def test_the_command_line_makes_the_config() -> None:
-    overrides = ["checkpoint=c", "loop.seam_steps=2", "safety.max_change_per_s=[1,2]", "goal=go"]
+    overrides = [
+        "checkpoint=c",
+        "loop.boundary_steps=2",
+        "safety.max_change_per_s=[1,2]",
+        "goal=go",
+    ]
     config = compose(ControlConfig, "control", overrides)
-    assert (config.checkpoint, config.loop.seam_steps, config.goal) == ("c", 2, "go")
+    assert (config.checkpoint, config.loop.boundary_steps, config.goal) == ("c", 2, "go")
     assert config.safety.max_change_per_s == [1.0, 2.0]
     options = ["checkpoint=c", "robot_options={max_steps: 60}", "robot_options.seed=3"]
     assert compose(ControlConfig, "control", options).robot_options == {"max_steps": 60, "seed": 3}

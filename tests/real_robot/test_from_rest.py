@@ -84,7 +84,7 @@ def test_a_slow_first_call_is_not_caught_up_with_nor_claimed_of_later_ones() -> 
 
 
 RELATIVE = LoopRules(
-    timeline=TimelineRules(motion=Motion.relative, dt_ns=50 * MS, seam_steps=0),
+    timeline=TimelineRules(motion=Motion.relative, dt_ns=50 * MS, boundary_steps=0),
     envelope=SafetyConfig().build(ArraySpec(shape=(2,))),
     stop_hold_ns=0,
 )

@@ -86,11 +86,16 @@ def test_chunks_that_stop_coming_end_in_hold_with_a_reason() -> None:
     mean_ms=st.integers(1, 300),
     drop=st.floats(0, 0.5),
     oversleep_ms=st.floats(0, 40),
-    seam_steps=st.integers(0, 3),
+    boundary_steps=st.integers(0, 3),
     control_hz=st.sampled_from([20.0, 50.0, 100.0, 250.0]),
 )
 def test_whatever_the_timing_the_arm_moves_smoothly_and_the_books_balance(
-    seed: int, mean_ms: int, drop: float, oversleep_ms: float, seam_steps: int, control_hz: float
+    seed: int,
+    mean_ms: int,
+    drop: float,
+    oversleep_ms: float,
+    boundary_steps: int,
+    control_hz: float,
 ) -> None:
     rng = np.random.default_rng(seed)
 
@@ -101,7 +106,7 @@ def test_whatever_the_timing_the_arm_moves_smoothly_and_the_books_balance(
     replay = Replay(
         duration_s=2.0,
         control_hz=control_hz,
-        seam_steps=seam_steps,
+        boundary_steps=boundary_steps,
         latency_ns=latency_ns,
         oversleep_ns=lambda: round(rng.exponential(oversleep_ms) * MS),
     )
@@ -114,7 +119,7 @@ def test_whatever_the_timing_the_arm_moves_smoothly_and_the_books_balance(
     assert sum(summary["phase_s"].values()) == pytest.approx(summary["duration_s"], abs=1e-6)
     # A chunk moves by at most 40 % of the way (3.5 rad) in a step, a gap is at most 3.5 rad.
     ticks_away = 1 + max(summary["lag_ms"]["max"] / 1e3 * control_hz, 1.0)
-    per_tick = 3.5 * (0.4 + 1 / (seam_steps + 1)) * 20.0 / control_hz
+    per_tick = 3.5 * (0.4 + 1 / (boundary_steps + 1)) * 20.0 / control_hz
     assert largest_change(replay.arm.told) <= per_tick * ticks_away + 1e-5
 
 
@@ -237,7 +242,7 @@ def test_a_rate_limit_slows_commands_down_and_is_counted() -> None:
 # The step function alone.
 
 RULES = LoopRules(
-    timeline=TimelineRules(motion=Motion.relative, dt_ns=10, seam_steps=0),
+    timeline=TimelineRules(motion=Motion.relative, dt_ns=10, boundary_steps=0),
     envelope=SafetyConfig(max_observation_age_s=1.0, max_chunk_age_s=35e-9).build(
         ArraySpec(shape=(1,))
     ),

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from telic.real_robot.clock import NS, FakeClock
 from telic.real_robot.control_process import LoopConfig, drive, releasing
-from telic.real_robot.ipc import Wires
+from telic.real_robot.ipc import Ipc
 from telic.real_robot.robot import Reading
 from telic.real_robot.safety import SafetyConfig
 from telic.real_robot.simulated_arm import ArmConfig, SimulatedArm, arm_interface
@@ -152,7 +152,7 @@ def play(plan: list[Tick], motion: Motion, oversleep_ns: Callable[[], int] = int
     """Return the arm after a run in which all of `plan` happens."""
     clock = FakeClock(t_ns=100 * NS, oversleep=oversleep_ns)
     arm = WildArm(clock, plan, motion)
-    wires = Wires.create(arm.interface, HORIZON, 64)
+    ipc = Ipc.create(arm.interface, HORIZON, 64)
     rules = LoopConfig(stop_hold_s=0.0).build(
         arm, SafetyConfig(max_change_per_s=list(LIMITS)), PERIOD * len(plan) / NS
     )
@@ -161,7 +161,7 @@ def play(plan: list[Tick], motion: Motion, oversleep_ns: Callable[[], int] = int
         tick = plan[min(len(plan) - 1, arm.tick + 1)]
         if tick.chunk is not None:
             actions = np.random.default_rng(tick.seed).uniform(-1, 1, (HORIZON, 2))
-            wires.chunks.write(
+            ipc.chunks.write(
                 {
                     "actions": CHUNKS[tick.chunk](actions).astype(np.float32),
                     "t_obs_ns": clock.now_ns() + tick.ahead_ms * MS,
@@ -175,11 +175,11 @@ def play(plan: list[Tick], motion: Motion, oversleep_ns: Callable[[], int] = int
     clock.meanwhile = send
     try:
         with releasing(arm):
-            drive(arm, clock, wires, rules)
+            drive(arm, clock, ipc, rules)
     except RuntimeError as error:
         assert str(error) == "a bug in the driver"
     finally:
-        wires.close()
+        ipc.close()
     return arm
 
 

@@ -22,7 +22,7 @@ BAD = {
     "anchors": ["0"],
     "temperature": ["-1", "nan", "inf"],
     "seed": ["-1"],
-    "loop.seam_steps": ["-1"],
+    "loop.boundary_steps": ["-1"],
     "loop.stop_hold_s": ["-1", "nan", "inf", "1e300"],
     "loop.spin_us": ["-1", "nan", "inf"],
     "loop.priority": ["-1", "100"],
@@ -77,7 +77,7 @@ def test_options_of_a_robot_are_within_their_range(
     ("facts", "complaint"),
     [
         *(({"control_hz": hz}, f"control_hz is {hz}") for hz in (0, -5.0, float("nan"), "fast")),
-        ({"switched": (2,)}, "switched entry 2 is none of its 2 entries"),
+        ({"binary_dims": (2,)}, "binary_dims entry 2 is none of its 2 entries"),
         ({"motion": "absolute"}, "motion is 'absolute', expected a Motion"),
         ({"interface": replace(arm_interface(), rate_hz=0.0)}, "interface.rate_hz is 0"),
         (

@@ -11,7 +11,7 @@ from telic.real_robot.inference_scheduler import (
     observation_window,
     wait_for_observation_ns,
 )
-from telic.real_robot.ipc import Wires, encode_text
+from telic.real_robot.ipc import Ipc, encode_text
 from telic.real_robot.loop import Phase
 from telic.real_robot.policy_worker import check_pace
 from telic.real_robot.simulated_arm import arm_interface
@@ -21,10 +21,10 @@ from telic.tests.real_robot.reaching import Reaching
 DT = 50_000_000  # the arm's policy acts at 20 Hz
 
 
-def write(wires: Wires, t_ns: int, episode: int = 0) -> None:
+def write(ipc: Ipc, t_ns: int, episode: int = 0) -> None:
     """Write a reading whose state tells its time in milliseconds."""
     state = np.full(6, t_ns / 1e6, np.float32)
-    wires.observations.write({"state": state, "t_obs_ns": t_ns, "episode": episode})
+    ipc.observations.write({"state": state, "t_obs_ns": t_ns, "episode": episode})
 
 
 def seen(request: ActRequest | None) -> list[float]:
@@ -38,17 +38,17 @@ def chunk(request: ActRequest) -> ActionChunk:
     return ActionChunk(actions=actions, t_obs_ns=request.observation.t_obs_ns, dt_ns=DT)
 
 
-def ask(wires: Wires, config: WorkerConfig, latency_ns: int = 0) -> Requests:
+def ask(ipc: Ipc, config: WorkerConfig, latency_ns: int = 0) -> Requests:
     """Return the requests of a policy whose chunks have eight actions."""
     goal = Goal(text="go")
-    return Requests(Reaching(), goal, wires.observations, wires.status, config, latency_ns)
+    return Requests(Reaching(), goal, ipc.observations, ipc.status, config, latency_ns)
 
 
-def tell(wires: Wires, t_ns: int, phase: Phase, delay: int, rest_ns: int = 0, **chunk: int) -> None:
+def tell(ipc: Ipc, t_ns: int, phase: Phase, delay: int, rest_ns: int = 0, **chunk: int) -> None:
     """Write what the loop says at a tick."""
     record = {"t_ns": t_ns, "phase": phase, "changes": 0, "delay": delay, "rest_ns": rest_ns}
     under_way = {"chunk_t_obs_ns": -1, "chunk_shift_ns": 0} | chunk
-    wires.status.write({**record, **under_way, "text": encode_text("")})
+    ipc.status.write({**record, **under_way, "text": encode_text("")})
 
 
 @given(
@@ -59,7 +59,7 @@ def tell(wires: Wires, t_ns: int, phase: Phase, delay: int, rest_ns: int = 0, **
 def test_a_window_is_the_nearest_readings_of_one_episode(
     times: list[int], starts: set[int], obs_horizon: int
 ) -> None:
-    wires = Wires.create(arm_interface(), 8, 64)
+    ipc = Ipc.create(arm_interface(), 8, 64)
     t_ns, episode = 0, 0
     of_episode: list[int] = []
     for i, gap_ns in enumerate(times):
@@ -67,9 +67,9 @@ def test_a_window_is_the_nearest_readings_of_one_episode(
         if i in starts:
             episode, of_episode = episode + 1, []
         of_episode.append(t_ns)
-        write(wires, t_ns, episode)
-    window = observation_window(wires.observations, obs_horizon, DT)
-    wires.close()
+        write(ipc, t_ns, episode)
+    window = observation_window(ipc.observations, obs_horizon, DT)
+    ipc.close()
     assert window is not None and window.episode == episode
     assert window.observation.t_obs_ns == t_ns
     assert window.observation.state.shape == (obs_horizon, 6)
@@ -83,96 +83,96 @@ def test_a_window_is_the_nearest_readings_of_one_episode(
 
 
 def test_the_policy_is_asked_once_its_share_of_the_chunk_is_carried_out() -> None:
-    wires = Wires.create(arm_interface(), 8, 64)
-    requests = ask(wires, WorkerConfig(execute_horizon=2, seed=7))
+    ipc = Ipc.create(arm_interface(), 8, 64)
+    requests = ask(ipc, WorkerConfig(execute_horizon=2, seed=7))
     assert requests.next() is None
-    write(wires, 0)
+    write(ipc, 0)
     first = requests.next()
     assert first is not None and (first.seed, first.step, seen(first)) == (7, 0, [0.0, 0.0])
     assert requests.next() is None  # nothing new
     requests.answered(first, chunk(first), DT // 2)
-    write(wires, DT)
+    write(ipc, DT)
     assert requests.next() is None  # one step, two are asked for
-    write(wires, 2 * DT - DT // 10)  # a little early is in time
+    write(ipc, 2 * DT - DT // 10)  # a little early is in time
     second = requests.next()
     assert second is not None and second.step == 2
     assert seen(second) == [50.0, 95.0]
     assert first.prefix is None and second.prefix is not None
     assert second.prefix[:, 0].tolist() == [2, 3, 4, 5, 6, 7]
     requests.answered(second, chunk(second), 2 * DT)
-    write(wires, 2 * DT, episode=1)  # a new episode does not wait
+    write(ipc, 2 * DT, episode=1)  # a new episode does not wait
     third = requests.next()
     assert third is not None and (third.episode, third.seed, third.step) == (1, 8, 0)
     assert third.prefix is None, "of another episode"
     assert seen(third) == [100.0, 100.0]
-    wires.close()
+    ipc.close()
 
 
 def test_a_request_says_what_is_left_and_how_much_of_it_the_loop_will_carry_out() -> None:
-    wires = Wires.create(arm_interface(), 8, 64)
-    requests = ask(wires, WorkerConfig())
-    write(wires, 0)
+    ipc = Ipc.create(arm_interface(), 8, 64)
+    requests = ask(ipc, WorkerConfig())
+    write(ipc, 0)
     first = requests.next()
     assert first is not None and (first.prefix, first.inference_delay) == (None, 0)
     requests.answered(first, chunk(first), DT)
-    tell(wires, 2 * DT, Phase.ACTIVE, delay=3)
-    write(wires, 2 * DT)
+    tell(ipc, 2 * DT, Phase.ACTIVE, delay=3)
+    write(ipc, 2 * DT)
     second = requests.next()
     assert second is not None and second.prefix is not None
     assert (len(second.prefix), second.inference_delay) == (6, 3)
-    write(wires, 6 * DT)
+    write(ipc, 6 * DT)
     third = requests.next()
     assert third is not None and third.prefix is not None
     assert (len(third.prefix), third.inference_delay) == (2, 2), "no more is left"
-    write(wires, 8 * DT)
+    write(ipc, 8 * DT)
     fourth = requests.next()
     assert fourth is not None and (fourth.prefix, fourth.inference_delay) == (None, 0)
-    wires.close()
+    ipc.close()
 
 
 @pytest.mark.parametrize("phase", [Phase.HOLD, Phase.IDLE])
 def test_a_chunk_that_the_loop_does_not_follow_leaves_nothing(phase: Phase) -> None:
-    wires = Wires.create(arm_interface(), 8, 64)
-    requests = ask(wires, WorkerConfig())
-    write(wires, 0)
+    ipc = Ipc.create(arm_interface(), 8, 64)
+    requests = ask(ipc, WorkerConfig())
+    write(ipc, 0)
     first = requests.next()
     assert first is not None
     requests.answered(first, chunk(first), DT)
-    tell(wires, DT - 1, phase, delay=1)  # it has not had the chunk yet
-    write(wires, 2 * DT)
+    tell(ipc, DT - 1, phase, delay=1)  # it has not had the chunk yet
+    write(ipc, 2 * DT)
     second = requests.next()
     assert second is not None and second.prefix is not None
     assert len(second.prefix) == 7, "it begins when it comes"
-    tell(wires, DT + 1, phase, delay=1)
-    write(wires, 3 * DT)
+    tell(ipc, DT + 1, phase, delay=1)
+    write(ipc, 3 * DT)
     third = requests.next()
     assert third is not None and (third.prefix, third.inference_delay) == (None, 0)
-    wires.close()
+    ipc.close()
 
 
 def test_what_is_left_of_a_chunk_that_began_from_rest_is_counted_from_there() -> None:
-    wires = Wires.create(arm_interface(), 8, 64)
-    requests = ask(wires, WorkerConfig(execute_horizon=2), latency_ns=DT + 1)
-    write(wires, 0)
+    ipc = Ipc.create(arm_interface(), 8, 64)
+    requests = ask(ipc, WorkerConfig(execute_horizon=2), latency_ns=DT + 1)
+    write(ipc, 0)
     first = requests.next()
     assert first is not None
     requests.answered(first, chunk(first), 6 * DT)  # a slow first call
     shift = {"chunk_t_obs_ns": 0, "chunk_shift_ns": 7 * DT}
-    tell(wires, 7 * DT, Phase.ACTIVE, delay=-1, **shift)
-    write(wires, 8 * DT)
+    tell(ipc, 7 * DT, Phase.ACTIVE, delay=-1, **shift)
+    write(ipc, 8 * DT)
     assert requests.next() is None, "two steps are to be carried out before the next"
-    write(wires, 9 * DT)
+    write(ipc, 9 * DT)
     second = requests.next()
     assert second is not None and second.prefix is not None
     assert second.prefix[:, 0].tolist() == [2, 3, 4, 5, 6, 7]
     assert second.inference_delay == 2, "as long as the loop knows of none, that of the warm-up"
     requests.answered(second, chunk(second), 10 * DT)
-    tell(wires, 10 * DT, Phase.HOLD, delay=-1, rest_ns=10 * DT)  # the chunk is on its way
-    write(wires, 11 * DT)
+    tell(ipc, 10 * DT, Phase.HOLD, delay=-1, rest_ns=10 * DT)  # the chunk is on its way
+    write(ipc, 11 * DT)
     third = requests.next()
     assert third is not None and third.prefix is not None
     assert third.prefix[:, 0].tolist() == [2, 3, 4, 5, 6, 7], "it goes on from where the hold began"
-    wires.close()
+    ipc.close()
 
 
 @given(

@@ -27,8 +27,8 @@ def runs(draw: st.DrawFn, motion: Motion) -> tuple[TimelineRules, int, list[Acti
     rules = TimelineRules(
         motion=motion,
         dt_ns=DT,
-        seam_steps=draw(st.integers(0, 3)),
-        switched=draw(st.sampled_from([(), (1,)])),
+        boundary_steps=draw(st.integers(0, 3)),
+        binary_dims=draw(st.sampled_from([(), (1,)])),
     )
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     arrivals: list[ActionChunk | None] = []
@@ -110,9 +110,9 @@ def test_seams_are_bounded(run: tuple[TimelineRules, int, list[ActionChunk | Non
     last, last_ns = np.zeros(SIZE), 0
     for now_ns, _, sampled in play(*run):
         if sampled is not None:
-            blended = [i for i in range(SIZE) if i not in rules.switched]
+            blended = [i for i in range(SIZE) if i not in rules.binary_dims]
             change = np.abs(sampled.action - last)[blended].max()
-            allowed = (2 + 2 / (rules.seam_steps + 1)) * (now_ns - last_ns) / DT
+            allowed = (2 + 2 / (rules.boundary_steps + 1)) * (now_ns - last_ns) / DT
             assert change <= allowed + 1e-5
             last = sampled.action
         last_ns = now_ns
@@ -127,7 +127,7 @@ def test_commands_stay_within_what_the_chunks_said(
 
 
 def test_a_lone_relative_chunk_is_carried_out_step_by_step() -> None:
-    rules = TimelineRules(motion=Motion.relative, dt_ns=DT, seam_steps=2)
+    rules = TimelineRules(motion=Motion.relative, dt_ns=DT, boundary_steps=2)
     actions = np.arange(16).reshape(8, 2)
     played = play(rules, DT, [None, chunk_of(actions, DT), *[None] * 9])
     commands = [sampled.action.tolist() for _, _, sampled in played if sampled is not None]
@@ -135,7 +135,7 @@ def test_a_lone_relative_chunk_is_carried_out_step_by_step() -> None:
 
 
 def test_an_absolute_chunk_is_interpolated_from_the_last_command() -> None:
-    rules = TimelineRules(motion=Motion.absolute, dt_ns=10, seam_steps=0)
+    rules = TimelineRules(motion=Motion.absolute, dt_ns=10, boundary_steps=0)
     chunk = ActionChunk(actions=np.array([[9.0], [1.0], [3.0]], np.float32), t_obs_ns=0, dt_ns=10)
     last = np.zeros(1, np.float32)
     plan = line.merge(line.empty(1), chunk, 0, 2, last, 0, rules).timeline
@@ -145,7 +145,7 @@ def test_an_absolute_chunk_is_interpolated_from_the_last_command() -> None:
 
 
 def test_the_seam_is_a_ramp_from_the_old_plan_to_the_new() -> None:
-    rules = TimelineRules(motion=Motion.relative, dt_ns=DT, seam_steps=2, switched=(1,))
+    rules = TimelineRules(motion=Motion.relative, dt_ns=DT, boundary_steps=2, binary_dims=(1,))
     ones, twos = np.ones((8, 2)), np.full((8, 2), 4.0)
     plan = line.merge(
         line.empty(2), chunk_of(ones, 0), 0, 0, np.zeros(2, np.float32), -DT, rules
@@ -168,7 +168,7 @@ def test_a_chunk_overtaken_by_a_newer_one_is_late_as_a_whole() -> None:
 
 
 def test_a_chunk_for_later_leaves_the_plan_until_then() -> None:
-    rules = TimelineRules(motion=Motion.relative, dt_ns=DT, seam_steps=0)
+    rules = TimelineRules(motion=Motion.relative, dt_ns=DT, boundary_steps=0)
     rest = np.zeros(2, np.float32)
     now = line.merge(line.empty(2), chunk_of(np.ones((4, 2)), DT), 0, DT, rest, 0, rules).timeline
     both = line.merge(now, chunk_of(np.full((4, 2), 2.0), 3 * DT), 1, DT, rest, 0, rules).timeline
@@ -179,4 +179,4 @@ def test_rules_that_make_no_sense_are_refused() -> None:
     with pytest.raises(ValueError, match="time between"):
         TimelineRules(motion=Motion.absolute, dt_ns=0)
     with pytest.raises(ValueError, match="negative"):
-        TimelineRules(motion=Motion.absolute, dt_ns=DT, seam_steps=-1)
+        TimelineRules(motion=Motion.absolute, dt_ns=DT, boundary_steps=-1)

@@ -95,7 +95,7 @@ def loaded(trained: Path) -> Iterator[Policy]:
 def test_checkpoint_acts_for_either_robot(loaded: Policy, stores: dict[str, Path]) -> None:
     assert list(loaded.robots) == ["Sawyer", "arm7"]
     for robot, path in stores.items():
-        loaded.act_as(robot)
+        loaded.use_embodiment(robot)
         own = EpisodeStore.open(path).interface
         assert loaded.interface == own
         (chunk,) = loaded.act_batch([request(loaded)])
@@ -112,12 +112,12 @@ def test_checkpoint_says_which_robots(trained: Path) -> None:
 
 
 def test_saving_again_changes_nothing(loaded: Policy, tmp_path: Path) -> None:
-    loaded.act_as("arm7")
+    loaded.use_embodiment("arm7")
     save_checkpoint(tmp_path / "again", loaded)
     again = load_policy(tmp_path / "again")
     assert isinstance(again, Policy)
     assert again.robots == loaded.robots and again.interface == again.robots["Sawyer"]
-    again.act_as("arm7")
+    again.use_embodiment("arm7")
     want, got = (policy.act_batch([request(policy)])[0].actions for policy in (loaded, again))
     np.testing.assert_array_equal(want, got)
 
@@ -135,12 +135,12 @@ def test_rollouts_pick_the_robot_of_the_tasks(loaded: Policy) -> None:
 
 def test_control_picks_the_robot_asked_for(trained: Path) -> None:
     assert open_checkpoint(str(trained), "cpu").interface.action.shape == (4,)
-    assert open_checkpoint(str(trained), "cpu", act_as="arm7").interface.action.shape == (7,)
+    assert open_checkpoint(str(trained), "cpu", embodiment="arm7").interface.action.shape == (7,)
 
 
 def test_unknown_robot_offers_the_near_one(loaded: Policy) -> None:
     with pytest.raises(ValueError, match="trained for Sawyer, arm7, not for robot 'arm'; did you"):
-        loaded.act_as("arm")
+        loaded.use_embodiment("arm")
 
 
 def build(stores: dict[str, Path], **changes: object) -> tuple[Policy, dict[str, object]]:
@@ -220,7 +220,7 @@ def test_anchors_of_several_robots_share_the_slots(stores: dict[str, Path], tmp_
     relative = {i for i, column in enumerate(policy.truncated.columns.tolist()) if column >= 0}
     assert relative == set(range(128)), "an action's slot is the state's"
     for name, robot in policy.robots.items():
-        policy.act_as(name)
+        policy.use_embodiment(name)
         size, rest = robot.state.shape[0] or 0, np.zeros((3, robot.action.shape[0] or 0))
         request = ActRequest(
             observation=Observation(state=np.zeros((1, size), np.float32)),
