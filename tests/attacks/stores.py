@@ -18,7 +18,7 @@ import numpy as np
 import zarr
 
 from telic.datasets import cli
-from telic.datasets.goals import GoalConfig, Hindsight, TextGoal
+from telic.datasets.goals import Hindsight, TextGoal, WindowGoalConfig
 from telic.datasets.store import EpisodeStore, Segment
 from telic.datasets.windows import WindowConfig, Windows
 from telic.spec import Array, ArraySpec
@@ -57,7 +57,7 @@ FIELDS = {
 WINDOWS = WindowConfig(
     obs_horizon=2,
     action_horizon=4,
-    goal=GoalConfig(text=TextGoal.optional, hindsight=Hindsight.uniform),
+    goal=WindowGoalConfig(text=TextGoal.optional, hindsight=Hindsight.uniform),
 )
 
 

@@ -10,7 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from telic.datasets.robomimic_hdf5 import ExportOptions, ImportOptions, export_hdf5, import_hdf5
+from telic.datasets.robomimic_hdf5 import (
+    Hdf5ExportOptions,
+    Hdf5ImportOptions,
+    export_hdf5,
+    import_hdf5,
+)
 from telic.datasets.store import EpisodeStore, Segment
 from telic.spec import ArraySpec
 
@@ -67,7 +72,7 @@ def test_append_truncate_and_open_while_nothing_is_free(small_disk: Path) -> Non
     with pytest.raises(ValueError, match="No space left on device"):
         EpisodeStore.create(path, FIELDS, rate_hz=10, overwrite=True)
     with pytest.raises(ValueError, match="No space left on device"):
-        export_hdf5(path, small_disk / "s.hdf5", ExportOptions())
+        export_hdf5(path, small_disk / "s.hdf5", Hdf5ExportOptions())
     assert sorted(p.name for p in small_disk.iterdir()) == ["ballast", "s.zarr"]
     ballast.unlink()
     with EpisodeStore.open(path, "a") as store:
@@ -92,11 +97,13 @@ def test_an_import_that_does_not_fit_leaves_what_was_there(
 ) -> None:
     with EpisodeStore.create(tmp_path / "large.zarr", FIELDS, rate_hz=10) as store:
         store.append(episode(3000))
-    export_hdf5(tmp_path / "large.zarr", tmp_path / "large.hdf5", ExportOptions())
+    export_hdf5(tmp_path / "large.zarr", tmp_path / "large.hdf5", Hdf5ExportOptions())
     with EpisodeStore.create(small_disk / "s.zarr", FIELDS, rate_hz=10) as store:
         store.append(episode(20))
     with pytest.raises(ValueError, match="No space left on device"):
-        import_hdf5(tmp_path / "large.hdf5", small_disk / "s.zarr", ImportOptions(), overwrite=True)
+        import_hdf5(
+            tmp_path / "large.hdf5", small_disk / "s.zarr", Hdf5ImportOptions(), overwrite=True
+        )
     assert EpisodeStore.open(small_disk / "s.zarr").num_steps == 20
     assert [p.name for p in small_disk.iterdir()] == ["s.zarr"]
 
