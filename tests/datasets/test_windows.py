@@ -23,7 +23,7 @@ from telic.datasets.windows import WindowConfig, Windows, split_episodes
 from telic.spec import ArraySpec
 
 MakeStore = Callable[..., EpisodeStore]
-ANY_STEP = GoalConfig(text=TextGoal.optional)
+ANY_STEP = WindowGoalConfig(text=TextGoal.optional)
 
 
 @settings(
@@ -51,7 +51,7 @@ def test_a_window_never_leaves_its_episode(
     memory_mb: int,
 ) -> None:
     with make_store(lengths) as store:
-        goal = GoalConfig(
+        goal = WindowGoalConfig(
             text=TextGoal.none,
             hindsight=hindsight,
             min_ahead=min_ahead,
@@ -127,7 +127,7 @@ def test_actions_of_a_sentence_end_with_its_segment(make_store: MakeStore) -> No
         done = [min(step + ahead, stop - 1) for ahead in range(4)]
         np.testing.assert_array_equal(batch["action"][step], actions[done])
         assert batch["action_mask"][step].tolist() == [step + i < stop for i in range(4)]
-    silent = GoalConfig(text=TextGoal.none, hindsight=Hindsight.uniform)
+    silent = WindowGoalConfig(text=TextGoal.none, hindsight=Hindsight.uniform)
     unsaid = Windows(store, WindowConfig(action_horizon=4, goal=silent)).batch(np.arange(13))
     assert unsaid["action_mask"].sum(1).tolist() == [4] * 7 + [3, 2, 1] + [3, 2, 1]
 
@@ -145,7 +145,7 @@ def test_of_two_segments_the_drawn_one_ends_the_actions(make_store: MakeStore) -
 
 
 def test_a_draw_depends_on_seed_epoch_and_index_alone(make_store: MakeStore) -> None:
-    goal = GoalConfig(text=TextGoal.none, hindsight=Hindsight.uniform)
+    goal = WindowGoalConfig(text=TextGoal.none, hindsight=Hindsight.uniform)
     store = make_store([300])
     windows = Windows(store, WindowConfig(goal=goal), seed=3)
     whole = windows.batch(np.arange(600))["goal_ahead"]
@@ -161,11 +161,11 @@ def test_a_draw_depends_on_seed_epoch_and_index_alone(make_store: MakeStore) -> 
 def test_hindsight_follows_its_law() -> None:
     draw = (np.arange(200_000) + 0.5) / 200_000
     remaining = np.full(len(draw), 500)
-    mdt = GoalConfig(hindsight=Hindsight.geometric, min_ahead=31, max_ahead=60, p=0.1)
+    mdt = WindowGoalConfig(hindsight=Hindsight.geometric, min_ahead=31, max_ahead=60, p=0.1)
     counts = np.bincount(steps_ahead(mdt, remaining, draw), minlength=61)[31:]
     law = 0.1 * 0.9 ** np.arange(30)
     np.testing.assert_allclose(counts / len(draw), law / law.sum(), atol=1e-4)
-    uniform = GoalConfig(hindsight=Hindsight.uniform, min_ahead=5, max_ahead=9)
+    uniform = WindowGoalConfig(hindsight=Hindsight.uniform, min_ahead=5, max_ahead=9)
     counts = np.bincount(steps_ahead(uniform, remaining, draw))
     np.testing.assert_allclose(counts[5:] / len(draw), 0.2, atol=1e-4)
 
@@ -199,7 +199,7 @@ def test_a_share_of_the_episodes_keeps_its_sentences(make_store: MakeStore) -> N
     """Which ones is a function of seed and episode; more of them keep what fewer kept."""
     speech = [[Segment(start=0, end=2, instruction=f"task {i}")] for i in range(400)]
     store = make_store([2] * 400, speech)
-    hindsight = GoalConfig(text=TextGoal.optional, hindsight=Hindsight.uniform)
+    hindsight = WindowGoalConfig(text=TextGoal.optional, hindsight=Hindsight.uniform)
 
     def spoken(fraction: float, seed: int = 3, episodes: Any = None) -> set[int]:
         config = WindowConfig(goal=hindsight, language_fraction=fraction)
@@ -273,7 +273,7 @@ def test_bad_choices_are_one_line(make_store: MakeStore) -> None:
     with pytest.raises(ValueError, match=r"no labelled step: .*raise language_fraction=0.0"):
         Windows(told, WindowConfig(language_fraction=0.0))
     with pytest.raises(ValueError, match=r"goal.max_ahead=2 must be >= goal.min_ahead=5"):
-        GoalConfig(min_ahead=5, max_ahead=2)
+        WindowGoalConfig(min_ahead=5, max_ahead=2)
 
 
 @pytest.mark.parametrize("start_method", ["fork", "spawn"])
