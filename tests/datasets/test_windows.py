@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from telic.datasets.goals import Hindsight, TextGoal, steps_ahead
+from telic.datasets.goals import Hindsight, TextGoal, WindowGoalConfig, steps_ahead
 from telic.datasets.layout import row_shape
 from telic.datasets.prefetch import read_ahead
 from telic.datasets.sampler import BatchSampler
