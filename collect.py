@@ -35,7 +35,7 @@ from telic.envs.rollout.env_worker import Crashed, EnvChoice
 from telic.envs.rollout.pool import Pool, open_pool
 from telic.envs.task import StateChoice
 from telic.ranges import LAST_SEED, require_range, require_text
-from telic.replacement import require_replaceable
+from telic.replacement import Replacement
 from telic.spec import ArraySpec, Interface
 
 _ANNOTATED = 1  # the stream from which it is drawn what is labelled
@@ -173,8 +173,9 @@ class _Collection:
             self._unmet = True
             return
         ways = "resume=true goes on with it, overwrite=true"
-        require_replaceable(out, STORE, asked=config.overwrite, by=ways)
-        require_replaceable(log_path, ATTEMPTS, asked=True)  # beside a store that is gone, too
+        Replacement(out, STORE, overwrite=config.overwrite, by=ways).require()
+        # beside a store that is gone, too
+        Replacement(log_path, ATTEMPTS, overwrite=True).require()
         interface = _common_interface(self.quota.tasks, config, self._workers(stack))
         self.store = stack.enter_context(_new_store(out, interface, self.quota.tasks, config))
         self.log = CollectionLog(log_path, plan, [])

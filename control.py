@@ -62,6 +62,7 @@ class ControlConfig:
     loop: LoopConfig = field(default_factory=LoopConfig)
     safety: SafetyConfig = field(default_factory=SafetyConfig)
     out: str | None = "runs/control.json"  # file of the summary; None: nowhere
+    overwrite: bool = False  # replace the summary of an earlier run; another file never is
 
     def __post_init__(self) -> None:
         if not self.checkpoint:
@@ -100,7 +101,7 @@ def run(config: ControlConfig) -> dict[str, Any]:
     """
     options = config.robot_options | ({} if config.task is None else {"task": config.task})
     robot = robot_config(config.robot, options, defaults={"seed": config.seed})
-    with SummaryFile(config.out) as out:
+    with SummaryFile(config.out, config.overwrite) as out:
         summary = supervise(
             robot,
             partial(

@@ -30,7 +30,7 @@ from telic.policy.inference.device import pick_device, supports_bf16
 from telic.policy.layers.tensors import load_exactly
 from telic.policy.objectives.objective import LossTerms
 from telic.policy.policy import Policy
-from telic.replacement import remove, require_replaceable
+from telic.replacement import Replacement
 from telic.training.config import Precision, TrainConfig
 from telic.training.data import batches_from, held_out_batches, open_stores, windows_of
 from telic.training.messages import describe, where_from
@@ -260,22 +260,27 @@ def _to_resume_from(config: TrainConfig, out: Path) -> Path | None:
             "another out="
         )
     if config.overwrite:
-        read = [*config.data.stores, *config.data.video_only]
-        require_replaceable(
-            out / "checkpoints",
-            CHECKPOINTS,
-            asked=True,
-            locked_by_us=True,
-            sources=[*read, config.init_from] if config.init_from else read,
-        )
+        _checkpoints(config, out).require()
     return None
+
+
+def _checkpoints(config: TrainConfig, out: Path) -> Replacement:
+    """The checkpoints of a run that is written over, apart from what is read for the new one."""
+    read = [*config.data.stores, *config.data.video_only]
+    return Replacement(
+        out / "checkpoints",
+        CHECKPOINTS,
+        overwrite=config.overwrite,
+        sources=[*read, config.init_from] if config.init_from else read,
+        locked_by_us=True,
+    )
 
 
 def _empty(config: TrainConfig, out: Path, accelerator: Accelerator) -> None:
     """Remove the checkpoints of a run that is written over."""
     accelerator.wait_for_everyone()
     if accelerator.is_main_process and config.overwrite:
-        remove(out / "checkpoints", CHECKPOINTS, asked=True, locked_by_us=True)
+        _checkpoints(config, out).remove()
     accelerator.wait_for_everyone()
 
 

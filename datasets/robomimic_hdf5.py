@@ -29,7 +29,7 @@ from telic.datasets.checks import check_episode
 from telic.datasets.layout import STORE
 from telic.datasets.store import Episode, EpisodeStore, Segment
 from telic.datasets.windows import split_episodes
-from telic.replacement import Kind, replacing, require_replaceable
+from telic.replacement import Kind, Replacement
 from telic.spec import Array, ArraySpec, near_misses
 
 OWN_PATHS = {
@@ -85,16 +85,14 @@ def export_hdf5(
     store = EpisodeStore.open(source)
     if not store.num_episodes:
         raise ValueError(f"{source}: has no episodes to export")
-    require_replaceable(target, HDF5, asked=overwrite, by="--overwrite", sources=[source])
+    replacement = Replacement(target, HDF5, overwrite=overwrite, by="--overwrite", sources=[source])
+    replacement.require()
     paths = {name: _hdf5_path(name) for name in store.fields}
     if len(set(paths.values())) < len(paths) or (options.goal is not None and "goal" in paths):
         raise ValueError(f"{source}: fields {', '.join(paths)} do not fit into one HDF5 group")
     goal, goal_note = _goal_key(store, options.goal)
     train, valid = split_episodes(store, options.valid_fraction, options.seed)
-    with (
-        replacing(target, HDF5, asked=overwrite, by="--overwrite", sources=[source]) as path,
-        h5py.File(path, "w") as file,
-    ):
+    with replacement.writing() as path, h5py.File(path, "w") as file:
         data = file.create_group("data")
         digests = {}
         for episode in store:
@@ -116,7 +114,10 @@ def import_hdf5(
     source: Path, target: Path, options: Hdf5ImportOptions, overwrite: bool = False
 ) -> int:
     """Write the HDF5 file at `source` to a store and return the number of episodes."""
-    require_replaceable(target, STORE, asked=overwrite, by="--overwrite", sources=[source])
+    replacement = Replacement(
+        target, STORE, overwrite=overwrite, by="--overwrite", sources=[source]
+    )
+    replacement.require()
     with hdf5.opened(source) as file:
         if not hdf5.has(file, "data", str(source)):
             raise ValueError(f"{source}: has no group /data; is it a robomimic dataset?")
@@ -128,7 +129,7 @@ def import_hdf5(
         if own:
             _require_intact(source, own, demos)
         plan = _own_plan(source, own) if own else _foreign_plan(source, data, demos, options)
-        with replacing(target, STORE, asked=overwrite, by="--overwrite", sources=[source]) as path:
+        with replacement.writing() as path:
             _write_store(path, plan, demos, source)
     return len(demos)
 

@@ -21,7 +21,7 @@ from telic.datasets.arrays import PARTIAL, RowArray
 from telic.datasets.checks import check_episode, check_fields
 from telic.datasets.language import Language, Segment
 from telic.datasets.lock import WriterLock
-from telic.replacement import replacing
+from telic.replacement import Replacement
 from telic.spec import Array, ArraySpec, FieldStats, Interface, near_misses
 
 READS = 5  # of a store that somebody writes to, until what was read belongs together
@@ -112,7 +112,7 @@ class EpisodeStore:
             "source": source,
             **(extra or {}),
         }
-        with replacing(path, layout.STORE, asked=overwrite) as fresh:
+        with Replacement(path, layout.STORE, overwrite=overwrite).writing() as fresh:
             layout.build(fresh, fields, attributes)
         return cls(path, "a")
 

@@ -22,7 +22,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from telic.replacement import Kind, replacing
+from telic.replacement import Kind, Replacement
 
 
 class WandbMode(Enum):
@@ -77,7 +77,7 @@ class RunLog:
             for line in (path.read_text().splitlines() if path.exists() else [])
             if _step_of(line) <= self._start
         ]
-        with replacing(path, LOG, asked=True) as fresh:
+        with Replacement(path, LOG, overwrite=True).writing() as fresh:
             fresh.write_text("".join(f"{line}\n" for line in kept))
         self._file = path.open("a")
         self._progress = Progress(

@@ -18,7 +18,7 @@ from telic.policy.published.imported import Imported, ImportOptions, read_json
 from telic.policy.published.mdt import importer as import_mdt
 from telic.policy.published.mode import importer as import_mode
 from telic.policy.published.rdt import importer as import_rdt
-from telic.replacement import require_replaceable
+from telic.replacement import Replacement
 from telic.spec import Array, Interface
 
 
@@ -66,9 +66,8 @@ def import_checkpoint(
     missing or does not fit.
     """
     kind = recognise(source)
-    require_replaceable(
-        target, CHECKPOINT, asked=overwrite, by="--overwrite", sources=_read_for(source, options)
-    )
+    read = _read_for(source, options)
+    Replacement(target, CHECKPOINT, overwrite=overwrite, by="--overwrite", sources=read).require()
     if tokenizer is not None and not _tokenizer_files(tokenizer):
         wanted = " or ".join(TOKENIZER_FILES)
         raise ValueError(f"--tokenizer {tokenizer}: holds no {wanted}")
