@@ -81,7 +81,9 @@ def test_an_interrupted_evaluation_goes_on(toy: str, toy_checkpoint: Path, tmp_p
         evaluate(toy_checkpoint, tmp_path, *few, "seed=11")
     with pytest.raises(ValueError, match="is of sampling="):
         evaluate(toy_checkpoint, tmp_path, *few, "sampling=5")
-    other = evaluate(toy_checkpoint, tmp_path, *few, "seed=11", "resume=false")
+    with pytest.raises(ValueError, match=r"jsonl: is already there; resume=true .* overwrite=true"):
+        evaluate(toy_checkpoint, tmp_path, *few, "resume=false")
+    other = evaluate(toy_checkpoint, tmp_path, *few, "seed=11", "overwrite=true")
     assert [e["seed"] for e in other["episodes"]] == list(range(11, 17))
 
 

@@ -122,15 +122,17 @@ def test_a_killed_worker_gives_1_with_the_reason(arm_checkpoint: str, tmp_path: 
 def test_a_summary_that_cannot_be_written_is_printed_and_gives_1(
     arm_checkpoint: str, tmp_path: Path
 ) -> None:
-    (tmp_path / ".control.json.writing").mkdir()  # as good as a full disk, also for root
     out = tmp_path / "control.json"
     process = start_command(
-        f"checkpoint={arm_checkpoint}", "robot=arm", "duration_s=0.3", f"out={out}"
+        f"checkpoint={arm_checkpoint}", "robot=arm", "duration_s=1", f"out={out}"
     )
+    wait_until_active(process)
+    out.write_text("somebody else's")
     stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == 1
     assert "time is up, after" in stdout
     assert f"error: the summary could not be written to {out}" in stderr
+    assert out.read_text() == "somebody else's"
 
 
 def test_sigterm_to_the_control_process_alone_gives_143(
