@@ -154,6 +154,8 @@ def judge(result: Result) -> None:
 
 def _start(command: list[str], place: Path) -> subprocess.Popen[bytes]:
     module, *overrides = command
+    # as at a terminal: the background jobs of a shell, of which this may be one, ignore it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with (place / "stdout").open("wb") as out, (place / "stderr").open("wb") as err:
         return subprocess.Popen(
             [sys.executable, "-m", module, *overrides],
