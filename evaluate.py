@@ -202,13 +202,12 @@ def _begin(
 
     Raises ValueError where `out` holds what is not to be written over.
     """
-    identity = {**protocol.to_json(), **who.identity}
-    episodes = {(job.task, job.seed) for job in protocol.jobs()}
-    path = Path(config.out) / "episodes.jsonl"
-    log = EpisodeLog(path, identity, episodes, config.resume, config.overwrite)
+    out, identity = Path(config.out), {**protocol.to_json(), **who.identity}
+    jobs = {(job.task, job.seed) for job in protocol.jobs()}
+    log = EpisodeLog(out / "episodes.jsonl", identity, jobs, config.resume, config.overwrite)
     read = [] if config.compare is None else [results_file(Path(config.compare))]
     outputs = Outputs(
-        folder=Path(config.out),
+        folder=out,
         overwrite=config.overwrite or log.resumed,  # what is gone on with is rewritten
         sources=read if who.policy is None else [*read, config.checkpoint],
     )
@@ -243,8 +242,8 @@ def _report(evaluation: Evaluation, other: Evaluation | None, outputs: Outputs) 
     data = write_evaluation(evaluation, comparison, outputs.folder, outputs.overwrite)
     write_report(evaluation, comparison, outputs.folder, outputs.overwrite)
     STDOUT.print(table(evaluation, comparison))
-    for written in (outputs.report, outputs.results):
-        STDOUT.print(f"{written.path}", highlight=False, soft_wrap=True)
+    written = f"{outputs.report.path}\n{outputs.results.path}"
+    STDOUT.print(written, highlight=False, soft_wrap=True)
     return data
 
 

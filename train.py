@@ -35,7 +35,7 @@ from telic.training.config import Precision, TrainConfig
 from telic.training.data import batches_from, held_out_batches, open_stores, windows_of
 from telic.training.messages import describe, where_from
 from telic.training.resume import Resumed, RunRecord, holds_checkpoints, to_resume_from
-from telic.training.run_log import RunLog
+from telic.training.run_log import RunLog, log_of
 from telic.training.seeding import seed_shard
 from telic.training.start import new_policy, resumed_policy
 from telic.training.stop_signals import StopSignals
@@ -261,6 +261,7 @@ def _to_resume_from(config: TrainConfig, out: Path) -> Path | None:
         )
     if config.overwrite:
         _checkpoints(config, out).require()
+        log_of(out).require()
     return None
 
 

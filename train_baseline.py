@@ -39,7 +39,7 @@ from telic.training.robomimic_baseline import (
     RobomimicPolicy,
     import_robomimic,
 )
-from telic.training.run_log import RunLog, WandbConfig
+from telic.training.run_log import RunLog, WandbConfig, log_of
 from telic.training.stop_signals import StopSignals
 
 
@@ -110,6 +110,7 @@ def _require_new(config: TrainBaselineConfig, locked_by_us: bool = False) -> Non
         sources=[config.store],
         locked_by_us=locked_by_us,
     ).require()
+    log_of(Path(config.out)).require()
 
 
 def _checkpoint(config: TrainBaselineConfig) -> Path:

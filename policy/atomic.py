@@ -37,13 +37,14 @@ CHECKPOINTS = Kind("a folder of checkpoints of ours", is_run, lambda path: (path
 
 
 @contextmanager
-def replacing_directory(path: Path) -> Iterator[Path]:
+def replacing_directory(path: Path, overwrite: bool = True) -> Iterator[Path]:
     """Yield an empty directory beside `path` that takes its place when the block ends well.
 
-    Whoever asks for it holds the run. ValueError if something else than a checkpoint stands there
-    or it cannot be written (disk full, no permission); what stood at `path` stays.
+    Whoever asks for it holds the run. ValueError if something else than a checkpoint stands there,
+    or one that `overwrite` spares, or it cannot be written (disk full, no permission); what stood
+    at `path` stays.
     """
-    checkpoint = Replacement(path, CHECKPOINT, overwrite=True, locked_by_us=True)
+    checkpoint = Replacement(path, CHECKPOINT, overwrite=overwrite, locked_by_us=True)
     with checkpoint.writing(durable=True) as fresh:
         fresh.mkdir()
         try:

@@ -117,12 +117,13 @@ def save_checkpoint(
     train_state: Mapping[str, Any] | None = None,
     extra: Mapping[str, Any] | None = None,
     write_language: Callable[[Path], None] | None = None,
+    overwrite: bool = True,
 ) -> None:
     """Write the checkpoint directory `path`, replacing the one there only when all is on disk.
 
     policy: with the weights to run, that is the averaged ones. train_state: the fields of
     TrainState. extra: anything to keep in config.yaml. write_language: writes the text tower into
-    the folder it is given. ValueError if it cannot be written.
+    the folder it is given. overwrite: whether there may be one. ValueError if it cannot be written.
     """
     config = {
         "kind": policy.kind,
@@ -139,7 +140,7 @@ def save_checkpoint(
     }
     if isinstance(policy, ManyRobots) and policy.robots:
         spec["robots"] = {name: robot.to_json() for name, robot in policy.robots.items()}
-    with replacing_directory(Path(path)) as folder:
+    with replacing_directory(Path(path), overwrite) as folder:
         save_tensors(_weights(policy), folder / "model.safetensors")
         (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(config)))
         (folder / "spec.json").write_text(json.dumps(spec, indent=1))

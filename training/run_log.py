@@ -71,13 +71,14 @@ class RunLog:
         if not self._enabled:
             return self
         self._folder.mkdir(parents=True, exist_ok=True)
-        path = self._folder / "log.jsonl"
+        log = log_of(self._folder)
+        path = log.path
         kept = [
             line
             for line in (path.read_text().splitlines() if path.exists() else [])
             if _step_of(line) <= self._start
         ]
-        with Replacement(path, LOG, overwrite=True).writing() as fresh:
+        with log.writing() as fresh:
             fresh.write_text("".join(f"{line}\n" for line in kept))
         self._file = path.open("a")
         self._progress = Progress(
@@ -152,6 +153,11 @@ def is_log(path: Path) -> bool:
 
 
 LOG = Kind("the log of a training", is_log)
+
+
+def log_of(folder: Path) -> Replacement:
+    """The log of the run in `folder`, in the place of an earlier one."""
+    return Replacement(folder / "log.jsonl", LOG, overwrite=True)
 
 
 def _step_of(line: str) -> int:

@@ -89,6 +89,7 @@ def import_checkpoint(
         policy,
         extra={"imported": {"kind": kind, "source": str(source), "dead": imported.dead}},
         write_language=write_language if imported.language is not None else None,
+        overwrite=overwrite,
     )
     return imported, policy
 

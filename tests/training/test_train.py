@@ -241,6 +241,11 @@ def test_a_second_run_does_not_write_over_the_first(demos: Path, tmp_path: Path)
     with pytest.raises(ValueError, match="resume=true"):
         run(config(demos, out, "steps=1"))
     run(config(demos, out, "steps=1", "overwrite=true"))
+    (out / "log.jsonl").write_text("somebody else's")
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    with pytest.raises(ValueError, match=r"log.jsonl: is not the log of a training"):
+        run(config(demos, out, "steps=1", "overwrite=true"))
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
 
 
 def test_a_run_that_another_process_trains_is_left_alone(demos: Path, tmp_path: Path) -> None:
