@@ -176,8 +176,9 @@ def _end(process: subprocess.Popen[bytes], err: Path, hit: str, number: signal.S
         os.killpg(process.pid, signal.SIGKILL)
         raise RuntimeError(f"did not end within {WAIT_S:g} s of the signal") from error
     told = err.read_text(errors="replace")
-    importing = "KeyboardInterrupt" in told and "<frozen importlib" in told
-    if "Traceback" in told and not importing:  # nothing of ours runs yet
+    # Python's own traceback (without frames of importlib): nothing of ours runs yet
+    importing = told.rstrip().endswith("KeyboardInterrupt") and ", in main\n" not in told
+    if "Traceback" in told and not importing:
         raise RuntimeError(f"exit status {code}: {told[-700:]}")
     if number is not signal.SIGKILL and hit != "a child" and code not in (128 + number, -number):
         raise RuntimeError(f"exit status {code}: {told[-400:]}")
