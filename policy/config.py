@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 
 from telic.embodiment import Space
 from telic.policy.denoisers.denoiser import DenoiserConfig
@@ -52,6 +52,8 @@ class PolicyConfig:
     alignment: AlignmentConfig = field(default_factory=AlignmentConfig)
     future: FutureConfig = field(default_factory=FutureConfig)
     anchors: TruncatedConfig = field(default_factory=TruncatedConfig)
+    # further objectives by name, those that plug-ins register: policy/auxiliary=[NAME]
+    auxiliary: dict[str, ObjectiveConfig] = field(default_factory=dict)
     prefix: PrefixConfig = field(default_factory=PrefixConfig)
 
     def __post_init__(self) -> None:
@@ -63,11 +65,21 @@ class PolicyConfig:
             )
         if self.anchors.sigma_trunc is not None:
             self.sampling.truncated(self.anchors.sigma_trunc)
+        for name, objective in self.auxiliary.items():
+            if name != objective.name:
+                raise ValueError(f"policy.auxiliary.{name} is the objective {objective.name!r}")
+
+    def with_objective(self, objective: ObjectiveConfig) -> PolicyConfig:
+        """The same policy with an auxiliary objective, at its own key or in `auxiliary`."""
+        own = objective.name in {entry.name for entry in fields(self)}
+        added = objective if own else {**self.auxiliary, objective.name: objective}
+        return replace(self, **{objective.name if own else "auxiliary": added})
 
     @property
     def objectives(self) -> list[ObjectiveConfig]:
         """Return the auxiliary objectives that are on."""
-        every = (self.foresight, self.alignment, self.future, self.anchors)
+        own = (self.foresight, self.alignment, self.future, self.anchors)
+        every: list[ObjectiveConfig] = [*own, *self.auxiliary.values()]
         return [objective for objective in every if objective.on]
 
     @property

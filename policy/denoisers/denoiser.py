@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
@@ -221,6 +221,11 @@ class DenoiserConfig:
     kind: str = ""
     width: int = 128  # of the tokens, D
     routing: RoutingConfig | None = None  # of the feed-forwards; None: the kind's own
+
+    @classmethod
+    def small(cls) -> Self:
+        """An example that is built and trained in milliseconds: what tests run."""
+        return cls(width=32)
 
     def build(self, sizes: Sizes) -> Denoiser:
         """Return a Denoiser for contexts and chunks of these sizes."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
 from jaxtyping import Float, UInt8
@@ -109,6 +109,11 @@ class ObjectiveConfig(ABC):
     def __post_init__(self) -> None:
         if not 0 <= self.weight < float("inf"):
             raise ValueError(f"policy.{self.name}.weight={self.weight} must be 0 or positive")
+
+    @classmethod
+    def small(cls) -> Self:
+        """An example that is on, and is built and trained in milliseconds: what tests run."""
+        return cls(weight=0.5)
 
     @property
     def on(self) -> bool:

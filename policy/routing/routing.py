@@ -16,7 +16,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 from jaxtyping import Bool, Float
@@ -89,6 +89,11 @@ class RoutingConfig:
     """A base; each routing adds its own settings and registers itself (routings.py)."""
 
     name: str = ""
+
+    @classmethod
+    def small(cls) -> Self:
+        """An example that goes with any kind's `small`: what tests run."""
+        return cls()
 
     def build(self, num_layers: int, width: int, hidden: int) -> Routing:
         """Return the routing of a network whose blocks have layers of these sizes."""
