@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 from telic.embodiment import Space
 from telic.policy.denoisers.denoiser import DenoiserConfig
@@ -71,9 +72,10 @@ class PolicyConfig:
 
     def with_objective(self, objective: ObjectiveConfig) -> PolicyConfig:
         """The same policy with an auxiliary objective, at its own key or in `auxiliary`."""
-        own = objective.name in {entry.name for entry in fields(self)}
-        added = objective if own else {**self.auxiliary, objective.name: objective}
-        return replace(self, **{objective.name if own else "auxiliary": added})
+        if objective.name in {entry.name for entry in fields(self)}:
+            own: dict[str, Any] = {objective.name: objective}
+            return replace(self, **own)
+        return replace(self, auxiliary={**self.auxiliary, objective.name: objective})
 
     @property
     def objectives(self) -> list[ObjectiveConfig]:

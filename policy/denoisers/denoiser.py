@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -223,7 +223,7 @@ class DenoiserConfig:
     routing: RoutingConfig | None = None  # of the feed-forwards; None: the kind's own
 
     @classmethod
-    def small(cls) -> Self:
+    def small(cls) -> DenoiserConfig:
         """An example that is built and trained in milliseconds: what tests run."""
         return cls(width=32)
 

@@ -13,7 +13,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -48,7 +48,7 @@ class FormulationConfig:
     name: str = ""
 
     @classmethod
-    def small(cls) -> Self:
+    def small(cls) -> FormulationConfig:
         """An example: what tests run."""
         return cls()
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, UInt8
@@ -111,7 +111,7 @@ class ObjectiveConfig(ABC):
             raise ValueError(f"policy.{self.name}.weight={self.weight} must be 0 or positive")
 
     @classmethod
-    def small(cls) -> Self:
+    def small(cls) -> ObjectiveConfig:
         """An example that is on, and is built and trained in milliseconds: what tests run."""
         return cls(weight=0.5)
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -91,7 +91,7 @@ class RoutingConfig:
     name: str = ""
 
     @classmethod
-    def small(cls) -> Self:
+    def small(cls) -> RoutingConfig:
         """An example that goes with any kind's `small`: what tests run."""
         return cls()
 

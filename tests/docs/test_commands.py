@@ -20,6 +20,7 @@ from telic.datasets.cli import demo_store_parser
 from telic.envs import registry
 from telic.evaluate import EvaluateConfig
 from telic.policy.published.import_arguments import parser as import_checkpoint_parser
+from telic.registry import Registry
 from telic.train import TrainConfig
 from telic.train_baseline import TrainBaselineConfig
 
@@ -66,7 +67,8 @@ def _tasks_of_the_pages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[No
     (folder / "my_tasks.py").write_text(program("docs/how_to/add_a_task.md", "my_tasks.py"))
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(folder))
-        patch.setattr(registry, "_ENTRIES", {t: registry.entry(t) for t in registry.task_ids()})
+        known = {t: registry.entry(t) for t in registry.task_ids()}
+        patch.setattr(registry, "_ENTRIES", Registry("task", known))
         yield
         sys.modules.pop("my_tasks", None)
 

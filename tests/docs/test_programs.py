@@ -49,13 +49,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(path)
         patch.syspath_prepend(str(path))
-        patch.setattr(registry, "_ENTRIES", {t: registry.entry(t) for t in registry.task_ids()})
         write("docs/how_to/add_a_task.md", "my_tasks.py")
         settings = [f"tasks=[{TASK}]", "episodes_per_task=3", "out=line.zarr", "num_workers=0"]
         collect(compose(CollectConfig, "collect", settings))
         settings = [*SMALL, "data.stores=[line.zarr]", "out=runs/line"]
         train(compose(TrainConfig, "train", settings))
         yield path
+        registry.unregister(TASK.partition(":")[2])
         sys.modules.pop("my_tasks", None)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from telic.policy.auxiliary import OBJECTIVES
+from telic.policy.checkpoint import load_policy, save_checkpoint
 from telic.policy.config import PolicyConfig
 from telic.policy.denoisers.denoiser import Context, Denoiser, DenoiserConfig, Sizes
 from telic.policy.denoisers.kinds import KINDS, require_kind
@@ -189,6 +191,23 @@ def test_policy_is_a_chunk_policy(
             assert chunk.t_obs_ns == 1000 + seed and chunk.dt_ns == 50_000_000
             assert chunk.actions.shape == (5, 3) and chunk.actions.dtype == np.float32
             assert np.abs(chunk.actions).max() <= 1
+
+
+def test_a_policy_is_saved_and_loads_and_acts_alike(
+    denoiser: DenoiserConfig,
+    build: Callable[[PolicyConfig], Policy],
+    make_requests: Callable[..., Any],
+    tmp_path: Path,
+) -> None:
+    config = PolicyConfig(denoiser=denoiser, action_horizon=5)
+    config.images.cameras = []
+    policy = build(config).eval()
+    save_checkpoint(tmp_path / "saved", policy)
+    loaded = load_policy(tmp_path / "saved")
+    assert isinstance(loaded, Policy) and loaded.config == policy.config
+    requests = make_requests(config)
+    for ours, theirs in zip(policy.act_batch(requests), loaded.act_batch(requests), strict=True):
+        assert np.array_equal(ours.actions, theirs.actions)
 
 
 def test_published_preset_has_the_published_size() -> None:

@@ -23,7 +23,8 @@ from telic.policy.denoisers.rdt import RdtConfig
 from telic.policy.diffusion.edm import EdmConfig
 from telic.policy.diffusion.formulation import Formulation
 from telic.policy.diffusion.formulations import FORMULATIONS
-from telic.policy.diffusion.sampling import PRESETS, SamplingConfig
+from telic.policy.diffusion.samplers import SAMPLERS
+from telic.policy.diffusion.sampling import PRESETS, SCHEDULES, SamplingConfig
 from telic.policy.inference.plan import Plan
 from telic.policy.layers.tensors import each_tensor, tensors_of
 from telic.policy.policy import Policy
@@ -135,15 +136,15 @@ def test_planned_is_plain_where_goals_have_masks(name: str) -> None:
 @pytest.mark.parametrize(
     "sampling",
     [
-        SamplingConfig(sampler="heun", steps=4),
-        SamplingConfig(sampler="euler_ancestral", steps=4),
+        *(SamplingConfig(sampler=sampler, steps=4) for sampler in SAMPLERS),
+        *(SamplingConfig(schedule=schedule, steps=5) for schedule in SCHEDULES),
         SamplingConfig(schedule="karras", steps=5, sigma_min=1e-5),  # beyond the timesteps
     ],
 )
 @pytest.mark.parametrize("name", sorted(FORMULATIONS))
 @torch.no_grad()
 def test_every_call_of_a_sampler_gets_the_plain_answer(name: str, sampling: SamplingConfig) -> None:
-    network, formulation = lively(CONFIGS["mode"]), FORMULATIONS[name]().build()
+    network, formulation = lively(CONFIGS["mode"]), FORMULATIONS[name].small().build()
     memory = network.encode(context(2))
     planned = Plan(network, formulation, sampling).begin(memory)
 

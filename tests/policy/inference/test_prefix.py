@@ -17,6 +17,7 @@ from telic.policy.checkpoint import load_policy, save_checkpoint
 from telic.policy.config import PolicyConfig
 from telic.policy.denoisers.denoiser import Denoiser, Fixed
 from telic.policy.denoisers.kinds import KINDS
+from telic.policy.diffusion import samplers
 from telic.policy.diffusion.formulation import CLEAN_SIGMA, Formulation
 from telic.policy.diffusion.formulations import FORMULATIONS
 from telic.policy.diffusion.samplers import Denoise
@@ -41,9 +42,11 @@ REST = 16 * 80 * 2**-23  # what chunks of two batches may differ by: a few last 
 Build = Callable[[PolicyConfig], Policy]
 SAMPLERS = [
     SamplingConfig(steps=4),
-    SamplingConfig(sampler="heun", steps=4),
-    SamplingConfig(sampler="dpmpp_2m", steps=4),
-    SamplingConfig(sampler="euler_ancestral", steps=4),
+    *(
+        SamplingConfig(sampler=name, steps=4)
+        for name, sampler in samplers.SAMPLERS.items()
+        if name != "euler" and not sampler.also
+    ),
 ]
 
 
