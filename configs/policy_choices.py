@@ -30,10 +30,9 @@ def choose_policy(overrides: Sequence[str]) -> list[str]:
     return [*overrides, "policy=init_from"]
 
 
-def policies() -> dict[str, PolicyConfig]:
-    """The presets, and each kind that has none of its name as it is by default."""
-    plain = {name: PolicyConfig(denoiser=build()) for name, build in KINDS.items()}
-    return plain | POLICIES
+def kinds_alone() -> dict[str, PolicyConfig]:
+    """A policy of each kind as it is by default, for those that have no preset of their name."""
+    return {name: PolicyConfig(denoiser=build()) for name, build in KINDS.items()}
 
 
 def auxiliary() -> dict[str, dict[str, ObjectiveConfig]]:
@@ -42,7 +41,7 @@ def auxiliary() -> dict[str, dict[str, ObjectiveConfig]]:
     return {name: {name: build()} for name, build in OBJECTIVES.items() if name not in own}
 
 
-register_choices("policy", policies())
+register_choices("policy", kinds_alone() | POLICIES)
 register_preparation("train", choose_policy)
 register_choices("policy/formulation", {name: build() for name, build in FORMULATIONS.items()})
 register_choices("policy/denoiser/routing", {name: build() for name, build in ROUTINGS.items()})

@@ -11,7 +11,7 @@ from telic.policy.encoders.images import ImageConfig, ImageEncoder
 from telic.policy.encoders.language import TEXT_MODELS, LanguageConfig
 from telic.policy.encoders.towers import TOWERS, Weights, load_tower
 
-CLIP = ClipVisionConfig(image=32, patch=16, width=64, num_layers=1, num_heads=1, out=24)
+CLIP = ClipVisionConfig(side=32, width=64, layers=1, out=24)
 SENTENCE = 8  # size of the sentence vectors
 
 
