@@ -87,5 +87,5 @@ def test_a_plug_in_is_imported_when_a_name_is_missed(
 def test_a_plug_in_that_is_not_there_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TELIC_PLUGINS", "no_such_plugin")
     for _ in range(2):
-        with pytest.raises(ValueError, match="^TELIC_PLUGINS=no_such_plugin: no module"):
+        with pytest.raises(ValueError, match=r"^TELIC_PLUGINS=no_such_plugin: no module"):
             load_plugins()

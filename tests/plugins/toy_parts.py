@@ -5,6 +5,7 @@ TELIC_PLUGINS=toy_parts has the commands and the conformance suites find them.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from dataclasses import dataclass
@@ -205,7 +206,7 @@ class ToyFormulation(Formulation):
 def adams(denoise: Denoise, x: Tensor, sigmas: Tensor) -> Tensor:
     """The two-step method of Adams and Bashforth on the probability flow in sigma."""
     levels, previous, before = sigmas.tolist(), None, 0.0
-    for index, (level, following) in enumerate(zip(levels, levels[1:], strict=False)):
+    for index, (level, following) in enumerate(itertools.pairwise(levels)):
         slope, step = (x - denoise(x, sigmas[index : index + 1])) / level, following - level
         ahead = slope
         if previous is not None and following > 0:

@@ -131,15 +131,15 @@ def from_lines(source: Path, target: Path, options: argparse.Namespace, overwrit
         "timestamp_ns": ArraySpec(shape=(), dtype="int64", unit="ns"),
     }
     with replacing(target, STORE, asked=overwrite, by="--overwrite", sources=[source]) as path:
-        rate_hz, count = options.toy_rate_hz, 0
+        rate_hz, lines = options.toy_rate_hz, source.read_text().splitlines()
         with EpisodeStore.create(path, fields, rate_hz=rate_hz) as store:
-            for count, line in enumerate(source.read_text().splitlines(), 1):
+            for line in lines:
                 steps = {name: np.float32(rows) for name, rows in json.loads(line).items()}
                 length = len(steps["action"])
                 steps["timestamp_ns"] = np.arange(length) * round(1e9 / rate_hz)
                 segment = Segment(start=0, end=length, instruction=SENTENCES[0], task="reach")
                 store.append(steps, [segment])
-    return count
+    return len(lines)
 
 
 def small_lines(folder: Path) -> Path:
