@@ -21,7 +21,7 @@ from telic.datasets.robomimic_hdf5 import (
 )
 from telic.datasets.store import EpisodeStore, Segment
 from telic.registry import Registry
-from telic.spec import ArraySpec
+from telic.spec import Array, ArraySpec
 
 
 class Convert(Protocol):
@@ -113,7 +113,7 @@ def _small_store(folder: Path) -> Path:
     store = EpisodeStore.create(folder / "small.zarr", fields, rate_hz=20.0)
     for length in (3, 4, 5):
         rng = np.random.default_rng(length)
-        episode = {
+        episode: dict[str, Array] = {
             "state": rng.normal(size=(length, 3)).astype(np.float32),
             "action": rng.uniform(-1, 1, (length, 2)).astype(np.float32),
             "timestamp_ns": np.arange(length) * 50_000_000,
