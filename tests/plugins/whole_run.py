@@ -47,7 +47,8 @@ def test_toy_task_is_collected_trained_with_toys_and_evaluated(
     collect(compose(CollectConfig, "collect", [*settings, "out=toy.zarr", "num_workers=0"]))
     assert EpisodeStore.open("toy.zarr").num_episodes == 3
     settings = ["experiment=debug", "data.stores=[toy.zarr]", "out=run", "device=cpu", *ALL]
-    train(compose(TrainConfig, "train", [*settings, "precision=fp32", "data.held_out=0.34"]))
+    settings += ["precision=fp32", "data.held_out=0.34", "batch_size=8", "data.held_out_windows=8"]
+    train(compose(TrainConfig, "train", settings))
     record = json.loads(Path("run/log.jsonl").read_text().splitlines()[0])
     assert record.keys() >= {"diffusion", "toy", "toy_alike"}
     policy = load_policy("run/checkpoints/last")
@@ -58,7 +59,8 @@ def test_toy_task_is_collected_trained_with_toys_and_evaluated(
     assert config.formulation is not None and config.formulation.name == "toy"
     assert (config.sampling.sampler, config.sampling.schedule) == ("toy", "toy")
     settings = ["checkpoint=run/checkpoints/last", "tasks=[toy/reach]", "out=eval", "device=cpu"]
-    evaluate(compose(EvaluateConfig, "evaluate", [*settings, "episodes_per_task=1"]))
+    settings += ["episodes_per_task=1", "num_workers=0"]
+    evaluate(compose(EvaluateConfig, "evaluate", settings))
     assert (tmp_path / "eval").is_dir()
 
 
