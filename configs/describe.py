@@ -9,12 +9,14 @@ import shutil
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import metadata
+from importlib import import_module, metadata
 from pathlib import Path
 
 from telic.configs.examples import EXAMPLES
 from telic.configs.keys import Key, Section, schema_of, sections, unit
-from telic.configs.source import Class, Source, first_sentence, read, resolve
+from telic.configs.source import read
+from telic.configs.tables import PLUGGED, entries
+from telic.plugins import plugins
 
 CONFIGS = Path(__file__).resolve().parent
 HYDRA = (
@@ -86,6 +88,7 @@ def groups(name: str) -> list[Group]:
 def registered(group: str) -> dict[str, str]:
     """The choices that `register_choices(group, TABLE)` makes, each with its meaning."""
     source = read(CONFIGS / "policy_choices.py")
+    found: dict[str, str] = {}
     for node in ast.walk(source.tree):
         if (
             isinstance(node, ast.Call)
@@ -93,27 +96,18 @@ def registered(group: str) -> dict[str, str]:
             and isinstance(node.args[0], ast.Constant)
             and node.args[0].value == group
         ):
-            names = [n.id for n in ast.walk(node.args[1]) if isinstance(n, ast.Name)]
-            for name in names:
-                table = resolve(source, name)
-                if isinstance(table, tuple) and isinstance(table[1], ast.Dict):
-                    return dict(
-                        _entry(table[0], *pair) for pair in zip(*_parts(table[1]), strict=True)
-                    )
-    return {}
+            for name in ast.walk(node.args[1]):
+                if isinstance(name, ast.Name):
+                    found |= entries(source, name.id)
+    return found | {name: PLUGGED for name in _plugged(group) if name not in found}
 
 
-def _parts(table: ast.Dict) -> tuple[list[ast.expr], list[ast.expr]]:
-    return [key for key in table.keys if key is not None], table.values
-
-
-def _entry(source: Source, key: ast.expr, value: ast.expr) -> tuple[str, str]:
-    """A choice of a table and its meaning: the comment there, or what its file opens with."""
-    meaning = source.note(key)
-    known = resolve(source, value.id) if isinstance(value, ast.Name) else None
-    if not meaning and isinstance(known, Class):
-        meaning = first_sentence(ast.get_docstring(known.source.tree) or "")
-    return str(ast.literal_eval(key)), meaning
+def _plugged(group: str) -> list[str]:
+    """The choices of a group in this process, where there are plug-ins that may add some."""
+    if not plugins():
+        return []
+    import_module("telic.configs.policy_choices")
+    return list(import_module("telic.configs.launch").choices(group))
 
 
 def _comment(file: Path) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from telic.configs.source import Class, Source, resolve, subclasses
+from telic.configs.tables import entries, subclasses_of_plugins
 
 UNITS = {"_hz": "Hz", "_s": "seconds", "_us": "microseconds", "_ns": "ns", "_mb": "MiB"}
 CHOSEN_BY = ("kind", "name")  # fields by which a config is chosen; nobody sets them
@@ -50,7 +51,7 @@ def sections(
         if known is not None and not known.is_enum:
             inner += _within(known, f"{dotted}.", meaning, call_arguments(where, value))
             continue
-        choices = {} if known is None else members(known)
+        choices = choices_of(source, node) if known is None else members(known)
         default = shown(where, value)
         own.append(Key(name=dotted, kind=kind, default=default, meaning=meaning, choices=choices))
     yield Section(
@@ -61,7 +62,7 @@ def sections(
 
 def _within(known: Class, prefix: str, meaning: str, given: Given) -> Iterator[Section]:
     """The sections of a config within another: of each of its kinds, where it has several."""
-    kinds = subclasses(known)
+    kinds = subclasses(known) + subclasses_of_plugins(known)
     for kind in kinds:
         yield from sections(kind, prefix, choice=name_of(kind))
     if not kinds:
@@ -102,6 +103,17 @@ def members(choice: Class) -> dict[str, str]:
             name = node.targets[0].id
             found[name] = as_typed(choice.source.note(node) or choice.documented(name))
     return found
+
+
+def choices_of(source: Source, node: ast.AnnAssign) -> dict[str, str]:
+    """The parts of the table that `field(metadata={"choices": TABLE})` names, with meanings."""
+    given = node.value.keywords if isinstance(node.value, ast.Call) else []
+    for argument in given:
+        if argument.arg == "metadata" and isinstance(argument.value, ast.Dict):
+            for key, value in zip(argument.value.keys, argument.value.values, strict=True):
+                if key is not None and ast.literal_eval(key) == "choices":
+                    return entries(source, ast.unparse(value))
+    return {}
 
 
 def kind_of(source: Source, annotation: ast.expr) -> tuple[str, Class | None]:

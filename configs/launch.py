@@ -131,6 +131,14 @@ def register_choices(group: str, choices: Mapping[str, object]) -> None:
         ConfigStore.instance().store(group=group, name=name, node=node)
 
 
+def choices(group: str) -> list[str]:
+    """The names that `register_choices` was given for a group."""
+    node: Any = ConfigStore.instance().repo
+    for part in group.split("/"):
+        node = node.get(part, {}) if isinstance(node, dict) else {}
+    return [key.removesuffix(".yaml") for key in node if key.endswith(".yaml")]
+
+
 def register_preparation(name: str, prepare: Callable[[Sequence[str]], list[str]]) -> None:
     """Have `prepare` turn the overrides of command `name` into those that are composed.
 
@@ -177,17 +185,11 @@ def one_line(error: Exception, schema: type[Any]) -> str:
 
 def _unchosen(arguments: Sequence[str]) -> str | None:
     """Return what is wrong with the first setting of a group of which nothing is chosen."""
-    repo = ConfigStore.instance().repo
     for argument in arguments:
         setting = argument.partition("=")[0].lstrip("+~")
         group = setting.rpartition(".")[0].replace(".", "/")
-        node: Any = repo
-        for part in group.split("/"):
-            node = node.get(part, {}) if isinstance(node, dict) else {}
         chosen = any(other.startswith(f"{group}=") for other in arguments)
-        choices = [key.removesuffix(".yaml") for key in node if key.endswith(".yaml")]
-        if choices and not chosen:
-            return (
-                f"{setting} is a setting of {group}; choose that too: {group}={'|'.join(choices)}"
-            )
+        known = choices(group)
+        if known and not chosen:
+            return f"{setting} is a setting of {group}; choose that too: {group}={'|'.join(known)}"
     return None

@@ -15,12 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from telic.datasets import validation
-from telic.datasets.robomimic_hdf5 import (
-    Hdf5ExportOptions,
-    Hdf5ImportOptions,
-    export_hdf5,
-    import_hdf5,
-)
+from telic.datasets.converters import CONVERTERS, converter_for
 from telic.datasets.store import EpisodeStore, rebuild_ends, require_there
 from telic.spec import near_misses
 
@@ -46,8 +41,8 @@ class Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command; exit code 0, 1 if `validate` found something, 2 on bad input."""
-    args = demo_store_parser().parse_args(arguments)
     try:
+        args = demo_store_parser().parse_args(arguments)
         sys.exit(args.run(args))
     except (ValueError, OSError) as error:
         print(f"demo-store: {' '.join(str(error).split())}", file=sys.stderr)
@@ -86,30 +81,26 @@ def demo_store_parser() -> Parser:
     )
     rebuild.add_argument("store", type=Path)
     rebuild.set_defaults(run=_rebuild_ends)
+    _add_convert(commands)
+    return parser
+
+
+def _add_convert(commands: argparse._SubParsersAction[Parser]) -> None:
     convert = commands.add_parser(
-        "convert", help="robomimic HDF5 to a store, or a store to robomimic HDF5"
+        "convert", help="robomimic HDF5 to a store, a store to robomimic HDF5, and other formats"
     )
     convert.add_argument("source", type=Path, help="an .hdf5 file or a store")
     convert.add_argument("target", type=Path, help="the store or .hdf5 file to write")
     convert.add_argument("--overwrite", action="store_true", help="replace what is at target")
-    convert.set_defaults(run=_convert)
-    into = convert.add_argument_group("from HDF5")
-    into.add_argument("--state-keys", nargs="+", help="obs keys that make up the state, in order")
-    into.add_argument("--instruction", default="", help="sentence for demos that have none")
-    into.add_argument("--task", default="", help="task name for demos that have none")
-    into.add_argument("--rate-hz", type=float, help="if the file's env_args do not say")
-    out = convert.add_argument_group("to HDF5")
-    out.add_argument("--valid-fraction", type=float, default=0.1, help="of demos in mask/valid")
-    out.add_argument("--seed", type=int, default=0, help="of that split")
-    out.add_argument("--no-next-obs", action="store_true", help="halves the file; BC works without")
-    out.add_argument(
-        "--goal-embedding",
-        nargs="?",
-        const="",
-        metavar="ENCODER",
-        help="add obs/goal: the instruction's vector cached in the store, or a one-hot task",
+    convert.add_argument(
+        "--format", choices=list(CONVERTERS), help="how to convert; default: by what source is"
     )
-    return parser
+    for name, converter in CONVERTERS.items():
+        try:
+            converter.add_options(convert.add_argument_group(converter.title))
+        except argparse.ArgumentError as error:
+            raise ValueError(f"format {name}: {error}; another format has that option") from error
+    convert.set_defaults(run=_convert)
 
 
 def _info(args: argparse.Namespace) -> int:
@@ -209,26 +200,8 @@ def _convert(args: argparse.Namespace) -> int:
     if not args.source.exists():
         beside = [path.name for path in args.source.parent.glob("*")]
         raise ValueError(f"{args.source}: not there{near_misses(args.source.name, beside)}")
-    if args.source.is_dir():
-        options = Hdf5ExportOptions(
-            valid_fraction=args.valid_fraction,
-            seed=args.seed,
-            next_obs=not args.no_next_obs,
-            goal=args.goal_embedding,
-        )
-        count = export_hdf5(args.source, args.target, options, args.overwrite)
-    else:
-        count = import_hdf5(
-            args.source,
-            args.target,
-            Hdf5ImportOptions(
-                state_keys=args.state_keys,
-                instruction=args.instruction,
-                task=args.task,
-                rate_hz=args.rate_hz,
-            ),
-            args.overwrite,
-        )
+    converter = converter_for(args.source, args.format)
+    count = converter.convert(args.source, args.target, args, args.overwrite)
     print(f"{args.target}: {count} episodes from {args.source}")
     return 0
 

@@ -2,7 +2,7 @@
 
 A task id reads "family/task" ("metaworld/reach-v3"). Tags name several tasks at once ("mt10").
 Tasks of another package come in by "package.module:family/task": the module is imported first and
-registers them; worker processes then find them too.
+registers them; worker processes then find them too. Plug-ins (plugins.py) are found without.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from telic.envs.tasks.arm7 import POSES, Arm7Task
 from telic.envs.tasks.detour import INSTRUCTIONS, DetourTask
 from telic.envs.tasks.metaworld import MetaWorldTask, catalogue
 from telic.plugins import import_named
+from telic.registry import Registry
 from telic.spec import near_misses
 
 
@@ -45,16 +46,19 @@ class TaskEntry:
     demo_steps: int = 200
 
 
-_ENTRIES: dict[str, TaskEntry] = {}
+_ENTRIES: Registry[TaskEntry] = Registry("task", {})
 
 
 def register(entry: TaskEntry) -> None:
     """Add a task; ValueError for an id that is taken or without "family/"."""
     if "/" not in entry.task_id or ":" in entry.task_id:
         raise ValueError(f"task id {entry.task_id!r}: expected family/task")
-    if entry.task_id in _ENTRIES:
-        raise ValueError(f"task {entry.task_id!r} is registered already")
-    _ENTRIES[entry.task_id] = entry
+    _ENTRIES.register(entry.task_id, entry)
+
+
+def unregister(task_id: str) -> None:
+    """Take a task out again; KeyError where it is not there."""
+    _ENTRIES.unregister(task_id)
 
 
 def task_ids() -> list[str]:

@@ -31,6 +31,7 @@ from torch import Tensor
 from telic.embodiment import unified_interface
 from telic.policy import digests
 from telic.policy.atomic import existing_directory, replacing_directory
+from telic.policy.auxiliary import OBJECTIVES
 from telic.policy.built_within import built_within
 from telic.policy.checkpoint_files import (
     load_embeddings,
@@ -247,9 +248,9 @@ def policy_config(plain: Any, where: str) -> PolicyConfig:
     try:
         plain = renamed_settings(plain)
         kind = str((plain.get("denoiser") or {}).get("kind") or "")
-        require_kind(kind, list(KINDS), where)
+        require_kind(kind, KINDS, where)
         formulation = str((plain.get("formulation") or {}).get("name") or "")
-        require_kind(formulation, list(FORMULATIONS), where, "formulation")
+        require_kind(formulation, FORMULATIONS, where, "formulation")
         routing = plain["denoiser"].get("routing")
     except AttributeError as error:
         raise ValueError(f"{where}: policy does not describe a policy ({error})") from error
@@ -258,8 +259,11 @@ def policy_config(plain: Any, where: str) -> PolicyConfig:
             PolicyConfig(denoiser=KINDS[kind](), formulation=FORMULATIONS[formulation]())
         )
         if routing is not None:
-            require_kind(str(routing.get("name") or ""), list(ROUTINGS), where, "routing")
+            require_kind(str(routing.get("name") or ""), ROUTINGS, where, "routing")
             schema.denoiser.routing = ROUTINGS[routing["name"]]()
+        for name in plain.get("auxiliary") or {}:
+            require_kind(str(name), OBJECTIVES, where, "objective")
+            schema.auxiliary[name] = OBJECTIVES[name]()
         return cast(PolicyConfig, OmegaConf.to_object(OmegaConf.merge(schema, dict(plain))))
     except (OmegaConfBaseException, ValueError, TypeError, AttributeError) as error:
         line = str(error).partition("\n")[0].removeprefix(f"{where}: ")

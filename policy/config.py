@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 from telic.embodiment import Space
 from telic.policy.denoisers.denoiser import DenoiserConfig
@@ -52,6 +53,8 @@ class PolicyConfig:
     alignment: AlignmentConfig = field(default_factory=AlignmentConfig)
     future: FutureConfig = field(default_factory=FutureConfig)
     anchors: TruncatedConfig = field(default_factory=TruncatedConfig)
+    # further objectives by name, those that plug-ins register: policy/auxiliary=[NAME]
+    auxiliary: dict[str, ObjectiveConfig] = field(default_factory=dict)
     prefix: PrefixConfig = field(default_factory=PrefixConfig)
 
     def __post_init__(self) -> None:
@@ -63,11 +66,22 @@ class PolicyConfig:
             )
         if self.anchors.sigma_trunc is not None:
             self.sampling.truncated(self.anchors.sigma_trunc)
+        for name, objective in self.auxiliary.items():
+            if name != objective.name:
+                raise ValueError(f"policy.auxiliary.{name} is the objective {objective.name!r}")
+
+    def with_objective(self, objective: ObjectiveConfig) -> PolicyConfig:
+        """The same policy with an auxiliary objective, at its own key or in `auxiliary`."""
+        if objective.name in {entry.name for entry in fields(self)}:
+            own: dict[str, Any] = {objective.name: objective}
+            return replace(self, **own)
+        return replace(self, auxiliary={**self.auxiliary, objective.name: objective})
 
     @property
     def objectives(self) -> list[ObjectiveConfig]:
         """Return the auxiliary objectives that are on."""
-        every = (self.foresight, self.alignment, self.future, self.anchors)
+        own = (self.foresight, self.alignment, self.future, self.anchors)
+        every: list[ObjectiveConfig] = [*own, *self.auxiliary.values()]
         return [objective for objective in every if objective.on]
 
     @property

@@ -9,7 +9,7 @@ from enum import Enum
 from telic.datasets.goals import WindowGoalConfig
 from telic.envs.evaluation.selection import SelectionRollouts
 from telic.policy.config import PolicyConfig
-from telic.policy.encoders.towers import FROM_CHECKPOINT
+from telic.policy.encoders.towers import TOWERS, Weights
 from telic.ranges import require_range
 from telic.training.ema import EmaConfig
 from telic.training.optimizer import OptimizerConfig
@@ -98,7 +98,9 @@ class TrainConfig:
         if self.policy.goal.images:
             seen["policy.goal.image"] = self.policy.goal.image
         for name, images in seen.items():
-            if images.frozen and images.tower in FROM_CHECKPOINT and self.init_from is None:
+            tower = TOWERS.get(images.tower)
+            absent = tower is not None and tower.weights is Weights.checkpoint
+            if images.frozen and absent and self.init_from is None:
                 raise ValueError(
                     f"{name}.frozen=true would freeze {images.tower} at random weights; start from "
                     "a checkpoint that has its weights, init_from=DIR"

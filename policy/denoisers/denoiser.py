@@ -222,6 +222,11 @@ class DenoiserConfig:
     width: int = 128  # of the tokens, D
     routing: RoutingConfig | None = None  # of the feed-forwards; None: the kind's own
 
+    @classmethod
+    def small(cls) -> DenoiserConfig:
+        """An example that is built and trained in milliseconds: what tests run."""
+        return cls(width=32)
+
     def build(self, sizes: Sizes) -> Denoiser:
         """Return a Denoiser for contexts and chunks of these sizes."""
         raise ValueError(f"policy.denoiser.kind={self.kind!r} is a base, not a kind")

@@ -96,6 +96,11 @@ class MdtConfig(DenoiserConfig):
         return Mdt(self, sizes)
 
     @classmethod
+    def small(cls) -> MdtConfig:
+        """What tests run."""
+        return cls(width=32, num_heads=2, hidden=64)
+
+    @classmethod
     def published(cls) -> MdtConfig:
         """Return MDT's published size and numerics: 51 M parameters with its input projections."""
         return cls(

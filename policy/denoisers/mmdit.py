@@ -68,6 +68,11 @@ class MmditConfig(DenoiserConfig):
                 f"num_heads={self.num_heads}"
             )
 
+    @classmethod
+    def small(cls) -> MmditConfig:
+        """What tests run."""
+        return cls(width=32, num_layers=2, num_heads=2, hidden=64)
+
     def build(self, sizes: Sizes) -> Mmdit:
         """Return the network with random weights."""
         return Mmdit(self, sizes)

@@ -101,6 +101,11 @@ class ModeConfig(DenoiserConfig):
         return self.routing or NoiseRoutingConfig()
 
     @classmethod
+    def small(cls) -> ModeConfig:
+        """What tests run."""
+        return cls(width=32, num_layers=3, num_heads=2, feed_forward=32)
+
+    @classmethod
     def published(cls) -> ModeConfig:
         """Return the published size and numerics: 12 layers of 1024, 686 M parameters."""
         return cls(

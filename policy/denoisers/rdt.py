@@ -88,6 +88,11 @@ class RdtConfig(DenoiserConfig):
         return DdpmConfig()
 
     @classmethod
+    def small(cls) -> RdtConfig:
+        """What tests run."""
+        return cls(width=32, num_layers=2, num_heads=2)
+
+    @classmethod
     def published(cls) -> RdtConfig:
         """Return the published RDT-170M: 14 layers of 1024."""
         return cls(

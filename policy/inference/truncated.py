@@ -114,6 +114,11 @@ class TruncatedConfig(ObjectiveConfig):
                 "for 1, or train it with policy.anchors.full_range=true"
             )
 
+    @classmethod
+    def small(cls) -> TruncatedConfig:
+        """What tests run."""
+        return cls(weight=0.4, count=3, sigma_trunc=0.5)
+
     def build(self, around: ObjectiveContext) -> Truncated:
         """Return the anchors, all 0 as yet, and their scores with random weights."""
         if around.width % self.num_heads:

@@ -90,6 +90,11 @@ class RoutingConfig:
 
     name: str = ""
 
+    @classmethod
+    def small(cls) -> RoutingConfig:
+        """An example that goes with any kind's `small`: what tests run."""
+        return cls()
+
     def build(self, num_layers: int, width: int, hidden: int) -> Routing:
         """Return the routing of a network whose blocks have layers of these sizes."""
         raise ValueError(f"policy.denoiser.routing.name={self.name!r} is a base, not a routing")

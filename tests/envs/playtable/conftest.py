@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from telic.envs import registry
+from telic.registry import Registry
 
 
 @pytest.fixture
@@ -13,7 +14,7 @@ def own_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
     families = ("arm7", "detour", "metaworld", "playtable")
     entries = {task: registry.entry(task) for task in registry.task_ids()}
     own = {task: entry for task, entry in entries.items() if task.startswith(families)}
-    monkeypatch.setattr(registry, "_ENTRIES", own)
+    monkeypatch.setattr(registry, "_ENTRIES", Registry("task", own))
 
 
 @pytest.fixture

@@ -18,14 +18,14 @@ from telic.policy.diffusion.ddpm import (
 from telic.policy.diffusion.edm import EdmConfig
 from telic.policy.diffusion.flow import FlowConfig, TimeDensity, sigma_of, time_of
 from telic.policy.diffusion.formulation import FormulationConfig, squared_error
+from telic.policy.diffusion.formulations import FORMULATIONS
 
 CPU = torch.device("cpu")
-EVERY = [
-    EdmConfig(),
-    FlowConfig(),
-    *(DdpmConfig(prediction_type=prediction) for prediction in PredictionType),
-]
-NAMES = ["edm", "flow", *(f"ddpm-{prediction.name}" for prediction in PredictionType)]
+NAMED: dict[str, FormulationConfig] = {n: FORMULATIONS[n].small() for n in FORMULATIONS} | {
+    f"ddpm-{prediction.name}": DdpmConfig(prediction_type=prediction)
+    for prediction in PredictionType
+}
+NAMES, EVERY = list(NAMED), list(NAMED.values())
 
 
 @pytest.mark.parametrize("config", EVERY, ids=NAMES)
