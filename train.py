@@ -108,8 +108,17 @@ def run(config: TrainConfig) -> dict[str, float]:
     """
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    with ExitStack() as stack:
-        return _run(config, stack)
+    try:
+        with ExitStack() as stack:
+            return _run(config, stack)
+    except RuntimeError as error:  # raised by a handler of SIGCHLD, wherever we are
+        if "DataLoader worker" not in str(error):
+            raise
+        why = " ".join(str(error).split()).rstrip(".")
+        raise ValueError(
+            f"a process that reads data has died ({why}); resume=true goes on from the last "
+            f"checkpoint in out={config.out}; data.num_workers=0 reads in this process"
+        ) from error
 
 
 def _run(config: TrainConfig, stack: ExitStack) -> dict[str, float]:

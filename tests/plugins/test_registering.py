@@ -67,20 +67,27 @@ def test_a_name_is_taken_once_and_given_back() -> None:
     assert "toy" not in table and len(table) == 1
 
 
+@pytest.mark.parametrize("how", ["variable", "entry point"])
 def test_a_plug_in_is_imported_when_a_name_is_missed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    table = Registry("sampler", {"euler": 1})
-    (tmp_path / "telic_toy_plugin.py").write_text(
-        "import builtins; builtins.TABLE.register('t', 5)"
-    )
+    table, module = Registry("sampler", {"euler": 1}), f"toy_plugin_{how[0]}"
+    (tmp_path / f"{module}.py").write_text("import builtins; builtins.TABLE.register('t', 5)")
     monkeypatch.setattr("builtins.TABLE", table, raising=False)
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setenv("TELIC_PLUGINS", "telic_toy_plugin")
-    assert table["euler"] == 1 and "telic_toy_plugin" not in sys.modules
+    if how == "variable":
+        monkeypatch.setenv("TELIC_PLUGINS", module)
+    else:
+        about = tmp_path / "toy_package-1.0.dist-info"
+        about.mkdir()
+        (about / "METADATA").write_text("Metadata-Version: 2.1\nName: toy-package\nVersion: 1.0\n")
+        (about / "entry_points.txt").write_text(f"[telic.plugins]\ntoy = {module}\n")
+        plugins._installed.cache_clear()
+    assert table["euler"] == 1 and module not in sys.modules
     assert table["t"] == 5 and list(table) == ["euler", "t"]
-    plugins._LOADED.discard("telic_toy_plugin")
-    del sys.modules["telic_toy_plugin"]
+    plugins._installed.cache_clear()
+    plugins._LOADED.discard(module)
+    del sys.modules[module]
 
 
 def test_a_plug_in_that_is_not_there_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -277,7 +277,7 @@ def test_dpm_solver_over_flow(sampler: str) -> None:
 @pytest.mark.parametrize("schedule", ["karras", "exponential"])
 def test_edm(sampler: str, kind: Any, settings: Any, schedule: str) -> None:
     sampling = SamplingConfig(sampler=sampler, schedule=schedule, sigma_min=0.002)
-    scheduler = kind(sigma_schedule=schedule.value, **settings)
+    scheduler = kind(sigma_schedule=schedule, **settings)
     scheduler.set_timesteps(10)
     levels = sampling.levels()
     assert torch.allclose(scheduler.sigmas, levels, rtol=1e-4)
