@@ -58,9 +58,9 @@ class Run:
 def run(config: TrainConfig) -> dict[str, float]:
     """Train as `config` says; return the last measured numbers.
 
-    Leaves `out`/checkpoints/{last,best}, `out`/log.jsonl. Raises ValueError on bad input,
-    NonFiniteLoss before the optimizer step that would spoil the weights, and KeyboardInterrupt
-    after a SIGINT or SIGTERM, when the checkpoint is written.
+    Leaves checkpoints/{last,best}, log.jsonl and loss.png in `out`. Raises ValueError on bad
+    input, NonFiniteLoss before the optimizer step that would spoil the weights, and
+    KeyboardInterrupt after a SIGINT or SIGTERM, when the checkpoint is written.
     """
     if config.threads is not None:
         torch.set_num_threads(config.threads)
@@ -158,14 +158,18 @@ def _train(run: Run, stop: StopSignals, log: RunLog) -> None:
             log.write(step, record)
             log.advance(step, f"loss {record['loss']:.4f}")
         stopping = _any_process_stopped(accelerator, stop)
-        if final or (config.validate_every and step % config.validate_every == 0):
+        validating = final or (config.validate_every and step % config.validate_every == 0)
+        if validating:
             began_s = time.monotonic()
             _validate(run, log)
             if line := estimate.after_validation(step, time.monotonic() - began_s):
                 log.say(line)
-        if final or stopping or step % config.checkpoint_every == 0:
+        checkpointing = final or stopping or step % config.checkpoint_every == 0
+        if checkpointing:
             training.checkpoint("last")
             run.written = step
+        if validating or checkpointing:
+            log.draw()
         if stopping:
             log.say(f"stopped at step {step}; {run.last} holds it: go on with resume=true")
             raise KeyboardInterrupt(int(stop.received or signal.SIGINT))

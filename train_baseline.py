@@ -111,6 +111,7 @@ def run(config: TrainBaselineConfig) -> dict[str, float]:
                 log.advance(step, f"loss {record['loss']:.4f}")
             if last or step % config.checkpoint_every == 0:
                 save(step)
+                log.draw()
             if last:
                 log.say(f"{checkpoint} after {step} steps")
                 break
