@@ -26,7 +26,8 @@ import numpy as np
 import zarr
 
 from telic.datasets import statistics
-from telic.datasets.arrays import create_rows, read_meta
+from telic.datasets.array_metadata import read_meta
+from telic.datasets.arrays import create_rows
 from telic.datasets.checks import FIELD_NAME
 from telic.datasets.language import Language
 from telic.replacement import Kind
@@ -145,3 +146,10 @@ def _chunk_rows(spec: ArraySpec) -> int:
     row_bytes = int(np.prod(row_shape(spec))) * np.dtype(spec.dtype).itemsize
     target = IMAGE_CHUNK_BYTES if statistics.is_image(spec) else VECTOR_CHUNK_BYTES
     return int(np.clip(target // row_bytes, 1, 8192))
+
+
+def require_there(path: Path) -> None:
+    """Raise ValueError, naming what lies beside it, unless `path` is a folder."""
+    if not path.is_dir():
+        beside = [p.name for p in path.parent.glob("*")] if path.parent.is_dir() else []
+        raise ValueError(f"{path}: no episode store here{near_misses(path.name, beside)}")

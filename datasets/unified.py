@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from telic.datasets.store import EpisodeStore, pooled_stats
+from telic.datasets.store import EpisodeStore
+from telic.datasets.store_reader import pooled_stats
 from telic.embodiment import NUM_SLOTS, SlotMap, unified_interface
 from telic.spec import FieldStats, Interface
 
