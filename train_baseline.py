@@ -22,7 +22,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from telic.configs.launch import launch
-from telic.datasets.robomimic_hdf5 import Hdf5ExportOptions, export_hdf5
+from telic.datasets.formats.robomimic_hdf5 import Hdf5ExportOptions, export_hdf5
 from telic.datasets.sampler import BatchSampler
 from telic.datasets.store import EpisodeStore
 from telic.policy.atomic import CHECKPOINT

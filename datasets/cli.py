@@ -15,15 +15,15 @@ from typing import NoReturn
 from rich.console import Console
 
 from telic.datasets import validation
-from telic.datasets.info import info_tables, store_info
-from telic.datasets.layout import require_there
-from telic.datasets.rebuild import rebuild_ends
-from telic.datasets.robomimic_hdf5 import (
+from telic.datasets.formats.robomimic_hdf5 import (
     Hdf5ExportOptions,
     Hdf5ImportOptions,
     export_hdf5,
     import_hdf5,
 )
+from telic.datasets.info import info_tables, store_info
+from telic.datasets.layout import require_there
+from telic.datasets.rebuild import rebuild_ends
 from telic.datasets.store import EpisodeStore
 from telic.spec import near_misses
 
