@@ -23,7 +23,7 @@ from telic.datasets.lock import WriterLock
 from telic.datasets.windows import Windows
 from telic.policy.encoders.fields import Batch
 from telic.policy.inference.device import pick_device, supports_bf16
-from telic.training.config import Precision, TrainConfig
+from telic.training.config import TrainConfig, TrainPrecision
 from telic.training.data import batches_from, held_out_batches, open_stores, windows_of
 from telic.training.messages import describe, where_from
 from telic.training.resume import Resumed, RunRecord
@@ -214,8 +214,8 @@ def _with_place(error: NonFiniteLoss, batch: Batch, run: Run) -> NonFiniteLoss:
 
 def _accelerator(config: TrainConfig) -> Accelerator:
     device = pick_device(config.device)
-    bf16 = config.precision is Precision.bf16 or (
-        config.precision is Precision.auto and supports_bf16(device)
+    bf16 = config.precision is TrainPrecision.bf16 or (
+        config.precision is TrainPrecision.auto and supports_bf16(device)
     )
     accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="bf16" if bf16 else "no")
     shards = accelerator.num_processes * config.accumulate

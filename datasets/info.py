@@ -151,11 +151,11 @@ def info_tables(info: dict[str, Any]) -> RenderableType:
     return Group(*parts)
 
 
-def _table(names: Sequence[str], numbers: Sequence[str]) -> Table:
+def _table(names: Sequence[str], right_aligned: Sequence[str]) -> Table:
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for column in names:
         table.add_column(column, overflow="fold")
-    for column in numbers:
+    for column in right_aligned:
         table.add_column(column, justify="right", no_wrap=True)
     return table
 

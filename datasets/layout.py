@@ -90,8 +90,8 @@ def read_fields(path: Path, attributes: Mapping[str, Any]) -> dict[str, ArraySpe
     """Return the fields of a store by its attributes; ValueError for what describes none, and for
     attributes that are not what was written. Older stores have no digest of them."""
     specs = read_specs(f"{path}/zarr.json", attributes["fields"])
-    told = {key: value for key, value in attributes.items() if key != DIGEST}
-    if DIGEST in attributes and attributes[DIGEST] != _digest(told):
+    digested = {key: value for key, value in attributes.items() if key != DIGEST}
+    if DIGEST in attributes and attributes[DIGEST] != _digest(digested):
         raise ValueError(
             f"{path}/zarr.json: the attributes are not what was written; restore the file, or, if "
             f"they were edited on purpose, delete the attribute {DIGEST}"
@@ -129,10 +129,10 @@ def _spec(where: str, name: str, data: Any) -> ArraySpec:
             raise ValueError(f"{where} has {key} {value!r:.60}")
     try:
         spec = ArraySpec.from_json(data)
-        numbers = np.dtype(spec.dtype).kind in "biuf"
+        numeric = np.dtype(spec.dtype).kind in "biuf"
     except (TypeError, ValueError) as error:
         raise ValueError(f"{where}: {error}") from error
-    if not numbers or any(not n or n < 0 for n in spec.shape):
+    if not numeric or any(not n or n < 0 for n in spec.shape):
         raise ValueError(f"{where} is {spec.dtype} {spec.shape}, expected numbers of fixed sizes")
     return spec
 
