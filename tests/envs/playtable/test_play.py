@@ -86,8 +86,7 @@ def test_a_task_not_done_in_time_is_given_up() -> None:
 
 def config(out: Path, **changes: object) -> CollectConfig:
     """Return a config of one short episode of play."""
-    settings = {"env": "playtable", "mode": EpisodeKind.play, "episodes_per_task": 1}
-    settings |= {"num_workers": 0}
+    settings = {
         "env": "playtable",
         "mode": EpisodeKind.play,
         "episodes_per_task": 1,
