@@ -54,8 +54,8 @@ def run(config: BuildAnchorsConfig) -> AnchorSet:
     stores = [EpisodeStore.open(path) for path in config.stores]
     interface, stats = stores[0].interface, shared_stats(stores)
     for store in stores[1:] if config.space is Space.own else ():
-        numbers = replace(interface, images={}), replace(store.interface, images={})
-        numbers[0].require(numbers[1], f"store {stores[0].path}", f"store {store.path}")
+        first, other = (replace(one, images={}) for one in (interface, store.interface))
+        first.require(other, f"store {stores[0].path}", f"store {store.path}")
     if config.space is Space.unified:
         interface, stats = unified_interface(robots_of(stores)), unified_stats(stores)
     shape = WindowConfig(

@@ -22,8 +22,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from telic.configs.launch import launch
+from telic.datasets.formats.robomimic_hdf5 import Hdf5ExportOptions, export_hdf5
 from telic.datasets.lock import WriterLock
-from telic.datasets.robomimic_hdf5 import Hdf5ExportOptions, export_hdf5
 from telic.datasets.sampler import BatchSampler
 from telic.datasets.store import EpisodeStore
 from telic.policy.atomic import CHECKPOINT
@@ -142,6 +142,7 @@ def _train(
                 log.advance(step, f"loss {record['loss']:.4f}")
             if last or step % config.checkpoint_every == 0:
                 save(step)
+                log.draw()
             if last:
                 log.say(f"{checkpoint} after {step} steps")
                 break

@@ -38,7 +38,7 @@ class Group:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Description:
+class CommandDescription:
     """A command: script and name (`train-policy`, `train`), what it does, keys, groups."""
 
     script: str
@@ -53,7 +53,7 @@ class Description:
         return EXAMPLES.get(self.name, ())
 
 
-def describe(entry: Path) -> Description:
+def describe(entry: Path) -> CommandDescription:
     """The description of the command whose entry point is a file such as `train.py`."""
     source = read(entry)
     schema, name = schema_of(source)
@@ -63,7 +63,7 @@ def describe(entry: Path) -> Description:
     script = re.match(r"`([\w-]+)`: ", paragraphs[0])
     title = script.group(1) if script else name
     kept = [paragraphs[0].partition(": ")[2] if script else paragraphs[0], *paragraphs[1:]]
-    return Description(
+    return CommandDescription(
         script=title,
         name=name,
         what=[part for part in kept if not part.startswith(f"{title} ")] + schema.details,
@@ -142,7 +142,7 @@ def answered(entry: Path, arguments: Sequence[str]) -> bool:
     return False
 
 
-def completions(about: Description, line: str) -> list[str]:
+def completions(about: CommandDescription, line: str) -> list[str]:
     """What the last word of `line` may go on as: keys up to their next dot, or values."""
     word = "" if line.endswith(" ") else line.split()[-1]
     values = {f"{g.name}=": list(g.choices) for g in about.groups}
@@ -159,7 +159,7 @@ def completions(about: Description, line: str) -> list[str]:
     return found if len(cut) == 1 and len(found) < 2 else sorted(cut)
 
 
-def help_text(about: Description, width: int, part: str = "") -> str:
+def help_text(about: CommandDescription, width: int, part: str = "") -> str:
     """Help that fits `width` columns; `part`: keys that begin so, and nothing else."""
     width = max(40, width)
     if part:
@@ -188,7 +188,7 @@ def command_lines(line: str, width: int) -> list[str]:
     return [f" {text}" for text in lines]
 
 
-def _keys(about: Description, width: int, part: str = "") -> list[str]:
+def _keys(about: CommandDescription, width: int, part: str = "") -> list[str]:
     lines: list[str] = []
     for section in about.sections:
         kept = [key for key in section.keys if key.name.startswith(part)]
@@ -208,7 +208,7 @@ def _keys(about: Description, width: int, part: str = "") -> list[str]:
     return lines
 
 
-def heading(about: Description, section: Section) -> str:
+def heading(about: CommandDescription, section: Section) -> str:
     """The line over a section's keys: where they are, by what they are chosen, what they are."""
     group = section.name.replace(".", "/")
     if group in {known.name for known in about.groups}:

@@ -7,12 +7,12 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from telic.configs.source import Class, Source, resolve, subclasses
+from telic.configs.source import Class, ModuleSource, resolve, subclasses
 from telic.configs.tables import entries, subclasses_of_plugins
 
 UNITS = {"_hz": "Hz", "_s": "seconds", "_us": "microseconds", "_ns": "ns", "_mb": "MiB"}
 CHOSEN_BY = ("kind", "name")  # fields by which a config is chosen; nobody sets them
-Given = Mapping[str, tuple[Source, ast.expr]]  # field -> what a call gives it
+Given = Mapping[str, tuple[ModuleSource, ast.expr]]  # field -> what a call gives it
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,9 +77,9 @@ def name_of(schema: Class) -> str:
     return schema.name
 
 
-def fields_of(schema: Class) -> dict[str, tuple[Source, ast.AnnAssign, str]]:
+def fields_of(schema: Class) -> dict[str, tuple[ModuleSource, ast.AnnAssign, str]]:
     """The fields of a dataclass, those of its bases first: where, statement, meaning."""
-    found: dict[str, tuple[Source, ast.AnnAssign, str]] = {}
+    found: dict[str, tuple[ModuleSource, ast.AnnAssign, str]] = {}
     for base in reversed(schema.bases()):
         found |= fields_of(base)
     for node in schema.node.body:
@@ -105,7 +105,7 @@ def members(choice: Class) -> dict[str, str]:
     return found
 
 
-def choices_of(source: Source, node: ast.AnnAssign) -> dict[str, str]:
+def choices_of(source: ModuleSource, node: ast.AnnAssign) -> dict[str, str]:
     """The parts of the table that `field(metadata={"choices": TABLE})` names, with meanings."""
     given = node.value.keywords if isinstance(node.value, ast.Call) else []
     for argument in given:
@@ -116,7 +116,7 @@ def choices_of(source: Source, node: ast.AnnAssign) -> dict[str, str]:
     return {}
 
 
-def kind_of(source: Source, annotation: ast.expr) -> tuple[str, Class | None]:
+def kind_of(source: ModuleSource, annotation: ast.expr) -> tuple[str, Class | None]:
     """What an annotation allows, in words, and the class of this package that it names."""
     if isinstance(annotation, ast.BinOp):
         left, known = kind_of(source, annotation.left)
@@ -146,14 +146,14 @@ def default_of(node: ast.AnnAssign) -> ast.expr | None:
     return value
 
 
-def call_arguments(source: Source, value: ast.expr | None) -> Given:
+def call_arguments(source: ModuleSource, value: ast.expr | None) -> Given:
     """What `SomeConfig(key=value)` gives the fields of that config."""
     if not isinstance(value, ast.Call):
         return {}
     return {k.arg: (source, k.value) for k in value.keywords if k.arg is not None}
 
 
-def shown(source: Source, value: ast.expr | None) -> str:
+def shown(source: ModuleSource, value: ast.expr | None) -> str:
     """An expression as a command line has it: `null`, `true`, `[a,b]`, an Enum's member."""
     if value is None:
         return ""
@@ -196,7 +196,7 @@ def unit(name: str) -> str:
     return ""
 
 
-def schema_of(source: Source) -> tuple[Class, str]:
+def schema_of(source: ModuleSource) -> tuple[Class, str]:
     """The config class and the command that an entry point gives to `launch`."""
     for node in ast.walk(source.tree):
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "launch":

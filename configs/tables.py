@@ -10,13 +10,13 @@ import inspect
 from importlib import import_module
 from pathlib import Path
 
-from telic.configs.source import PACKAGE, ROOT, Class, Source, first_sentence, read, resolve
+from telic.configs.source import PACKAGE, ROOT, Class, ModuleSource, first_sentence, read, resolve
 from telic.plugins import load_plugins, plugins
 
 PLUGGED = "of a plug-in"
 
 
-def entries(source: Source, name: str) -> dict[str, str]:
+def entries(source: ModuleSource, name: str) -> dict[str, str]:
     """The parts of the table that a name stands for in a file, each with its meaning."""
     table = resolve(source, name)
     if not isinstance(table, tuple):
@@ -42,29 +42,29 @@ def subclasses_of_plugins(base: Class) -> list[Class]:
     return found
 
 
-def _entries_of(source: Source, table: ast.expr) -> dict[str, str]:
+def _entries_of(source: ModuleSource, table: ast.expr) -> dict[str, str]:
     if not isinstance(table, ast.Dict):
         return {}
     pairs = zip(table.keys, table.values, strict=True)
     return {_name(source, key): _meaning(source, key, value) for key, value in pairs if key}
 
 
-def _running(source: Source, name: str) -> list[str]:
+def _running(source: ModuleSource, name: str) -> list[str]:
     """The parts of a table as it is in this process, with those of plug-ins."""
     return list(getattr(import_module(_module_name(source)), name)) if plugins() else []
 
 
-def _module_name(source: Source) -> str:
+def _module_name(source: ModuleSource) -> str:
     return ".".join([PACKAGE, *source.path.relative_to(ROOT).with_suffix("").parts])
 
 
-def _name(source: Source, key: ast.expr) -> str:
+def _name(source: ModuleSource, key: ast.expr) -> str:
     if isinstance(key, ast.Name) and isinstance(found := resolve(source, key.id), tuple):
         key = found[1]
     return str(ast.literal_eval(key))
 
 
-def _meaning(source: Source, key: ast.expr, value: ast.expr) -> str:
+def _meaning(source: ModuleSource, key: ast.expr, value: ast.expr) -> str:
     """The comment at an entry, or what the file of its class opens with."""
     meaning = source.note(key) or source.note(value)
     known = resolve(source, value.id) if isinstance(value, ast.Name) else None

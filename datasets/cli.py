@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -10,23 +12,26 @@ from importlib import metadata
 from pathlib import Path
 from typing import NoReturn
 
-import numpy as np
 from rich.console import Console
-from rich.table import Table
 
 from telic.datasets import validation
 from telic.datasets.converters import CONVERTERS, converter_for
-from telic.datasets.store import EpisodeStore, rebuild_ends, require_there
+from telic.datasets.info import info_tables, store_info
+from telic.datasets.layout import require_there
+from telic.datasets.rebuild import rebuild_ends
+from telic.datasets.store import EpisodeStore
 from telic.spec import near_misses
 
 FINDINGS_SHOWN = 50
+PIPED_COLUMNS = 100  # width of tables that do not go to a terminal
 EXAMPLES = """examples:
   demo-store info runs/demo/demos.zarr
+  demo-store info --json runs/demo/demos.zarr
   demo-store validate runs/demo/demos.zarr
   demo-store convert lift.hdf5 runs/lift.zarr --instruction "lift the cube" """
 
 
-class Parser(argparse.ArgumentParser):
+class StoreParser(argparse.ArgumentParser):
     """Reports a wrong command line in one line, with near misses, and exit code 2."""
 
     def error(self, message: str) -> NoReturn:
@@ -52,9 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(130)
 
 
-def demo_store_parser() -> Parser:
+def demo_store_parser() -> StoreParser:
     """The parser of the command line."""
-    parser = Parser(
+    parser = StoreParser(
         prog="demo-store",
         description="Look at an episode store, check it, convert it.",
         epilog=EXAMPLES,
@@ -66,8 +71,9 @@ def demo_store_parser() -> Parser:
     commands = parser.add_subparsers(
         dest="command", required=True, metavar="info|validate|convert|rebuild-ends"
     )
-    info = commands.add_parser("info", help="fields, statistics, tasks and size of a store")
+    info = commands.add_parser("info", help="size, times, every entry of every field, tasks")
     info.add_argument("store", type=Path, help="the store's folder")
+    info.add_argument("--json", action="store_true", help="the same as JSON, for programs")
     info.set_defaults(run=_info)
     check = commands.add_parser("validate", help="check every episode; exit code 1 on findings")
     check.add_argument("store", type=Path, help="the store's folder")
@@ -85,7 +91,7 @@ def demo_store_parser() -> Parser:
     return parser
 
 
-def _add_convert(commands: argparse._SubParsersAction[Parser]) -> None:
+def _add_convert(commands: argparse._SubParsersAction[StoreParser]) -> None:
     convert = commands.add_parser(
         "convert", help="robomimic HDF5 to a store, a store to robomimic HDF5, and other formats"
     )
@@ -104,66 +110,15 @@ def _add_convert(commands: argparse._SubParsersAction[Parser]) -> None:
 
 
 def _info(args: argparse.Namespace) -> int:
-    store = EpisodeStore.open(args.store)
+    info = store_info(EpisodeStore.open(args.store))
+    if args.json:
+        print(json.dumps(info, indent=2, allow_nan=False))
+        return 0
     console = Console()
-    console.print(_summary(store))
-    console.print(_fields(store))
-    if len(store.segment_table):
-        console.print(_tasks(store))
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = PIPED_COLUMNS
+    console.print(info_tables(info))
     return 0
-
-
-def _summary(store: EpisodeStore) -> Table:
-    table = Table(title=str(store.path), show_header=False, title_justify="left")
-    lengths = np.diff(store.episode_ends, prepend=0)
-    size = sum(path.stat().st_blocks * 512 for path in store.path.rglob("*") if path.is_file())
-    span = f" ({lengths.min()} to {lengths.max()} each)" if len(lengths) else ""
-    rows = {
-        "episodes": f"{store.num_episodes}",
-        "steps": f"{store.num_steps}{span}",
-        "time": f"{store.num_steps / store.rate_hz / 60:.1f} min at {store.rate_hz:g} Hz",
-        "on disk": f"{size / 2**20:.1f} MiB",
-        "sentences": f"{len(store.instructions)} in {len(store.segment_table)} segments",
-        "embeddings": ", ".join(store.encoders),
-    }
-    rows |= {key: str(store.attrs.get(key, "")) for key in ("robot", "task_family", "licence")}
-    rows["source"] = str(store.attrs.get("source", ""))
-    for key, value in rows.items():
-        if value:
-            table.add_row(key, value)
-    return table
-
-
-def _fields(store: EpisodeStore) -> Table:
-    table = Table(title="fields", title_justify="left")
-    for column in ("field", "type", "unit", "smallest", "largest", "note"):
-        table.add_column(column)
-    stats = store.stats
-    for name, spec in store.fields.items():
-        shape = "x".join(map(str, spec.shape)) or "1"
-        low = f"{stats[name].minimum.min():.4g}" if stats else ""
-        high = f"{stats[name].maximum.max():.4g}" if stats else ""
-        table.add_row(name, f"{spec.dtype} {shape}", spec.unit, low, high, spec.note)
-    return table
-
-
-def _tasks(store: EpisodeStore) -> Table:
-    table = Table(title="tasks", title_justify="left")
-    for column in ("task", "segments", "steps", "sentences", "for example"):
-        table.add_column(column)
-    segments, tasks, instructions = store.segment_table, store.tasks, store.instructions
-    for number, task in enumerate(tasks):
-        own = segments[segments[:, 3] == number]
-        sentences = np.unique(own[:, 2])
-        steps = int((own[:, 1] - own[:, 0]).sum())
-        table.add_row(
-            task or "(none)",
-            str(len(own)),
-            str(steps),
-            str(len(sentences)),
-            instructions[sentences[0]] if len(sentences) else "",
-        )
-    return table
 
 
 def _validate(args: argparse.Namespace) -> int:

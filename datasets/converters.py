@@ -13,7 +13,7 @@ from typing import Protocol
 
 import numpy as np
 
-from telic.datasets.robomimic_hdf5 import (
+from telic.datasets.formats.robomimic_hdf5 import (
     Hdf5ExportOptions,
     Hdf5ImportOptions,
     export_hdf5,

@@ -328,10 +328,10 @@ def _episode_lists(
         raise ValueError(f"episodes are chosen for {len(listed)} stores, there are {len(stores)}")
     chosen: list[Array | None] = []
     for store, subset in zip(stores, listed, strict=True):
-        numbers = None if subset is None else np.asarray(subset, np.int64).reshape(-1)
-        if numbers is not None and ((numbers < 0) | (numbers >= store.num_episodes)).any():
+        kept = None if subset is None else np.asarray(subset, np.int64).reshape(-1)
+        if kept is not None and ((kept < 0) | (kept >= store.num_episodes)).any():
             raise ValueError(
-                f"{store.path}: episodes up to {numbers.max()} chosen, it has {store.num_episodes}"
+                f"{store.path}: episodes up to {kept.max()} chosen, it has {store.num_episodes}"
             )
-        chosen.append(numbers)
+        chosen.append(kept)
     return chosen

@@ -84,13 +84,6 @@ def test_the_quickstart_prints_a_chunk(folder: Path, capsys: pytest.CaptureFixtu
     assert len(code) == 7
 
 
-def test_the_log_becomes_a_curve(folder: Path) -> None:
-    write("docs/how_to/train.md", "loss_curve.py")
-    (folder / "runs/mine").symlink_to(folder / "runs/line")
-    runpy.run_path("loss_curve.py")
-    assert Path("loss_curve.png").stat().st_size > 0
-
-
 def test_a_policy_acts_in_the_task(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write("docs/how_to/use_from_python.md", "in_a_task.py")
     runpy.run_path("in_a_task.py")

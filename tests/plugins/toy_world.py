@@ -22,7 +22,7 @@ from telic.envs.task import TaskEnv, box, image_specs, observation_space
 from telic.real_robot.clock import Clock
 from telic.real_robot.robot import ROBOTS, Reading
 from telic.real_robot.timeline import Motion
-from telic.replacement import replacing, require_replaceable
+from telic.replacement import Replacement
 from telic.spec import Array, ArraySpec, Interface
 
 PLACE = ArraySpec(shape=(2,), unit="m", names=("x", "goal"))
@@ -124,13 +124,16 @@ class ToyRobot:
 
 def from_lines(source: Path, target: Path, options: argparse.Namespace, overwrite: bool) -> int:
     """Convert a file with an episode of {"state": ..., "action": ...} on each line."""
-    require_replaceable(target, STORE, asked=overwrite, by="--overwrite", sources=[source])
+    replacement = Replacement(
+        target, STORE, overwrite=overwrite, by="--overwrite", sources=[source]
+    )
+    replacement.require()
     fields = {
         "state": PLACE,
         "action": SPEED,
         "timestamp_ns": ArraySpec(shape=(), dtype="int64", unit="ns"),
     }
-    with replacing(target, STORE, asked=overwrite, by="--overwrite", sources=[source]) as path:
+    with replacement.writing() as path:
         rate_hz, lines = options.toy_rate_hz, source.read_text().splitlines()
         with EpisodeStore.create(path, fields, rate_hz=rate_hz) as store:
             for line in lines:

@@ -98,10 +98,14 @@ def losses(out: Path) -> list[float]:
 
 
 def test_training_lowers_the_loss_and_leaves_a_policy_that_acts(
-    demos: Path, tmp_path: Path
+    demos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "run"
     numbers = run(config(demos, out, "steps=120", "batch_size=24", "validate_every=60"))
+    said = capsys.readouterr().err
+    assert re.search(r"120 steps: about \S+ s and 2 validations on this machine at", said), said
+    assert "a checkpoint every 1000 steps; stop with Ctrl-C, go on with resume=true" in said
+    assert re.search(r"validation took \S+ s: about \S+ s left with 1 more of them", said), said
     history = losses(out)
     assert np.mean(history[-20:]) < 0.75 * np.mean(history[:20])
     assert numbers["held_out_action_error"] < 1.0
