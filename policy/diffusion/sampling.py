@@ -5,41 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from enum import Enum
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from telic.policy.diffusion import samplers, schedules
+from telic.policy.diffusion.choices import Sampler, Schedule
 from telic.policy.diffusion.ddpm import Betas, timestep_sigmas
 from telic.policy.diffusion.samplers import Denoise
 from telic.policy.diffusion.schedules import Spacing
 from telic.ranges import require_range
 from telic.spec import near_misses
-
-
-class Sampler(Enum):
-    """The loop over sigmas."""
-
-    euler = "euler"
-    ddim = "euler"  # noqa: PIE796 (DDIM in sigma is Euler: one loop, two names)
-    heun = "heun"
-    dpmpp_2m = "dpmpp_2m"
-    euler_ancestral = "euler_ancestral"
-    ddpm = "euler_ancestral"  # noqa: PIE796 (likewise, with eta 1)
-    dpmpp_2m_sde = "dpmpp_2m_sde"
-
-
-class Schedule(Enum):
-    """How sigmas are spaced (schedules.py)."""
-
-    exponential = "exponential"
-    karras = "karras"
-    linear = "linear"
-    flow = "flow"  # evenly in flow time, from sigma_max to 0
-    timesteps = "timesteps"  # those of a DDPM's timesteps
-
 
 _SAMPLERS: dict[Sampler, Callable[[Denoise, Tensor, Tensor], Tensor]] = {
     Sampler.euler: samplers.euler,

@@ -95,6 +95,7 @@ def load_tower(
     patches: bool = False,
     sentence_dim: int = 0,
     clip: ClipVisionConfig | None = None,
+    where: str = "policy.images",
 ) -> VisionTower:
     """Return resnet18 (GroupNorm, random weights), keypoint_conv (four layers, random weights),
     film_resnet18, 34 or 50 (random weights, looking under a sentence), efficientnet_lite0
@@ -103,19 +104,19 @@ def load_tower(
     name or folder.
 
     patches: a vision transformer answers the map of its patches, not one vector. sentence_dim:
-    size of the sentence vectors, 0 where there is none.
+    size of the sentence vectors, 0 where there is none. where: of the keys, for errors.
     """
     if frozen and (name in _UNTRAINED or name in FEATURES):
-        raise ValueError(f"policy.images.frozen=true would freeze {name} at random weights")
+        raise ValueError(f"{where}.frozen=true would freeze {name} at random weights")
     if name in _UNTRAINED:
         return _UNTRAINED[name]()
     if name in FEATURES:
-        return _film_resnet(name, sentence_dim)
+        return _film_resnet(name, sentence_dim, where)
     if name == VOLTRON:
         return _voltron().requires_grad_(not frozen)
     if name == CLIP_VISION:
         return _clip_vision(clip or ClipVisionConfig()).requires_grad_(not frozen)
-    tower = _efficientnet_lite0() if name == EFFICIENTNET else _hugging_face(name, patches)
+    tower = _efficientnet_lite0() if name == EFFICIENTNET else _hugging_face(name, patches, where)
     return tower.requires_grad_(not frozen)
 
 
@@ -134,8 +135,9 @@ def _resnet18() -> VisionTower:
 def _keypoint_conv() -> VisionTower:
     """Return four convolutions to a map of a quarter of the image's size.
 
-    With images.pooling=keypoints this is the vision of Levine et al. 2016, "End-to-End Training of
-    Deep Visuomotor Policies" (section 5), for machines on which a ResNet trains too slowly.
+    With policy.images.pooling=keypoints this is the vision of Levine et al. 2016, "End-to-End
+    Training of Deep Visuomotor Policies" (section 5), for machines on which a ResNet trains too
+    slowly.
     """
     layers: list[nn.Module] = []
     for inputs, outputs, kernel, stride in ((3, 32, 5, 2), (32, 64, 3, 2), (64, 64, 3, 1)):
@@ -149,10 +151,10 @@ def _keypoint_conv() -> VisionTower:
     return VisionTower(body, 64, [0.5] * 3, [0.5] * 3, pretrained=False)
 
 
-def _film_resnet(name: str, sentence_dim: int) -> VisionTower:
+def _film_resnet(name: str, sentence_dim: int, where: str) -> VisionTower:
     if not sentence_dim:
         raise ValueError(
-            f"images.tower={name} looks at images under a sentence, and here is none: it needs "
+            f"{where}.tower={name} looks at images under a sentence, and here is none: it needs "
             "policy.goal.text=true, and cannot see goal images"
         )
     network = film_resnet(name, sentence_dim)
@@ -230,12 +232,11 @@ def _patch_map(tokens: Tensor, pixels: Tensor, patch: int | None) -> Tensor:
     return tokens[:, -rows * columns :].unflatten(1, (rows, columns)).permute(0, 3, 1, 2)
 
 
-def _hugging_face(name: str, patches: bool) -> VisionTower:
+def _hugging_face(name: str, patches: bool, where: str) -> VisionTower:
     """Return the tower of a model; a text-image model (CLIP, SigLIP) gives its vision half."""
-    where = "policy.images.tower"
-    model = from_hugging_face(name, "AutoModel", where)
+    model = from_hugging_face(name, "AutoModel", f"{where}.tower")
     model = getattr(model, "vision_model", model)
-    processor = from_hugging_face(name, "AutoImageProcessor", where)
+    processor = from_hugging_face(name, "AutoImageProcessor", f"{where}.tower")
     size: Any = getattr(processor, "crop_size", None) or processor.size
     sides = (size["height"], size["width"]) if "height" in size else None
     patches = patches and _patch_size(model) is not None
