@@ -34,7 +34,7 @@ def _origin(node: DictConfig, path: str, text: str) -> tuple[str, type[Any]] | N
     for key in node:
         inner = None if OmegaConf.is_missing(node, key) else node[key]
         if isinstance(inner, DictConfig):
-            found = _origin(inner, f"{path}.{key}" if path else str(key), text)
+            found = _origin(inner, f"{path}.{key!s}" if path else str(key), text)
             if found is not None:
                 return found
     schema = OmegaConf.get_type(node)

@@ -171,9 +171,9 @@ def one_line(error: Exception, schema: type[Any]) -> str:
     unlike = re.search(r"Invalid value '(.*)', expected one of \[(.*)\]", text)
     set_key = re.search(r"(?:override |full_key: )([\w.]+)", text)
     if unlike and set_key:
-        value, known = unlike.group(1), unlike.group(2).split(", ")
-        choices = f"{', '.join(known)}{near_misses(value, known)}"
-        return f"{set_key.group(1)}={value} is not one of {choices}"
+        value, listed = unlike.groups()
+        misses = near_misses(value, listed.split(", "))
+        return f"{set_key.group(1)}={value} is not one of {listed}{misses}"
     parts = [
         part.strip()
         for part in text.splitlines()

@@ -52,10 +52,10 @@ class SamplingChoice:
             given["sigmas"] = None
         elif self.steps is not None and base.sigmas is not None:
             whose = "the checkpoint" if self.preset is None else f"sampling={self.preset}"
-            own = "" if self.preset is None else "sampling=null, the checkpoint's, or "
+            instead = "" if self.preset is None else "sampling=null, the checkpoint's, or "
             raise ValueError(
                 f"sampling.steps={self.steps}: the schedule of {whose} is a list of sigmas, "
-                f"{base.sigmas}; take {own}sampling.schedule=exponential"
+                f"{base.sigmas}; take {instead}sampling.schedule=exponential"
             )
         return replace(base, **given)
 
@@ -107,6 +107,10 @@ class InferenceConfig(InferenceKeys):
             precision_named(self.precision)
         if self.prefixing is not None:
             prefixing_way(self.prefixing)
+        if self.anchors is not None and self.anchors < 0:
+            raise ValueError(
+                f"anchors={self.anchors} to begin from must be 0 or more; 0 begins at noise alone"
+            )
         StartConfig().changed(self.anchors, self.temperature)
 
     def refuse(self, who: str) -> None:

@@ -199,7 +199,9 @@ def test_cameras_are_chosen_by_name(
 
 
 def test_two_scalings_and_two_projections_exclude_each_other() -> None:
-    with pytest.raises(ValueError, match=r"clip_pixels and images.clip_pixels_first exclude"):
+    with pytest.raises(
+        ValueError, match=r"clip_pixels and policy.images.clip_pixels_first exclude"
+    ):
         ImageConfig(clip_pixels=True, clip_pixels_first=True)
     with pytest.raises(ValueError, match=r"adaptor and images.mlp are two projections"):
         ImageConfig(adaptor=True, mlp=True)
