@@ -41,35 +41,26 @@ from telic.envs.rollout.rollout import (
     crash_list,
     run_rollouts,
 )
-from telic.policy.checkpoint import git_commit, load_policy, plain, read_config
+from telic.policy.checkpoint import git_commit, load_policy, read_config
 from telic.policy.inference.device import pick_device
 from telic.policy.inference.latency import chunk_latency_ms
 from telic.policy.inference.machine import machine, versions
-from telic.policy.inference_config import Inference
+from telic.policy.inference_config import InferenceKeys, SamplingChoice
 from telic.policy.policy import Policy
 from telic.ranges import LAST_SEED, require_range, require_text
 from telic.spec import ChunkPolicy
 from telic.training.robomimic_baseline import RobomimicPolicy
+from telic.yaml_files import plain
 
 EXPERT = "expert"
 STDOUT, STDERR = Console(markup=False), Console(stderr=True, markup=False)
 
 
 @dataclass(kw_only=True, slots=True)
-class EvaluateConfig(ProtocolSettings):
+class EvaluateConfig(InferenceKeys, ProtocolSettings):
     """One policy, the episodes it meets (`ProtocolSettings`), and where the report goes."""
 
     checkpoint: str = ""  # a checkpoint directory, or "expert": the tasks' scripted experts
-    # denoising steps, a preset: 1, 2, 5, 10; None: the checkpoint's own
-    sampling: str | None = None
-    # of a policy with anchors: how many a chunk is denoised from; None: the checkpoint's
-    anchors: int | None = None
-    # 0: the best anchor; 1: each as often as its score says; None: the checkpoint's
-    temperature: float | None = None
-    precision: str | None = None  # fp32, fp32_packed, bf16, fp16, int8, w8a8; None: fp32
-    # how a chunk goes on from the rest of the last one: none, guided, trained; None: as the
-    # checkpoint was trained
-    prefixing: str | None = None
     execute_horizon: int = 4  # actions run of each chunk (all, if the policy gives fewer)
     num_workers: int = 2  # simulator processes; 0 simulates in this one
     envs_per_worker: int = 10  # episodes that a simulator process runs at a time
@@ -93,20 +84,10 @@ class EvaluateConfig(ProtocolSettings):
         require_range(self, "videos", "num_workers", at_least=0)
         require_range(self, "seed", at_least=0, at_most=LAST_SEED)
         require_range(self, "temperature")
-        self.inference()
+        self.inference().require_known()
         build_protocol(self)
         if self.checkpoint == EXPERT and self.videos:
             raise ValueError(f"videos={self.videos}: the scripted experts are not filmed")
-
-    def inference(self) -> Inference:
-        """Return what is chosen of the policy; ValueError for what there is not."""
-        return Inference(
-            sampling=self.sampling,
-            anchors=self.anchors,
-            temperature=self.temperature,
-            precision=self.precision,
-            prefixing=self.prefixing,
-        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -280,7 +261,12 @@ def _command(config: EvaluateConfig) -> str:
     """Return the command line of which `config` is made."""
     given, default = plain(config), plain(EvaluateConfig(checkpoint=config.checkpoint))
     changed = {key: value for key, value in given.items() if value != default[key]}
-    return command_line("evaluate-policy", {"checkpoint": config.checkpoint, **changed})
+    choice = changed.pop("sampling", {})
+    sampling = {f"sampling.{key}": value for key, value in choice.items() if value is not None}
+    if (preset := sampling.pop(f"sampling.{SamplingChoice.shorthand}", None)) is not None:
+        sampling = {"sampling": preset, **sampling}
+    about = {"checkpoint": config.checkpoint, **changed, **sampling}
+    return command_line("evaluate-policy", about)
 
 
 def _digest(checkpoint: Path) -> str:

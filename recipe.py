@@ -59,7 +59,9 @@ COMMANDS = {
         decided=("out", "data.stores", "resume", "overwrite"),
     ),
     "evaluate": StageCommand(
-        script="evaluate-policy", schema=EvaluateConfig, decided=("checkpoint", "sampling", "out")
+        script="evaluate-policy",
+        schema=EvaluateConfig,
+        decided=("checkpoint", "sampling", "sampling.preset", "sampling.steps", "out"),
     ),
     "control": StageCommand(script="control-daemon", schema=ControlConfig, decided=()),
 }

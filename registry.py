@@ -37,12 +37,11 @@ class Registry(Mapping[str, Part]):
         """Take a part out again; KeyError where it is not there."""
         del self._parts[name]
 
-    def require(self, name: str, where: str) -> Part:
-        """The part of a name; ValueError, which begins with `where`, offers the near ones."""
+    def require(self, name: str, key: str) -> Part:
+        """The part of a name, which is the value of `key`; ValueError offers the near ones."""
         if name not in self:
             raise ValueError(
-                f"{where}: {self.what} {name!r} is not one of {', '.join(self)}"
-                f"{near_misses(name, self)}"
+                f"{key}={name} is not one of {', '.join(self)}{near_misses(name, self)}"
             )
         return self[name]
 

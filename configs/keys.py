@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from telic.configs.source import Class, ModuleSource, resolve, subclasses
+from telic.configs.source import ROOT, Class, ModuleSource, read, resolve, subclasses
 from telic.configs.tables import entries, subclasses_of_plugins
 
 UNITS = {"_hz": "Hz", "_s": "seconds", "_us": "microseconds", "_ns": "ns", "_mb": "MiB"}
@@ -106,13 +106,19 @@ def members(choice: Class) -> dict[str, str]:
 
 
 def choices_of(source: ModuleSource, node: ast.AnnAssign) -> dict[str, str]:
-    """The parts of the table that `field(metadata={"choices": TABLE})` names, with meanings."""
+    """The parts of the table that `field(metadata={"choices": TABLE})` names, with meanings.
+
+    TABLE may be the dotted name, as text, of one whose module a config does without.
+    """
     given = node.value.keywords if isinstance(node.value, ast.Call) else []
     for argument in given:
         if argument.arg == "metadata" and isinstance(argument.value, ast.Dict):
             for key, value in zip(argument.value.keys, argument.value.values, strict=True):
                 if key is not None and ast.literal_eval(key) == "choices":
-                    return entries(source, ast.unparse(value))
+                    if not isinstance(value, ast.Constant):
+                        return entries(source, ast.unparse(value))
+                    *module, table = str(value.value).split(".")
+                    return entries(read(ROOT.joinpath(*module[1:]).with_suffix(".py")), table)
     return {}
 
 

@@ -35,14 +35,13 @@ class WindowConfig:
             if getattr(self, name) < least:
                 raise ValueError(f"windows.{name}={getattr(self, name)} must be >= {least}")
         if not 0 <= self.language_fraction <= 1:  # NaN too
-            raise ValueError(
-                f"windows.language_fraction={self.language_fraction} must lie in [0, 1]"
-            )
+            raise ValueError(f"data.language_fraction={self.language_fraction} must lie in [0, 1]")
         silent = self.goal.text is TextGoal.optional and self.goal.hindsight is Hindsight.none
         if self.language_fraction < 1 and silent:
             raise ValueError(
-                f"windows.language_fraction={self.language_fraction} leaves windows without a "
-                "goal; set goal.hindsight=uniform, or goal.text=required to do without them"
+                f"data.language_fraction={self.language_fraction} leaves windows without a "
+                "goal; set data.goal.hindsight=uniform, or data.goal.text=required to do without "
+                "them"
             )
 
 

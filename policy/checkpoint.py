@@ -17,13 +17,12 @@ import math
 import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from enum import Enum
 from functools import cache
 from pathlib import Path
 from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from safetensors.torch import load_file
 from torch import Tensor
@@ -51,7 +50,8 @@ from telic.policy.renamed import renamed_settings, renamed_tensors
 from telic.policy.routing.routings import ROUTINGS
 from telic.policy.train_state import load_tree, save_tree
 from telic.spec import Array, ChunkPolicy, FieldStats, Interface, ManyRobots
-from telic.yaml_files import require_no_aliases
+from telic.typed_keys import to_object
+from telic.yaml_files import plain, require_no_aliases
 
 FORMAT = 1
 LANGUAGE, TRAIN_STATE = "language", "train_state"
@@ -264,7 +264,8 @@ def policy_config(plain: Any, where: str) -> PolicyConfig:
         for name in plain.get("auxiliary") or {}:
             require_kind(str(name), OBJECTIVES, where, "objective")
             schema.auxiliary[name] = OBJECTIVES[name]()
-        return cast(PolicyConfig, OmegaConf.to_object(OmegaConf.merge(schema, dict(plain))))
+        merged = cast(DictConfig, OmegaConf.merge(schema, dict(plain)))
+        return cast(PolicyConfig, to_object(merged, "policy"))
     except (OmegaConfBaseException, ValueError, TypeError, AttributeError) as error:
         line = str(error).partition("\n")[0].removeprefix(f"{where}: ")
         raise ValueError(f"{where}: {line}") from error
@@ -325,16 +326,3 @@ def _weights(policy: Saveable) -> dict[str, Tensor]:
         weights[name] = tensor.clone() if tensor.data_ptr() in places else tensor
         places.add(tensor.data_ptr())
     return weights
-
-
-def plain(value: Any) -> Any:
-    """Return `value` as YAML data: dataclasses to dict, enums to their names, paths to str."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return {str(k): plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(v) for v in value]
-    if isinstance(value, Enum):
-        return value.name
-    return str(value) if isinstance(value, Path) else value

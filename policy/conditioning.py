@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from telic.policy.batch import RequestSpec
 from telic.policy.config import PolicyConfig
-from telic.policy.denoisers.denoiser import Context, Denoiser
+from telic.policy.denoisers.denoiser import Context, Denoiser, MemoryT, PreparedT
 from telic.policy.encoders.condition_dropout import NOTHING_HIDDEN, hide, hide_frames
 from telic.policy.encoders.fields import Batch, camera_images
 from telic.policy.encoders.goals import GoalEncoder, GoalTokens, word_mask
@@ -143,8 +142,8 @@ class Conditioner(nn.Module):
         batch: Batch,
         goals: GoalTokens,
         context: Context,
-        memory: Any,
-        denoiser: Denoiser,
+        memory: MemoryT,
+        denoiser: Denoiser[MemoryT, PreparedT],
     ) -> Encoded:
         """Return what the objectives read; memory: `Denoiser.encode` of the context."""
 

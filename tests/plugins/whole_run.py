@@ -97,5 +97,7 @@ def test_help_and_messages_offer_toys(repository: Path) -> None:
     assert "policy.sampling.sampler=toy" in completions(
         about, "train-policy policy.sampling.sampler="
     )
-    with pytest.raises(ValueError, match=r"sampler 'toyy' is not one of .* did you mean toy"):
+    with pytest.raises(
+        ValueError, match=r"sampling.sampler=toyy is not one of .* did you mean toy"
+    ):
         compose(TrainConfig, "train", ["data.stores=[a]", "policy.sampling.sampler=toyy"])

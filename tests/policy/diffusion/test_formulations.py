@@ -83,7 +83,7 @@ def test_a_density_cut_off_is_its_own_lower_part(config: FormulationConfig) -> N
 
 def test_nothing_below_the_lowest_sigma_is_drawn() -> None:
     for config, message in (
-        (EdmConfig(), "sigma_trunc=0.0005 must be above formulation.sigma_min=0.001"),
+        (EdmConfig(), "sigma_trunc=0.0005 must be above policy.formulation.sigma_min=0.001"),
         (DdpmConfig(), "sigma_trunc=0.0005 must be at least that of the first timestep, 0.006"),
     ):
         with pytest.raises(ValueError, match=message):
