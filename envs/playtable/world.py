@@ -17,6 +17,7 @@ from telic.envs.playtable.control import (
     STEP_RAD,
     InverseKinematics,
     opening,
+    within_speed,
 )
 from telic.envs.playtable.facts import ROBOT, BlockFacts, Facts, block
 from telic.envs.playtable.rotations import euler, quaternion
@@ -136,7 +137,8 @@ class World:
         self.gripper = opening(gripper)
         mujoco, model, data = self._mujoco, self._model, self._data
         measured = data.qpos[self._arm]
-        self._command(self._ik.joints(self.target[:3], self.target[3:], measured))
+        wanted = self._ik.joints(self.target[:3], self.target[3:], measured)
+        self._command(within_speed(wanted, measured))
         mujoco.mj_step(model, data, nstep=_SUBSTEPS)
         mujoco.mj_kinematics(model, data)  # poses and contacts of the moment reached
         mujoco.mj_collision(model, data)
