@@ -93,8 +93,8 @@ class InverseKinematics:
         d = J^T U e + (1 - J^T U J) p,   U = (J J^T + 0.6^2)^-1,   p = 0.001 (neutral - angles)
 
     for what is missing, e, after Buss 2004, "Introduction to inverse kinematics", and Liegeois
-    1977 for p. Here all twenty are summed with J of half the way: an error of the second order
-    (`tests/envs/playtable/test_posture.py` shows it beside PyBullet), a fifth of the time.
+    1977 for p. Here all twenty are summed with J of half the way, in two evaluations of J: within
+    0.0025 rad of PyBullet along CALVIN's traces (`tests/envs/playtable/test_posture.py`).
     """
 
     def __init__(self) -> None:
