@@ -23,6 +23,7 @@ from telic.policy.encoders.state_features import (
     StateFeatures,
     entries_named,
     entry_pairs,
+    excluded_entries,
     token_entries,
 )
 from telic.policy.encoders.towers import VisionTower
@@ -49,7 +50,8 @@ class Conditioner(nn.Module):
         names = interface.state.names
         self.state_features = _state_features(config, interface, stats)
         columns = self.state_features.columns
-        tokens = [columns(own) for own in token_entries(config.state_tokens, names)]
+        excluded = self.state_features.excluded
+        tokens = [columns(own) for own in token_entries(config.state_tokens, names, excluded)]
         self.num_states = config.obs_horizon * (len(tokens) or 1) if config.use_state else 0
         size = self.state_features.size
         self.state_encoder: StateEncoder | StateTokens | None = None
@@ -177,7 +179,9 @@ def _state_features(
     mean = stats["state"].mean if "state" in stats else normalizer.center.numpy()
     names = interface.state.names
     angles = entries_named(config.angles, names, "policy.angles")
-    return StateFeatures(normalizer, mean, angles, entry_pairs(config.differences, names))
+    differences = entry_pairs(config.differences, names)
+    excluded = excluded_entries(config.exclude_state, names, differences)
+    return StateFeatures(normalizer, mean, angles, differences, excluded)
 
 
 def _request_spec(

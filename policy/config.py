@@ -36,6 +36,8 @@ class PolicyConfig:
     state: NormalizerConfig = field(
         default_factory=lambda: NormalizerConfig(scaling=Scaling.mean_std, clamp=5.0)
     )
+    # entries of the state that never reach the network, by pattern: ["arm_joint_*"]
+    exclude_state: list[str] = field(default_factory=list)
     # entries of the state that are angles in radians, by pattern: ["*_yaw"]
     angles: list[str] = field(default_factory=list)
     # where entries are from another: [["block?_x", "tcp_x"]]
@@ -99,7 +101,7 @@ class PolicyConfig:
             goal=self.goal.resolved(),
         )
         config._require_word_reader(denoiser)
-        for name in ("angles", "differences", "state_tokens"):
+        for name in ("exclude_state", "angles", "differences", "state_tokens"):
             if getattr(self, name) and denoiser.embeds_state:
                 raise ValueError(
                     f"policy.{name} is for kinds that see a state as tokens; {denoiser.kind} gives "

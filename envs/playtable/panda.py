@@ -41,7 +41,9 @@ _CAPSULES: Final = (
     (((0, 0, -0.03), (0, 0, 0.03), 0.05), ((0, 0, 0), (0.088, 0, 0), 0.045)),
     (((0, 0, 0), (0, 0, 0.07), 0.045),),
 )
-SERVO_S: Final = 0.06  # so that ten unit steps along x lag 26 mm behind, as CALVIN's do
+SERVO_S: Final = (
+    0.046  # so that a step goes 0.57 of the way to the angles commanded, as CALVIN's do
+)
 MAX_TORQUE: Final = 200.0
 GRIP_N: Final = 60.0
 RELEASE_N: Final = 10.0

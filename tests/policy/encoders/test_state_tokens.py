@@ -53,6 +53,7 @@ def policy_for(table: Interface, kind: str, **more: Any) -> Policy:
 def test_entries_are_found_by_name_and_may_be_shared() -> None:
     assert token_entries(TOKENS, NAMES) == [[0, 1, 5], [0, 1, 2, 3], [0, 4]]
     assert token_entries([], NAMES) == []
+    assert token_entries([["tcp_*", "led"], ["block*"]], NAMES, [1, 5]) == [[0], [2, 3, 4]]
 
 
 def test_what_is_wrong_with_tokens_is_said() -> None:
@@ -60,6 +61,8 @@ def test_what_is_wrong_with_tokens_is_said() -> None:
         token_entries([["tcp_*", "block*"]], NAMES)
     with pytest.raises(ValueError, match="state_tokens: no entry of the state is named 'block1_w'"):
         token_entries([["*"], ["block1_w"]], NAMES)
+    with pytest.raises(ValueError, match=r"state_tokens: \['led'\] names only entries that policy"):
+        token_entries([["*"], ["led"]], NAMES, [5])
 
 
 def test_a_token_reads_its_own_entries_and_their_sines_alone(table: Interface) -> None:
