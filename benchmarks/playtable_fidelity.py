@@ -30,12 +30,12 @@ from telic.spec import Array
 
 QUANTILES: Final = (50, 95, 99, 100)
 WIDTHS: Final = (38.5, 39.4, 39.8, 40.0, 40.1)  # mm, CALVIN's, by step of closing
-ABOVE: Final = np.array([0.05, -0.12, 0.60, np.pi, 0.0, np.pi / 2])  # a pose to hold a block at
+ABOVE: Final = np.array([0.05, -0.15, 0.60, np.pi, 0.0, np.pi / 2])  # a pose to hold a block at
 LIFTS: Final = tuple(
     f"lift_{c}_block_{p}" for c in table.COLOURS for p in ("table", "slider", "drawer")
 )
 STROKE: Final = 9  # steps of each of the four strokes
-NEWTONS: Final = np.arange(0.1, 8.0, 0.1)
+NEWTONS: Final = np.arange(0.1, 12.0, 0.1)
 
 Series = dict[str, Array]
 
@@ -152,7 +152,7 @@ def strokes(colour: str, axis: int, speed: float) -> tuple[bool, float]:
     """
     world = holding(colour)
     before, slip = in_hand(world, colour), 0.0
-    for direction in (1, -1, 1, -1):
+    for direction in (-1, 1, -1, 1):  # to the front first, where nothing is
         action = np.array([0, 0, 0, 0, 0, 0, -1.0])
         action[axis] = direction * speed
         for _ in range(STROKE):
@@ -222,22 +222,24 @@ def pushed(world: World, joint: str, newtons: float, steps: int) -> tuple[Array,
     return np.array(places), np.array(speeds)
 
 
-def break_away(joint: str, direction: int, start: float) -> float:
-    """Return the smallest force of a tenth of a newton that moves a joint by 1 mm in a second."""
+def ramp(world: World, joint: str, direction: int, far: float) -> float:
+    """Return the force at which a joint has moved so far, N; it grows by 0.1 N a step from 0."""
+    start = world.facts().joints[joint]
     for newtons in NEWTONS:
-        world = _table_with(**{joint: start})
-        places, _ = pushed(world, joint, direction * newtons, 30)
-        if direction * (places[-1] - start) > 0.001:
+        place = pushed(world, joint, direction * float(newtons), 1)[0][-1]
+        if direction * (place - start) >= far:
             return float(newtons)
     return float("inf")
 
 
-def press(depth: float = 0.01) -> float:
-    """Return the smallest force of a tenth of a newton that presses the button so deep, in 1 s."""
-    for newtons in NEWTONS:
-        if pushed(_table_with(), "button", newtons, 30)[0][-1] >= depth:
-            return float(newtons)
-    return float("inf")
+def break_away(direction: int) -> float:
+    """Return the growing force that moves the switch by 1 mm up (1) or down (-1), N."""
+    return ramp(_table_with(switch=0.04), "switch", direction, 0.001)
+
+
+def press() -> float:
+    """Return the growing force that presses the button to 10 mm, N."""
+    return ramp(_table_with(), "button", 1, 0.01)
 
 
 def top_speed(joint: str, newtons: float = 6.0) -> float:
@@ -306,7 +308,7 @@ ROWS: Final[dict[str, tuple[str, Callable[[], str]]]] = {
     "opening to 90 %, steps": ("4", lambda: str(opening_steps())),
     "switch breaks away, N up / down": (
         "6.3 / 2.2",
-        lambda: f"{break_away('switch', 1, 0.04):.1f} / {break_away('switch', -1, 0.04):.1f}",
+        lambda: f"{break_away(1):.1f} / {break_away(-1):.1f}",
     ),
     "drawer, slider: m/s under 6 N": (
         "0.43 / 0.80",
