@@ -17,7 +17,7 @@ from telic.spec import Array
 PHYSICS_HZ: Final = 120
 CLOSING_HZ: Final = 240  # while the fingers close, by up to 4 mm each in 1/240 s
 
-SERVO_S: Final = 0.06  # so that ten unit steps along x lag 26 mm behind, as CALVIN's do
+SERVO_S: Final = 0.046  # so that a step goes 0.57 of the way to the angles commanded, as CALVIN's
 ARM_ROTOR: Final = 2.0  # kg m^2, of each joint
 MAX_TORQUE: Final = 400.0  # N m, of them as much as CALVIN's 200 for the rotor
 

@@ -17,6 +17,7 @@ from telic.envs.playtable.control import (
     STEP_RAD,
     InverseKinematics,
     opening,
+    within_speed,
 )
 from telic.envs.playtable.facts import ROBOT, BlockFacts, Facts, block
 from telic.envs.playtable.motors import Gripper
@@ -113,8 +114,7 @@ class World:
             qpos[address + 3 : address + 7] = quaternion(pose[3:])
         self.gripper = opening(robot[14])
         self._gripper.begin(self.gripper < 0)
-        self._angles = qpos[self._arm].copy()
-        self._command(self._angles)
+        self._command(qpos[self._arm])
         self._mujoco.mj_forward(self._model, self._data)
         self.target = self.tcp()
 
@@ -137,9 +137,10 @@ class World:
 
     def _advance(self, gripper: float) -> None:
         self.gripper = opening(gripper)
-        self._angles = self._ik.joints(self.target[:3], self.target[3:], self._angles)
-        self._command(self._angles)
         mujoco, model, data = self._mujoco, self._model, self._data
+        measured = data.qpos[self._arm]
+        wanted = self._ik.joints(self.target[:3], self.target[3:], measured)
+        self._command(within_speed(wanted, measured))
         rate = self._gripper.command(self.gripper < 0, data.qvel)
         mujoco.mj_step(model, data, nstep=round(rate / RATE_HZ))
         mujoco.mj_kinematics(model, data)  # poses and contacts of the moment reached
