@@ -22,6 +22,9 @@ LED_RGBA: Final = ((1.0, 1.0, 1.0, 1.0), (0.0, 1.0, 0.0, 1.0))
 
 _FIXTURE: Final = {"contype": 1, "conaffinity": 0, "friction": [0.35, 0.005, 0.0001]} | CONTACT
 _BLOCK: Final = {"contype": 2, "conaffinity": 3, "friction": [0.35, 0.005, 0.0001]} | CONTACT
+# the bars of the handles, as thick to the fingers as CALVIN's convex parts: 43 and 25 mm
+_ONLY_DRAWN: Final = {"contype": 0, "conaffinity": 0}
+_ONLY_FELT: Final = {"group": 4}
 _GREY: Final = (0.27, 0.27, 0.27, 1.0)
 _FRICTION_N: Final = 4.0  # of door, drawer and switch: CALVIN's motors resist with as much
 _HOLDS: Final = [0.998, 0.998, 0.001, 0.5, 2]  # friction that hardly creeps
@@ -170,13 +173,13 @@ class _Furniture:
         body.mass, body.inertia, body.ipos = kilograms, [0.01, 0.01, 0.01], [0, 0, 0]
         return body
 
-    def _slanted(self, body: Any, x: Any, up: Any, out: Any, rgba: Any) -> None:
+    def _slanted(self, body: Any, x: Any, up: Any, out: Any, rgba: Any, **more: Any) -> None:
         """Add a box on the slope: limits along x, up the slope and out of it."""
         centre = np.mean(up) * UP + np.mean(out) * OUT
         body.add_geom(
             type=self._mujoco.mjtGeom.mjGEOM_BOX, quat=_SLOPE, rgba=rgba,
             pos=[np.mean(x), centre[1], centre[2]],
-            size=[np.ptp(x) / 2, np.ptp(out) / 2, np.ptp(up) / 2], **_FIXTURE,
+            size=[np.ptp(x) / 2, np.ptp(out) / 2, np.ptp(up) / 2], **(_FIXTURE | more),
         )  # fmt: skip
 
     def _add_slide(self) -> None:
@@ -186,9 +189,11 @@ class _Furniture:
         )  # fmt: skip
         self._slanted(body, (0, table.DOOR_WIDTH), (-0.11, 0.11), (0.0, 0.02), self._parts)
         handle = (table.SLIDE_HANDLE_X - 0.02, table.SLIDE_HANDLE_X + 0.02)
-        self._slanted(body, handle, (-0.08, 0.08), (0.06, 0.08), _GREY)
+        self._slanted(body, handle, (-0.08, 0.08), (0.06, 0.08), _GREY, **_ONLY_DRAWN)
         self._slanted(body, handle, (-0.08, -0.06), (0.02, 0.06), _GREY)
         self._slanted(body, handle, (0.06, 0.08), (0.02, 0.06), _GREY)
+        held = (handle[0] - 0.0008, handle[1] + 0.0008)
+        self._slanted(body, held, (-0.08, 0.08), (0.06, 0.08), _GREY, **_ONLY_FELT)
 
     def _add_drawer(self) -> None:
         body = self._part(
@@ -201,9 +206,11 @@ class _Furniture:
         self._box(body, (0.18, 0.20), (-0.16, 0.06), tray, self._parts)
         self._box(body, (-0.18, 0.18), (0.04, 0.06), tray, self._parts)
         self._box(body, (-0.22, 0.22), front, (0.30, 0.40), self._parts)
-        self._box(body, (-0.12, 0.12), (-0.26, -0.24), (0.34, 0.38), _GREY)
+        self._box(body, (-0.12, 0.12), (-0.26, -0.24), (0.34, 0.38), _GREY, **_ONLY_DRAWN)
         self._box(body, (-0.12, -0.10), (-0.24, -0.18), (0.34, 0.38), _GREY)
         self._box(body, (0.10, 0.12), (-0.24, -0.18), (0.34, 0.38), _GREY)
+        held = (-0.2617, -0.2383)
+        self._box(body, (-0.12, 0.12), held, (0.34, 0.38), _GREY, **_ONLY_FELT)
 
     def _add_button(self) -> None:
         body = self._part(
