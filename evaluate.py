@@ -6,6 +6,7 @@ Every policy meets the same episodes (task, seed), so that two results compare p
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -15,11 +16,12 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from telic.agreement import other_physics
 from telic.configs.launch import launch
 from telic.configs.words import command_line
 from telic.envs.evaluation.episode_log import EpisodeLog
 from telic.envs.evaluation.progress import with_progress
-from telic.envs.evaluation.protocol import ProtocolSettings
+from telic.envs.evaluation.protocol import EvaluationProtocol, ProtocolSettings
 from telic.envs.evaluation.protocols import build_protocol
 from telic.envs.evaluation.report import table, write_report
 from telic.envs.evaluation.results import (
@@ -29,6 +31,7 @@ from telic.envs.evaluation.results import (
     read_comparable,
     write_evaluation,
 )
+from telic.envs.registry import entry
 from telic.envs.rendering import require_rendering
 from telic.envs.rollout.demos import expert_results
 from telic.envs.rollout.rollout import (
@@ -139,7 +142,8 @@ def run(config: EvaluateConfig) -> dict[str, Any]:
     protocol, out = build_protocol(config), Path(config.out)
     other = None if config.compare is None else read_comparable(Path(config.compare), protocol)
     who = contestant(config)
-    evaluation = Evaluation(policy=who.title, protocol=protocol, about=_about(config, who))
+    about = _physics(protocol) | _about(config, who)
+    evaluation = Evaluation(policy=who.title, protocol=protocol, about=about)
     if isinstance(who.policy, Policy | RobomimicPolicy):  # not in the middle of the first episodes
         who.policy.embed(protocol.sentences())
     try:
@@ -191,8 +195,8 @@ def contestant(config: EvaluateConfig) -> Contestant:
 
 def _run_episodes(config: EvaluateConfig, who: Contestant, evaluation: Evaluation) -> None:
     """Add every episode to `evaluation`, those of an earlier run first, in the protocol's order."""
-    identity = {**evaluation.protocol.to_json(), **who.identity}
     protocol = evaluation.protocol
+    identity = {**protocol.to_json(), **who.identity, **_physics(protocol)}
     order = {(job.task, job.seed): n for n, job in enumerate(protocol.jobs())}
     try:
         path = Path(config.out) / "episodes.jsonl"
@@ -254,8 +258,18 @@ def _film(config: EvaluateConfig, who: Contestant, evaluation: Evaluation) -> di
     return {task: sorted(films) for task, films in paths.items() if films}
 
 
+def _physics(protocol: EvaluationProtocol) -> dict[str, str]:
+    """Return {"physics": the simulators' versions}, or nothing where none states one."""
+    stated = {entry(job.task).physics for job in protocol.jobs()} - {""}
+    return {"physics": ", ".join(sorted(stated))} if stated else {}
+
+
 def _report(evaluation: Evaluation, other: Evaluation | None, out: Path) -> dict[str, Any]:
     """Write results.json and report.md, show the table; return what results.json holds."""
+    if other is not None:
+        mine, theirs = (str(one.about.get("physics", "")) for one in (evaluation, other))
+        if line := other_physics(mine, theirs, "this evaluation", f"compare: {other.policy}"):
+            warnings.warn(line, stacklevel=2)
     comparison = None if other is None else compare(evaluation, _told_apart(other, evaluation))
     data = write_evaluation(evaluation, comparison, out)
     write_report(evaluation, comparison, out)
