@@ -6,6 +6,7 @@ Every policy meets the same episodes (task, seed), so that two results compare p
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -16,6 +17,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from telic.agreement import other_physics
 from telic.configs.launch import launch
 from telic.configs.words import command_line
 from telic.envs.evaluation.episode_log import EpisodeLog
@@ -33,6 +35,7 @@ from telic.envs.evaluation.results import (
     results_file,
     write_evaluation,
 )
+from telic.envs.registry import entry
 from telic.envs.rollout.demos import expert_results
 from telic.envs.rollout.rollout import (
     EpisodeJob,
@@ -124,7 +127,8 @@ def run(config: EvaluateConfig) -> dict[str, Any]:
     protocol = build_protocol(config)
     other = None if config.compare is None else read_comparable(Path(config.compare), protocol)
     who = contestant(config)
-    evaluation = Evaluation(policy=who.title, protocol=protocol, about=_about(config, who))
+    about = _physics(protocol) | _about(config, who)
+    evaluation = Evaluation(policy=who.title, protocol=protocol, about=about)
     log, outputs = _begin(config, who, protocol)
     if isinstance(who.policy, Policy | RobomimicPolicy):  # not in the middle of the first episodes
         who.policy.embed(protocol.sentences())
@@ -183,7 +187,8 @@ def _begin(
 
     Raises ValueError where `out` holds what is not to be written over.
     """
-    out, identity = Path(config.out), {**protocol.to_json(), **who.identity}
+    out = Path(config.out)
+    identity = {**protocol.to_json(), **who.identity, **_physics(protocol)}
     jobs = {(job.task, job.seed) for job in protocol.jobs()}
     log = EpisodeLog(out / "episodes.jsonl", identity, jobs, config.resume, config.overwrite)
     read = [] if config.compare is None else [results_file(Path(config.compare))]
@@ -217,8 +222,18 @@ def _run_episodes(
         evaluation.batch_latency_ms = Latency.of(waits)
 
 
+def _physics(protocol: EvaluationProtocol) -> dict[str, str]:
+    """Return {"physics": the simulators' versions}, or nothing where none states one."""
+    stated = {entry(job.task).physics for job in protocol.jobs()} - {""}
+    return {"physics": ", ".join(sorted(stated))} if stated else {}
+
+
 def _report(evaluation: Evaluation, other: Evaluation | None, outputs: Outputs) -> dict[str, Any]:
     """Write results.json and report.md, show the table; return what results.json holds."""
+    if other is not None:
+        mine, theirs = (str(one.about.get("physics", "")) for one in (evaluation, other))
+        if line := other_physics(mine, theirs, "this evaluation", f"compare: {other.policy}"):
+            warnings.warn(line, stacklevel=2)
     comparison = None if other is None else compare(evaluation, _told_apart(other, evaluation))
     data = write_evaluation(evaluation, comparison, outputs.folder, outputs.overwrite)
     write_report(evaluation, comparison, outputs.folder, outputs.overwrite)

@@ -14,6 +14,7 @@ from typing import Any
 import gymnasium
 
 from telic.envs.playtable.chain_task import table_chains
+from telic.envs.playtable.control import PHYSICS
 from telic.envs.playtable.environment import MAX_STEPS as PLAYTABLE_STEPS
 from telic.envs.playtable.environment import PlayTableTask
 from telic.envs.playtable.instructions import Phrases, instructions
@@ -33,7 +34,7 @@ class TaskEntry:
     """What is known of a task before an environment is made. `make(**kwargs)` makes one.
 
     robot, licence, source: what a store of its demonstrations should say about them. demo_steps:
-    how long one may take, unless told.
+    how long one may take, unless told. physics: of the simulator, as its actions' spec states it.
     """
 
     task_id: str
@@ -44,6 +45,7 @@ class TaskEntry:
     licence: str = ""
     source: str = ""
     demo_steps: int = 200
+    physics: str = ""
 
 
 _ENTRIES: Registry[TaskEntry] = Registry("task", {})
@@ -236,6 +238,7 @@ def _register_playtable() -> None:
                 licence="MIT",
                 source="telic PlayTable, scripted experts",
                 demo_steps=5 * PLAYTABLE_STEPS,
+                physics=PHYSICS,
             )
         )
     for name in TASKS:
@@ -249,6 +252,7 @@ def _register_playtable() -> None:
                 licence="MIT",
                 source="telic PlayTable, scripted experts",
                 demo_steps=PLAYTABLE_STEPS,
+                physics=PHYSICS,
             )
         )
         gymnasium.register(

@@ -17,6 +17,8 @@ from telic.envs.playtable.rotations import quaternion
 from telic.envs.rendering import load_mujoco
 from telic.spec import Array, ArraySpec
 
+# raised whenever the same actions move things otherwise; in 1, unstated, fingers sank into blocks
+PHYSICS: Final = "playtable 2"
 RATE_HZ: Final = 30.0
 STEP_M: Final = 0.02
 STEP_RAD: Final = 0.05
@@ -45,6 +47,7 @@ ACTION_SPEC: Final = ArraySpec(
     rotation="euler_xyz_fixed",
     gripper="positive_opens",
     frame="world",
+    physics=PHYSICS,
     note="change of the target pose in a step; gripper: above 0 opens, else closes",
 )
 

@@ -20,8 +20,9 @@ from telic.envs.playtable.control import (
     within_speed,
 )
 from telic.envs.playtable.facts import ROBOT, BlockFacts, Facts, block
+from telic.envs.playtable.motors import Gripper
 from telic.envs.playtable.rotations import euler, quaternion
-from telic.envs.playtable.scene import BULB_RGBA, LED_RGBA, PHYSICS_HZ, build
+from telic.envs.playtable.scene import BULB_RGBA, CONTACT, LED_RGBA, build
 from telic.envs.rendering import SceneRenderer, load_mujoco
 from telic.spec import Array, near_misses
 
@@ -43,7 +44,6 @@ SCENE_OBS: Final = (
 )  # fmt: skip
 _SLACK: Final = 0.01  # m or rad by which a recorded joint may lie beyond its limit
 _SINK_M: Final = 1e-5  # at a distance of exactly 0, MuJoCo 3.3 throws one box in 100 off another
-_SUBSTEPS: Final = round(PHYSICS_HZ / RATE_HZ)
 
 
 class World:
@@ -74,6 +74,7 @@ class World:
         self._block_ids = {c: model.body(block(c)).id for c in table.COLOURS}
         self._speeds = {c: int(model.joint(block(c)).dofadr[0]) for c in table.COLOURS}
         self._site = model.site("tcp").id
+        self._gripper = Gripper(model)
         self._lamps = model.geom("bulb").id, model.geom("led").id
         self._owners = _owners(model)
 
@@ -112,6 +113,7 @@ class World:
             qpos[address : address + 3] = pose[:3] - [0, 0, _SINK_M]
             qpos[address + 3 : address + 7] = quaternion(pose[3:])
         self.gripper = opening(robot[14])
+        self._gripper.begin(self.gripper < 0)
         self._command(qpos[self._arm])
         self._mujoco.mj_forward(self._model, self._data)
         self.target = self.tcp()
@@ -139,7 +141,8 @@ class World:
         measured = data.qpos[self._arm]
         wanted = self._ik.joints(self.target[:3], self.target[3:], measured)
         self._command(within_speed(wanted, measured))
-        mujoco.mj_step(model, data, nstep=_SUBSTEPS)
+        rate = self._gripper.command(self.gripper < 0, data.qvel)
+        mujoco.mj_step(model, data, nstep=round(rate / RATE_HZ))
         mujoco.mj_kinematics(model, data)  # poses and contacts of the moment reached
         mujoco.mj_collision(model, data)
         pressed = data.qpos[self._parts[2]] > table.LED_TOGGLES
@@ -198,7 +201,8 @@ class World:
     def _touching(self) -> dict[str, set[str]]:
         """Return who touches whom, by name, both ways."""
         found: dict[str, set[str]] = {}
-        for one, other in self._data.contact.geom.tolist():
+        contact = self._data.contact
+        for one, other in contact.geom[contact.dist < CONTACT["margin"]].tolist():
             a, b = self._owners[one], self._owners[other]
             found.setdefault(a, set()).add(b)
             found.setdefault(b, set()).add(a)

@@ -66,11 +66,11 @@ def test_parts_are_where_calvin_has_them(scene: str) -> None:
     np.testing.assert_allclose(high, [button + 0.032, -0.088, 0.484], atol=1e-6)
     low, high = extent(world, "switch")
     np.testing.assert_allclose([low[0], high[0]], [switch - 0.06, switch + 0.06], atol=1e-6)
-    low, high = extent(world, "slide", slice(1, None))
+    low, high = extent(world, "slide", slice(1, 4))
     np.testing.assert_allclose([low[0], high[0]], [slide - 0.02, slide + 0.02], atol=1e-6)
     moved = scene_obs(scene, slide=0.2, drawer=0.15, button=0.02, switch=0.088)
     world.reset(scene_obs=moved)
-    assert extent(world, "slide", slice(1, None))[0][0] == pytest.approx(slide - 0.02 - 0.2)
+    assert extent(world, "slide", slice(1, 4))[0][0] == pytest.approx(slide - 0.02 - 0.2)
     assert extent(world, "drawer", slice(5, 6))[0][1] == pytest.approx(-0.26 - 0.15)
     assert extent(world, "button")[1][2] == pytest.approx(0.464)
 
