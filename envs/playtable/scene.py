@@ -9,8 +9,10 @@ from typing import Any, Final
 import numpy as np
 
 from telic.envs.playtable import layout as table
+from telic.envs.playtable.appearance import dress, set_light
 from telic.envs.playtable.layout import CAMERAS, OUT, UP, Layout
 from telic.envs.playtable.panda import add_arm
+from telic.envs.playtable.robot_visuals import add_robot_visuals
 from telic.envs.playtable.rotations import matrix, quaternion
 from telic.envs.rendering import load_mujoco
 from telic.spec import Array
@@ -43,7 +45,11 @@ def build(scene: str) -> Any:
     _Furniture(spec, mujoco, plan).add_all()
     hand = add_arm(spec, mujoco, CONTACT)
     _add_cameras(spec, hand)
-    return spec.compile()
+    add_robot_visuals(spec, mujoco)
+    dress(spec, mujoco, plan, scene)
+    model = spec.compile()
+    set_light(model, "opengl")
+    return model
 
 
 def _set_options(spec: Any, mujoco: Any) -> None:
@@ -57,26 +63,13 @@ def _set_options(spec: Any, mujoco: Any) -> None:
     spec.visual.map.znear, spec.visual.map.zfar = 0.01, 10.0
     spec.visual.quality.numslices, spec.visual.quality.numstacks = 14, 8
     spec.stat.extent = 1.0  # unit of the two above
-    spec.visual.headlight.ambient = [0.45, 0.45, 0.45]
-    spec.visual.headlight.diffuse = [0.0, 0.0, 0.0]
-    spec.visual.headlight.specular = [0.0, 0.0, 0.0]
 
 
 def _add_surroundings(spec: Any, mujoco: Any) -> None:
-    spec.add_texture(
-        name="checker", type=mujoco.mjtTexture.mjTEXTURE_2D, width=64, height=64,
-        builtin=mujoco.mjtBuiltin.mjBUILTIN_CHECKER, rgb1=[0.99] * 3, rgb2=[0.86] * 3,
-    )  # fmt: skip
-    floor = spec.add_material(name="floor", texrepeat=[1, 1], texuniform=True)
-    floor.textures[mujoco.mjtTextureRole.mjTEXROLE_RGB] = "checker"
     world = spec.worldbody
     world.add_geom(
-        name="floor", type=mujoco.mjtGeom.mjGEOM_PLANE, size=[3, 3, 1], material="floor", **_FIXTURE
+        name="floor", type=mujoco.mjtGeom.mjGEOM_PLANE, size=[3, 3, 1], **_FIXTURE
     )
-    world.add_light(
-        pos=[1, -1, 4], dir=[-0.35, 0.45, -0.82], directional=True,
-        diffuse=[0.62, 0.62, 0.62], specular=[0.05, 0.05, 0.05], castshadow=False,
-    )  # fmt: skip
 
 
 class _Furniture:
