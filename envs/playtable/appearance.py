@@ -24,8 +24,11 @@ from telic.spec import Array, near_misses
 
 _NUM_LIGHTS: Final = 3
 _PERIOD_M: Final = 0.45  # of the picture of wood
+_SHADE: Final = 0.149  # share of the light that a shadow takes off the floor
+# below the desk and the cabinet, x and y: their edges moved along OpenGL's light to the floor
+_SHADOW: Final = ((-0.42, 0.46), (-0.10, 0.31))
 _FLOOR_RGB: Final = (1.0, 0.87)  # grey of its two tiles, half a metre wide
-_HANDLE_RGBA: Final = (0.27, 0.27, 0.27, 1.0)
+_HANDLE_RGBA: Final = (0.37, 0.37, 0.37, 1.0)
 _SLOPE: Final = quaternion(np.array([-pi / 6, 0.0, 0.0]))  # y and z of the slope: -OUT and UP
 _DOOR_IN_M: Final = 0.01  # CALVIN's door stands so much deeper than the shape that touches
 
@@ -36,6 +39,7 @@ class Light:
 
     ambient: float
     towards: tuple[tuple[float, float, float], ...]
+    shadow: bool  # of the table on the floor
 
 
 # opengl: 0.5 + (0.5 or, turned away, 0.35) (0.5 + 0.5 n . l), fitted over all n, closest on the
@@ -44,14 +48,15 @@ LIGHTS: Final = {
     "opengl": Light(
         ambient=0.556,
         towards=((0.0, 0.129, 0.138), (0.119, -0.155, 0.276), (-0.177, -0.087, 0.028)),
+        shadow=True,
     ),
-    "tiny": Light(ambient=0.597, towards=((-0.155, 0.093, 0.337),)),
+    "tiny": Light(ambient=0.597, towards=((-0.155, 0.093, 0.337),), shadow=False),
 }
 # contrast of the grain and its axis in the frame of the table, by scene; parts of C are as A's
 _GRAIN: Final = {
     "A": (0.13, (1.0, 0.0, 0.0)),
-    "B": (0.05, (0.0, 1.0, 0.0)),
-    "C": (0.10, (0.0, 1.0, 0.0)),
+    "B": (0.03, (0.0, 1.0, 0.0)),
+    "C": (0.11, (0.0, 1.0, 0.0)),
     "D": (0.14, (1.0, 0.0, 0.0)),
 }
 
@@ -88,6 +93,7 @@ def set_light(model: Any, renderer: str) -> None:
         model.light_active[index] = 1
         model.light_diffuse[index] = strength
         model.light_dir[index] = -np.array(towards) / strength
+    model.geom_rgba[model.geom("shadow").id] = (0, 0, 0, _SHADE if light.shadow else 0)
 
 
 def _add_floor(spec: Any, mujoco: Any) -> None:
@@ -99,6 +105,11 @@ def _add_floor(spec: Any, mujoco: Any) -> None:
     floor = spec.add_material(name="floor", texrepeat=[2, 2], texuniform=True)
     floor.textures[mujoco.mjtTextureRole.mjTEXROLE_RGB] = "checker"
     spec.geom("floor").material = "floor"
+    (left, right), (front, back) = _SHADOW
+    spec.worldbody.add_geom(
+        name="shadow", type=mujoco.mjtGeom.mjGEOM_BOX, pos=[(left + right) / 2, (front + back) / 2, 0],
+        size=[(right - left) / 2, (back - front) / 2, 0.001], **VISUAL,
+    )  # fmt: skip
 
 
 def _add_wood(spec: Any, mujoco: Any, plan: Layout, scene: str) -> None:
@@ -197,9 +208,9 @@ def _fill_behind_the_handle(spec: Any, mujoco: Any) -> None:
 def _add_rails(spec: Any, mujoco: Any, plan: Layout) -> None:
     """Show the two grooves of the switch as dark lines on the slope."""
     middle = np.array([0.0, *table.SLOPE_FOOT]) + 0.12 * UP
-    dark = tuple(0.45 * channel for channel in plan.wood)
+    dark = tuple(0.6 * channel for channel in plan.wood)
     for side in (-0.05, 0.05):
         spec.body("base").add_geom(
-            type=mujoco.mjtGeom.mjGEOM_BOX, size=[0.004, 0.0005, 0.06], rgba=(*dark, 1.0),
+            type=mujoco.mjtGeom.mjGEOM_BOX, size=[0.003, 0.0005, 0.06], rgba=(*dark, 1.0),
             pos=[plan.switch_x + side, middle[1], middle[2]], quat=_SLOPE, **VISUAL,
         )  # fmt: skip

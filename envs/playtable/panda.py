@@ -46,7 +46,7 @@ MAX_TORQUE: Final = 200.0
 GRIP_N: Final = 60.0
 RELEASE_N: Final = 10.0
 
-_WHITE = (0.86, 0.86, 0.86, 1.0)
+_WHITE = (1.0, 1.0, 1.0, 1.0)
 _GREY = (0.55, 0.55, 0.57, 1.0)
 HAND_SENSES: Final = {"contype": 0, "conaffinity": 3}  # touches table, parts and blocks, not itself
 

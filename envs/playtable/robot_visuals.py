@@ -26,13 +26,13 @@ _PLAIN_WHITE: Final = (1.0, 1.0, 1.0, 1.0)
 _CAMERA_BAR: Final = (0.04, 0.0125, 0.005)  # m; half sizes of the box around the gripper camera
 # of a finger, along its z: half width in x, inner and outer edge in y, m
 _FINGER: Final = (
-    (0.000, 0.0105, 0.000, 0.022),
-    (0.018, 0.0105, 0.000, 0.022),
-    (0.040, 0.0095, 0.006, 0.020),
-    (0.070, 0.0085, 0.004, 0.014),
+    (0.000, 0.0105, 0.012, 0.028),
+    (0.018, 0.0105, 0.012, 0.028),
+    (0.040, 0.0090, 0.010, 0.023),
+    (0.070, 0.0080, 0.004, 0.013),
     (0.0955, 0.0060, 0.000, 0.004),
 )
-_PAD: Final = ((0.0, 0.0035, 0.066), (0.008, 0.0035, 0.010))  # middle and half sizes
+_PAD: Final = ((0.0, 0.007, 0.056), (0.008, 0.0035, 0.010))  # middle and half sizes
 
 
 def add_robot_visuals(spec: Any, mujoco: Any) -> None:

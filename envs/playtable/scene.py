@@ -24,7 +24,7 @@ LED_RGBA: Final = ((1.0, 1.0, 1.0, 1.0), (0.0, 1.0, 0.0, 1.0))
 
 _FIXTURE: Final = {"contype": 1, "conaffinity": 0, "friction": [0.35, 0.005, 0.0001]} | CONTACT
 _BLOCK: Final = {"contype": 2, "conaffinity": 3, "friction": [0.35, 0.005, 0.0001]} | CONTACT
-_GREY: Final = (0.27, 0.27, 0.27, 1.0)
+_GREY: Final = (0.37, 0.37, 0.37, 1.0)
 _FRICTION_N: Final = 4.0  # of door, drawer and switch: CALVIN's motors resist with as much
 _HOLDS: Final = [0.998, 0.998, 0.001, 0.5, 2]  # friction that hardly creeps
 _SLOPE: Final = quaternion(np.array([-pi / 6, 0.0, 0.0]))  # y and z of the slope: -OUT and UP

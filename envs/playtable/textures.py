@@ -14,7 +14,7 @@ from telic.spec import Array
 
 WOOD_PIXELS: Final = 256  # of a side; the picture repeats without a seam
 # correlation along and across the fibre in pixels, weight
-_SCALES: Final = ((90.0, 14.0, 0.6), (40.0, 3.5, 0.7), (14.0, 1.4, 0.5))
+_SCALES: Final = ((70.0, 7.0, 0.5), (26.0, 2.6, 0.8), (9.0, 1.3, 0.5))
 _TINTS: Final = np.array([0.95, 1.0, 1.1])  # of contrast: the dark fibre is the redder one
 
 
