@@ -19,14 +19,12 @@ from telic.envs.playtable import layout as table
 from telic.envs.playtable.layout import OUT, UP, Layout, Rgb
 from telic.envs.playtable.robot_visuals import HIDDEN_GROUP, VISUAL, add_mesh
 from telic.envs.playtable.rotations import quaternion
+from telic.envs.playtable.shadows import ALPHA, TABLE_SHADOW
 from telic.envs.playtable.textures import WOOD_PIXELS, wood
 from telic.spec import Array, near_misses
 
 _NUM_LIGHTS: Final = 3
 _PERIOD_M: Final = 0.45  # of the picture of wood
-_SHADE: Final = 0.149  # share of the light that a shadow takes off the floor
-# below the desk and the cabinet, x and y: their edges moved along OpenGL's light to the floor
-_SHADOW: Final = ((-0.42, 0.46), (-0.10, 0.31))
 _FLOOR_RGB: Final = (1.0, 0.87)  # grey of its two tiles, half a metre wide
 _HANDLE_RGBA: Final = (0.37, 0.37, 0.37, 1.0)
 _SLOPE: Final = quaternion(np.array([-pi / 6, 0.0, 0.0]))  # y and z of the slope: -OUT and UP
@@ -39,7 +37,7 @@ class Light:
 
     ambient: float
     towards: tuple[tuple[float, float, float], ...]
-    shadow: bool  # of the table on the floor
+    shadows: bool  # of the table on the floor, and of the arm
 
 
 # opengl: 0.5 + (0.5 or, turned away, 0.35) (0.5 + 0.5 n . l), fitted over all n, closest on the
@@ -48,9 +46,9 @@ LIGHTS: Final = {
     "opengl": Light(
         ambient=0.556,
         towards=((0.0, 0.129, 0.138), (0.119, -0.155, 0.276), (-0.177, -0.087, 0.028)),
-        shadow=True,
+        shadows=True,
     ),
-    "tiny": Light(ambient=0.597, towards=((-0.155, 0.093, 0.337),), shadow=False),
+    "tiny": Light(ambient=0.597, towards=((-0.155, 0.093, 0.337),), shadows=False),
 }
 # contrast of the grain and its axis in the frame of the table, by scene; parts of C are as A's
 _GRAIN: Final = {
@@ -65,9 +63,7 @@ def dress(spec: Any, mujoco: Any, plan: Layout, scene: str) -> None:
     """Add lights, floor and wood to the spec of a scene whose furniture is complete."""
     spec.visual.quality.numquads = 1  # light is even over a face: one square is as good as 16
     for index in range(_NUM_LIGHTS):
-        spec.worldbody.add_light(
-            name=f"light_{index}", directional=True, castshadow=False
-        )
+        spec.worldbody.add_light(name=f"light_{index}", directional=True, castshadow=False)
     _add_floor(spec, mujoco)
     _add_wood(spec, mujoco, plan, scene)
     _add_rails(spec, mujoco, plan)
@@ -76,7 +72,7 @@ def dress(spec: Any, mujoco: Any, plan: Layout, scene: str) -> None:
 def set_light(model: Any, renderer: str) -> None:
     """Light a compiled model as CALVIN's "opengl" or "tiny" renderer does; ValueError for another.
 
-    Scenes are drawn with "opengl" unless told otherwise.
+    With "opengl", table and arm cast shadows too; TinyRenderer draws none.
     """
     if renderer not in LIGHTS:
         raise ValueError(
@@ -93,7 +89,7 @@ def set_light(model: Any, renderer: str) -> None:
         model.light_active[index] = 1
         model.light_diffuse[index] = strength
         model.light_dir[index] = -np.array(towards) / strength
-    model.geom_rgba[model.geom("shadow").id] = (0, 0, 0, _SHADE if light.shadow else 0)
+    model.geom_rgba[model.geom("shadow").id] = (0, 0, 0, ALPHA if light.shadows else 0)
 
 
 def _add_floor(spec: Any, mujoco: Any) -> None:
@@ -105,45 +101,45 @@ def _add_floor(spec: Any, mujoco: Any) -> None:
     floor = spec.add_material(name="floor", texrepeat=[2, 2], texuniform=True)
     floor.textures[mujoco.mjtTextureRole.mjTEXROLE_RGB] = "checker"
     spec.geom("floor").material = "floor"
-    (left, right), (front, back) = _SHADOW
-    spec.worldbody.add_geom(
-        name="shadow", type=mujoco.mjtGeom.mjGEOM_BOX, pos=[(left + right) / 2, (front + back) / 2, 0],
-        size=[(right - left) / 2, (back - front) / 2, 0.001], **VISUAL,
+    (left, right), (front, back) = TABLE_SHADOW
+    corners = np.array([(left, front), (right, front), (right, back), (left, back)])
+    add_mesh(
+        spec, mujoco, spec.worldbody, "shadow", np.c_[corners, np.full(4, 0.001)],
+        np.array([(0, 1, 2), (0, 2, 3)]),
     )  # fmt: skip
 
 
 def _add_wood(spec: Any, mujoco: Any, plan: Layout, scene: str) -> None:
     """Cover the wooden boxes and prisms of each body with one mesh that has a grain."""
-    for role, rgb, seed in (("wood", plan.wood, 1), ("parts", plan.parts, 2)):
-        own = _GRAIN[scene if rgb == plan.wood else "A"]
-        _add_wood_material(spec, mujoco, role, rgb, own[0], seed)
+    grains = {
+        role: _GRAIN[scene if rgb == plan.wood else "A"]
+        for role, rgb in (("wood", plan.wood), ("parts", plan.parts))
+    }
+    for seed, (role, (contrast, _)) in enumerate(grains.items()):
+        _add_wood_material(spec, mujoco, role, getattr(plan, role), contrast, seed)
     for name in ("base", "plank", "slide", "drawer"):
         body = spec.body(name)
-        by_role: dict[str, list[Array]] = defaultdict(list)
+        solids: dict[str, list[Array]] = defaultdict(list)
         for geom in body.geoms:
             role = _role(geom, plan, name)
-            if role is None or geom.type == mujoco.mjtGeom.mjGEOM_CYLINDER:
-                continue
-            geom.group = HIDDEN_GROUP
-            by_role[role].append(_triangles(spec, mujoco, geom))
-        for role, solids in by_role.items():
-            corners = np.concatenate(solids)
-            if name == "slide":
-                corners = corners - _DOOR_IN_M * OUT
-            axis = _GRAIN[scene if getattr(plan, role) == plan.wood else "A"][1]
+            if role and geom.type != mujoco.mjtGeom.mjGEOM_CYLINDER:
+                geom.group = HIDDEN_GROUP
+                solids[role].append(_triangles(spec, mujoco, geom))
+        for role, surfaces in solids.items():
+            corners = np.concatenate(surfaces) - (_DOOR_IN_M * OUT if name == "slide" else 0.0)
             add_mesh(
                 spec, mujoco, body, f"{name}_{role}", corners.reshape(-1, 3),
                 np.arange(3 * len(corners)).reshape(-1, 3),
-                texcoords=_texcoords(corners, np.array(axis)), material=role,
+                texcoords=_texcoords(corners, np.array(grains[role][1])), material=role,
             )  # fmt: skip
     _fill_behind_the_handle(spec, mujoco)
 
 
-def _role(geom: Any, plan: Layout, body: str) -> str | None:
-    """Return which wood a geom is of, "wood" or "parts", or None."""
+def _role(geom: Any, plan: Layout, body: str) -> str:
+    """Return which wood a geom is of, "wood" or "parts", or "" for none."""
     if np.allclose(geom.rgba[:3], plan.parts) and body in ("slide", "drawer"):
         return "parts"
-    return "wood" if np.allclose(geom.rgba[:3], plan.wood) else None
+    return "wood" if np.allclose(geom.rgba[:3], plan.wood) else ""
 
 
 def _add_wood_material(

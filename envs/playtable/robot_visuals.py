@@ -19,9 +19,10 @@ from telic.spec import Array
 
 HIDDEN_GROUP: Final = 3  # of geoms that touch; MuJoCo draws groups 0 to 2
 VISUAL: Final = {"contype": 0, "conaffinity": 0, "mass": 0.0, "group": 1}
-WHITE: Final = (0.945, 0.945, 0.945, 1.0)
+WHITE: Final = (0.945, 0.945, 0.945, 1.0)  # of Franka's own colours
 GREY: Final = (0.48, 0.48, 0.51, 1.0)
-_PLAIN_WHITE: Final = (1.0, 1.0, 1.0, 1.0)
+_PLAIN_WHITE: Final = (1.0, 1.0, 1.0, 1.0)  # of what CALVIN draws without them
+_PLAIN: Final = ("link0", "link7")
 
 _CAMERA_BAR: Final = (0.04, 0.0125, 0.005)  # m; half sizes of the box around the gripper camera
 # of a finger, along its z: half width in x, inner and outer edge in y, m
@@ -32,7 +33,7 @@ _FINGER: Final = (
     (0.070, 0.0080, 0.004, 0.013),
     (0.0955, 0.0060, 0.000, 0.004),
 )
-_PAD: Final = ((0.0, 0.007, 0.056), (0.008, 0.0035, 0.010))  # middle and half sizes
+_PAD: Final = ((0.0, 0.007, 0.052), (0.0095, 0.005, 0.014))  # middle and half sizes
 
 
 def add_robot_visuals(spec: Any, mujoco: Any) -> None:
@@ -43,7 +44,8 @@ def add_robot_visuals(spec: Any, mujoco: Any) -> None:
         for geom in spec.body(name).geoms:
             geom.group = HIDDEN_GROUP
     for name in names:
-        for colour, rgba in (("white", WHITE), ("grey", GREY)):
+        white = _PLAIN_WHITE if name in _PLAIN else WHITE
+        for colour, rgba in (("white", white), ("grey", GREY)):
             if mesh := meshes.get(f"{name}_{colour}"):
                 add_mesh(spec, mujoco, spec.body(name), f"{name}_{colour}", *mesh, rgba=rgba)
     for name, side in (("finger_left", 1.0), ("finger_right", -1.0)):
@@ -69,7 +71,7 @@ def add_mesh(
     if texcoords is not None:
         mesh.usertexcoord = np.ravel(texcoords)
         mesh.userfacetexcoord = np.ravel(triangles)
-    body.add_geom(type=mujoco.mjtGeom.mjGEOM_MESH, meshname=name, **(VISUAL | more))
+    body.add_geom(name=name, type=mujoco.mjtGeom.mjGEOM_MESH, meshname=name, **(VISUAL | more))
 
 
 @cache

@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 
 from telic.envs.playtable import layout as table
-from telic.envs.playtable.appearance import dress, set_light
+from telic.envs.playtable.appearance import dress
 from telic.envs.playtable.layout import CAMERAS, OUT, UP, Layout
 from telic.envs.playtable.panda import add_arm
 from telic.envs.playtable.robot_visuals import add_robot_visuals
@@ -47,9 +47,7 @@ def build(scene: str) -> Any:
     _add_cameras(spec, hand)
     add_robot_visuals(spec, mujoco)
     dress(spec, mujoco, plan, scene)
-    model = spec.compile()
-    set_light(model, "opengl")
-    return model
+    return spec.compile()
 
 
 def _set_options(spec: Any, mujoco: Any) -> None:
@@ -67,9 +65,7 @@ def _set_options(spec: Any, mujoco: Any) -> None:
 
 def _add_surroundings(spec: Any, mujoco: Any) -> None:
     world = spec.worldbody
-    world.add_geom(
-        name="floor", type=mujoco.mjtGeom.mjGEOM_PLANE, size=[3, 3, 1], **_FIXTURE
-    )
+    world.add_geom(name="floor", type=mujoco.mjtGeom.mjGEOM_PLANE, size=[3, 3, 1], **_FIXTURE)
 
 
 class _Furniture:
