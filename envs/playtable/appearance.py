@@ -17,7 +17,7 @@ from scipy.spatial import ConvexHull
 
 from telic.envs.playtable import layout as table
 from telic.envs.playtable.layout import OUT, UP, Layout, Rgb
-from telic.envs.playtable.robot_visuals import HIDDEN_GROUP, VISUAL, add_mesh
+from telic.envs.playtable.robot_visuals import HIDDEN_GROUP, TOUCHING_GROUP, VISUAL, add_mesh
 from telic.envs.playtable.rotations import quaternion
 from telic.envs.playtable.shadows import ALPHA, TABLE_SHADOW
 from telic.envs.playtable.textures import WOOD_PIXELS, wood
@@ -61,6 +61,10 @@ _GRAIN: Final = {
 
 def dress(spec: Any, mujoco: Any, plan: Layout, scene: str) -> None:
     """Add lights, floor and wood to the spec of a scene whose furniture is complete."""
+    for geom in spec.geoms:
+        if geom.contype or geom.conaffinity:
+            geom.group = max(geom.group, TOUCHING_GROUP)
+    spec.compiler.inertiagrouprange = [TOUCHING_GROUP, HIDDEN_GROUP]  # bodies weigh as without
     spec.visual.quality.numquads = 1  # light is even over a face: one square is as good as 16
     for index in range(_NUM_LIGHTS):
         spec.worldbody.add_light(name=f"light_{index}", directional=True, castshadow=False)

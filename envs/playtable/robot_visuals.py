@@ -17,8 +17,11 @@ from telic.envs.playtable.panda import NUM_JOINTS
 from telic.envs.playtable.rotations import quaternion
 from telic.spec import Array
 
-HIDDEN_GROUP: Final = 3  # of geoms that touch; MuJoCo draws groups 0 to 2
-VISUAL: Final = {"contype": 0, "conaffinity": 0, "mass": 0.0, "group": 1}
+# groups of geoms; MuJoCo draws 0 to 2
+VISUAL_GROUP: Final = 0  # only seen
+TOUCHING_GROUP: Final = 2  # touch and are seen
+HIDDEN_GROUP: Final = 3  # touch and are not
+VISUAL: Final = {"contype": 0, "conaffinity": 0, "mass": 0.0, "group": VISUAL_GROUP}
 WHITE: Final = (0.945, 0.945, 0.945, 1.0)  # of Franka's own colours
 GREY: Final = (0.48, 0.48, 0.51, 1.0)
 _PLAIN_WHITE: Final = (1.0, 1.0, 1.0, 1.0)  # of what CALVIN draws without them

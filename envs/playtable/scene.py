@@ -129,11 +129,6 @@ class _Furniture:
                 type=self._mujoco.mjtGeom.mjGEOM_MESH, meshname=f"cabinet_{name}", rgba=wood,
                 **_FIXTURE,
             )  # fmt: skip
-        for rail in (plan.switch_x - 0.05, plan.switch_x + 0.05):
-            base.add_geom(
-                type=self._mujoco.mjtGeom.mjGEOM_BOX, size=[0.01, 0.002, 0.06], quat=_SLOPE,
-                pos=[rail, 0.087, 0.54], rgba=_GREY, contype=0, conaffinity=0,
-            )  # fmt: skip
 
     def _add_lights(self) -> None:
         visual = {"contype": 1, "conaffinity": 0} | CONTACT
