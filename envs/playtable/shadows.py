@@ -22,14 +22,14 @@ TABLE_SHADOW: Final = ((-0.42, 0.46), (-0.10, 0.31))
 _DESK: Final = ((-0.44, 0.44), (-0.18, 0.02))  # x and y of the surface before the cabinet
 _TABLE: Final = ((-0.44, 0.44), (-0.18, 0.18))
 _THICK_M: Final = 0.0005
+_RGBA: Final = np.array([0.0, 0.0, 0.0, ALPHA], np.float32)
 # body, from, to, half width in m, number of rectangles
 _CASTERS: Final = (
-    ("link2", (0.0, -0.02, 0.0), (0.0, -0.316, 0.0), 0.07, 4),
-    ("link4", (-0.0825, 0.0, 0.0), (-0.0825, 0.384, 0.0), 0.065, 5),
-    ("link6", (0.0, 0.0, 0.0), (0.044, 0.0, 0.0), 0.045, 1),
+    ("link2", (0.0, -0.02, 0.0), (0.0, -0.316, 0.0), 0.07, 3),
+    ("link4", (-0.0825, 0.0, 0.0), (-0.0825, 0.384, 0.0), 0.065, 3),
     ("link7", (0.0, 0.0, -0.005), (0.0, 0.0, 0.005), 0.045, 1),
-    ("hand", (-0.016, -0.10, 0.04), (-0.016, 0.10, 0.04), 0.016, 5),
-    ("hand", (0.016, -0.10, 0.04), (0.016, 0.10, 0.04), 0.016, 5),
+    ("hand", (-0.016, -0.10, 0.04), (-0.016, 0.10, 0.04), 0.016, 3),
+    ("hand", (0.016, -0.10, 0.04), (0.016, 0.10, 0.04), 0.016, 3),
 )
 
 
@@ -51,7 +51,9 @@ class ArmShadow:
         shares = np.array([piece[4] for piece in pieces])[:, None]
         self._starts = starts + (ends - starts) * shares
         self._ends = self._starts + along
-        self._halves = np.array([piece[3] for piece in pieces])
+        self._sizes = np.array([(0.0, piece[3], _THICK_M) for piece in pieces])
+        self._turns = np.tile(np.eye(3).ravel(), (len(pieces), 1))
+        self._box = int(mujoco.mjtGeom.mjGEOM_BOX)
 
     def add(self, scene: Any, data: Any) -> None:
         """Append the patches to an MjvScene of the state in `data`, if the table has a shadow."""
@@ -65,19 +67,18 @@ class ArmShadow:
         heights, seen = _grounds(middles)
         middles = _moved(middles, heights)
         flat = (ends - starts) - np.outer((ends - starts)[:, 2] / TOWARDS_LIGHT[2], TOWARDS_LIGHT)
-        lengths = np.linalg.norm(flat, axis=1)
-        for index in np.flatnonzero(seen):
-            if scene.ngeom >= scene.maxgeom:
-                return
-            cos, sin = flat[index, :2] / lengths[index] if lengths[index] > 1e-6 else (1.0, 0.0)
-            half = max(lengths[index] / 2, self._halves[index] if lengths[index] < 0.02 else 0.0)
+        lengths = np.hypot(flat[:, 0], flat[:, 1])
+        upright = lengths < 0.02  # a square, whichever way it is turned
+        cos, sin = np.where(upright, [[1.0], [0.0]], flat[:, :2].T / np.maximum(lengths, 1e-6))
+        turns = self._turns.copy()
+        turns[:, 0], turns[:, 1], turns[:, 3], turns[:, 4] = cos, -sin, sin, cos
+        sizes = self._sizes.copy()
+        sizes[:, 0] = np.where(upright, self._sizes[:, 1], lengths / 2)
+        for index in np.flatnonzero(seen)[: scene.maxgeom - scene.ngeom]:
             geom = scene.geoms[scene.ngeom]
             self._mujoco.mjv_initGeom(
-                geom, self._mujoco.mjtGeom.mjGEOM_BOX,
-                np.array([half, self._halves[index], _THICK_M]), middles[index],
-                np.array([cos, -sin, 0.0, sin, cos, 0.0, 0.0, 0.0, 1.0]),
-                np.array([0.0, 0.0, 0.0, ALPHA], np.float32),
-            )  # fmt: skip
+                geom, self._box, sizes[index], middles[index], turns[index], _RGBA
+            )
             geom.transparent = 1
             scene.ngeom += 1
 
