@@ -28,7 +28,7 @@ LINKS = {
     "link5": ("visual/link5.obj", 480, 260),
     "link6": ("visual/link6.obj", 480, 360),
     "link7": ("collision/link7.obj", 200, 0),
-    "hand": ("visual/hand.obj", 420, 120),
+    "hand": ("visual/hand.obj", 1200, 120),
 }
 GREY_BELOW = 180  # of 255, in the meshes' colour sheet
 

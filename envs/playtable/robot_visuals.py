@@ -27,6 +27,7 @@ GREY: Final = (0.48, 0.48, 0.51, 1.0)
 _PLAIN_WHITE: Final = (1.0, 1.0, 1.0, 1.0)  # of what CALVIN draws without them
 _PLAIN: Final = ("link0", "link7")
 
+_HAND_CORE: Final = ((0.0, 0.0, 0.045), (0.017, 0.08, 0.014))  # fills what simplifying opened
 _CAMERA_BAR: Final = (0.04, 0.0125, 0.005)  # m; half sizes of the box around the gripper camera
 # of a finger, along its z: half width in x, inner and outer edge in y, m
 _FINGER: Final = (
@@ -53,6 +54,10 @@ def add_robot_visuals(spec: Any, mujoco: Any) -> None:
                 add_mesh(spec, mujoco, spec.body(name), f"{name}_{colour}", *mesh, rgba=rgba)
     for name, side in (("finger_left", 1.0), ("finger_right", -1.0)):
         _add_finger(spec, mujoco, spec.body(name), name, side)
+    place, half_sizes = _HAND_CORE
+    spec.body("hand").add_geom(
+        type=mujoco.mjtGeom.mjGEOM_BOX, size=half_sizes, pos=place, rgba=GREY, **VISUAL
+    )
     spec.body("hand").add_geom(
         type=mujoco.mjtGeom.mjGEOM_BOX, size=_CAMERA_BAR, pos=GRIPPER_EYE, rgba=_PLAIN_WHITE,
         quat=quaternion(np.array(GRIPPER_RPY)), **VISUAL,
