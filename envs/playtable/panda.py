@@ -49,7 +49,7 @@ _CAPSULES: Final = (
     (((0, 0, -0.03), (0, 0, 0.03), 0.05), ((0, 0, 0), (0.088, 0, 0), 0.045)),
     (((0, 0, 0), (0, 0, 0.07), 0.045),),
 )
-_WHITE = (0.86, 0.86, 0.86, 1.0)
+_WHITE = (1.0, 1.0, 1.0, 1.0)
 _GREY = (0.55, 0.55, 0.57, 1.0)
 HAND_SENSES: Final = {"contype": 0, "conaffinity": 3}  # touches table, parts and blocks, not itself
 

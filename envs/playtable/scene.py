@@ -9,9 +9,11 @@ from typing import Any, Final
 import numpy as np
 
 from telic.envs.playtable import layout as table
+from telic.envs.playtable.appearance import dress
 from telic.envs.playtable.layout import CAMERAS, OUT, UP, Layout
 from telic.envs.playtable.motors import PHYSICS_HZ
 from telic.envs.playtable.panda import add_arm
+from telic.envs.playtable.robot_visuals import HIDDEN_GROUP, add_robot_visuals
 from telic.envs.playtable.rotations import matrix, quaternion
 from telic.envs.rendering import load_mujoco
 from telic.spec import Array
@@ -24,8 +26,8 @@ _FIXTURE: Final = {"contype": 1, "conaffinity": 0, "friction": [0.35, 0.005, 0.0
 _BLOCK: Final = {"contype": 2, "conaffinity": 3, "friction": [0.35, 0.005, 0.0001]} | CONTACT
 # the bars of the handles, as thick to the fingers as CALVIN's convex parts: 43 and 25 mm
 _ONLY_DRAWN: Final = {"contype": 0, "conaffinity": 0}
-_ONLY_FELT: Final = {"group": 4}
-_GREY: Final = (0.27, 0.27, 0.27, 1.0)
+_ONLY_FELT: Final = {"group": HIDDEN_GROUP}
+_GREY: Final = (0.37, 0.37, 0.37, 1.0)
 _FRICTION_N: Final = 4.0  # of door, drawer and switch: CALVIN's motors resist with as much
 _HOLDS: Final = [0.998, 0.998, 0.001, 0.5, 2]  # friction that hardly creeps
 _SLOPE: Final = quaternion(np.array([-pi / 6, 0.0, 0.0]))  # y and z of the slope: -OUT and UP
@@ -46,6 +48,8 @@ def build(scene: str) -> Any:
     _Furniture(spec, mujoco, plan).add_all()
     hand = add_arm(spec, mujoco, CONTACT)
     _add_cameras(spec, hand)
+    add_robot_visuals(spec, mujoco)
+    dress(spec, mujoco, plan, scene)
     return spec.compile()
 
 
@@ -60,26 +64,11 @@ def _set_options(spec: Any, mujoco: Any) -> None:
     spec.visual.map.znear, spec.visual.map.zfar = 0.01, 10.0
     spec.visual.quality.numslices, spec.visual.quality.numstacks = 14, 8
     spec.stat.extent = 1.0  # unit of the two above
-    spec.visual.headlight.ambient = [0.45, 0.45, 0.45]
-    spec.visual.headlight.diffuse = [0.0, 0.0, 0.0]
-    spec.visual.headlight.specular = [0.0, 0.0, 0.0]
 
 
 def _add_surroundings(spec: Any, mujoco: Any) -> None:
-    spec.add_texture(
-        name="checker", type=mujoco.mjtTexture.mjTEXTURE_2D, width=64, height=64,
-        builtin=mujoco.mjtBuiltin.mjBUILTIN_CHECKER, rgb1=[0.99] * 3, rgb2=[0.86] * 3,
-    )  # fmt: skip
-    floor = spec.add_material(name="floor", texrepeat=[1, 1], texuniform=True)
-    floor.textures[mujoco.mjtTextureRole.mjTEXROLE_RGB] = "checker"
     world = spec.worldbody
-    world.add_geom(
-        name="floor", type=mujoco.mjtGeom.mjGEOM_PLANE, size=[3, 3, 1], material="floor", **_FIXTURE
-    )
-    world.add_light(
-        pos=[1, -1, 4], dir=[-0.35, 0.45, -0.82], directional=True,
-        diffuse=[0.62, 0.62, 0.62], specular=[0.05, 0.05, 0.05], castshadow=False,
-    )  # fmt: skip
+    world.add_geom(name="floor", type=mujoco.mjtGeom.mjGEOM_PLANE, size=[3, 3, 1], **_FIXTURE)
 
 
 class _Furniture:
@@ -142,11 +131,6 @@ class _Furniture:
             base.add_geom(
                 type=self._mujoco.mjtGeom.mjGEOM_MESH, meshname=f"cabinet_{name}", rgba=wood,
                 **_FIXTURE,
-            )  # fmt: skip
-        for rail in (plan.switch_x - 0.05, plan.switch_x + 0.05):
-            base.add_geom(
-                type=self._mujoco.mjtGeom.mjGEOM_BOX, size=[0.01, 0.002, 0.06], quat=_SLOPE,
-                pos=[rail, 0.087, 0.54], rgba=_GREY, contype=0, conaffinity=0,
             )  # fmt: skip
 
     def _add_lights(self) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from telic.envs.playtable import layout as table
 from telic.envs.playtable import panda, starts
+from telic.envs.playtable.appearance import set_light
 from telic.envs.playtable.control import (
     ACTION_SPEC,
     NUM_ACTIONS,
@@ -23,6 +24,7 @@ from telic.envs.playtable.facts import ROBOT, BlockFacts, Facts, block
 from telic.envs.playtable.motors import Gripper
 from telic.envs.playtable.rotations import euler, quaternion
 from telic.envs.playtable.scene import BULB_RGBA, CONTACT, LED_RGBA, build
+from telic.envs.playtable.shadows import ArmShadow
 from telic.envs.rendering import SceneRenderer, load_mujoco
 from telic.spec import Array, near_misses
 
@@ -50,10 +52,12 @@ class World:
     """The table of one scene with its robot, at 30 actions a second.
 
     A new world must be reset. `target` [6] is the pose that the arm is on its way to: position in
-    m and angles about x, y, z in rad, world frame; `gripper` is +1.0 (opening) or -1.0.
+    m and angles about x, y, z in rad, world frame; `gripper` is +1.0 (opening) or -1.0. Pictures
+    have the light of CALVIN's renderer "opengl" (its default) or "tiny" (without EGL).
     """
 
-    def __init__(self, scene: str = "D") -> None:
+    def __init__(self, scene: str = "D", *, renderer: str = "opengl") -> None:
+        self._light = renderer
         self._mujoco = load_mujoco()
         self._ik = InverseKinematics()
         self._renderer: SceneRenderer | None = None
@@ -65,6 +69,7 @@ class World:
         self.close()
         self.scene, self.layout = scene, plan
         model: Any = copy.copy(build(scene))
+        set_light(model, self._light)
         self._model, self._data = model, self._mujoco.MjData(model)
         address = {model.joint(i).name: int(model.jnt_qposadr[i]) for i in range(model.njnt)}
         self._arm = np.array([address[f"arm_{i}"] for i in range(1, 8)])
@@ -222,7 +227,7 @@ class World:
     def _drawing(self, camera: str) -> SceneRenderer:
         check_camera(camera)
         if self._renderer is None:
-            self._renderer = SceneRenderer(self._model)
+            self._renderer = SceneRenderer(self._model, ArmShadow(self._model, self._mujoco).add)
         self._mujoco.mj_camlight(self._model, self._data)
         bulb, led = self._lamps
         self._model.geom_rgba[bulb] = BULB_RGBA[self._lightbulb]

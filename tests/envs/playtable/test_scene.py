@@ -39,11 +39,12 @@ def scene_obs(scene: str, **values: float) -> Array:
 
 
 def extent(world: World, body: str, geoms: slice = slice(None)) -> tuple[Array, Array]:
-    """Return the corners of the box around a body's geoms, world frame."""
+    """Return the corners of the box around those of a body's geoms that touch, world frame."""
     model, data = world._model, world._data
     first, count = model.body(body).geomadr[0], model.body(body).geomnum[0]
     corners = []
-    for geom in range(first, first + count)[geoms]:
+    touching = [geom for geom in range(first, first + count) if model.geom_contype[geom]]
+    for geom in touching[geoms]:
         middle, half = model.geom_aabb[geom, :3], model.geom_aabb[geom, 3:]
         signs = np.stack(np.meshgrid(*[[-1, 1]] * 3), -1).reshape(-1, 3)
         corners.append(
