@@ -29,7 +29,7 @@ _ONLY_DRAWN: Final = {"contype": 0, "conaffinity": 0}
 _ONLY_FELT: Final = {"group": HIDDEN_GROUP}
 _GREY: Final = (0.37, 0.37, 0.37, 1.0)
 _FRICTION_N: Final = 4.0  # of door, drawer and switch: CALVIN's motors resist with as much
-_HOLDS: Final = [0.998, 0.998, 0.001, 0.5, 2]  # friction that hardly creeps
+_HOLDS: Final = [0.9999, 0.9999, 0.001, 0.5, 2]  # friction that hardly creeps
 _SLOPE: Final = quaternion(np.array([-pi / 6, 0.0, 0.0]))  # y and z of the slope: -OUT and UP
 
 

@@ -96,7 +96,7 @@ def test_blocks_rest_on_desk_shelf_and_drawer_and_parts_stay(scene: str) -> None
     for _ in range(60):
         world.step(HOLD)
     now = world.scene_obs()
-    np.testing.assert_allclose(now[[8, 14, 20]], [0.46, 0.36, 0.46], atol=1e-3)
+    np.testing.assert_allclose(now[[8, 14, 20]], [0.46, 0.3623, 0.461], atol=3e-4)
     np.testing.assert_allclose(now[:4], vector[:4], atol=5e-4)
     touches = [world.facts().blocks[colour].touches for colour in plan.order]
     assert touches == [{"base"}, {"drawer"}, {"plank"}]
@@ -107,8 +107,9 @@ def test_blocks_rest_on_desk_shelf_and_drawer_and_parts_stay(scene: str) -> None
 
 def test_parts_move_from_four_newtons_on_and_the_button_springs_back() -> None:
     world = World("D")
-    for name in ("slide", "drawer", "switch"):
-        for newtons, moves in ((3.6, False), (4.5, True)):
+    weight = 0.239 * 9.8 * np.sqrt(0.75)  # of the switch, down its slope
+    for name, up in (("slide", 0.0), ("drawer", 0.0), ("switch", weight)):
+        for newtons, moves in ((3.6 + up, False), (4.5 + up, True)):
             world.reset(scene_obs=scene_obs("D"))
             world._data.qfrc_applied[world._model.joint(name).dofadr[0]] = newtons
             for _ in range(30):
