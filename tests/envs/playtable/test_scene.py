@@ -13,6 +13,7 @@ from telic.envs.playtable import panda
 from telic.envs.playtable.layout import SCENES
 from telic.envs.playtable.starts import apart
 from telic.envs.playtable.world import World
+from telic.envs.rendering import load_mujoco
 from telic.spec import Array
 
 _CLEAR = 6  # a seed under which all blocks lie on the shelf, out of the arm's way
@@ -39,12 +40,13 @@ def scene_obs(scene: str, **values: float) -> Array:
 
 
 def extent(world: World, body: str, geoms: slice = slice(None)) -> tuple[Array, Array]:
-    """Return the corners of the box around those of a body's geoms that touch, world frame."""
+    """Return the corners of the box around a body's geoms but for meshes, world frame."""
     model, data = world._model, world._data
     first, count = model.body(body).geomadr[0], model.body(body).geomnum[0]
     corners = []
-    touching = [geom for geom in range(first, first + count) if model.geom_contype[geom]]
-    for geom in touching[geoms]:
+    mesh = load_mujoco().mjtGeom.mjGEOM_MESH  # only seen, over the boxes
+    plain = [geom for geom in range(first, first + count) if model.geom_type[geom] != mesh]
+    for geom in plain[geoms]:
         middle, half = model.geom_aabb[geom, :3], model.geom_aabb[geom, 3:]
         signs = np.stack(np.meshgrid(*[[-1, 1]] * 3), -1).reshape(-1, 3)
         corners.append(

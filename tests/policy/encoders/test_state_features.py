@@ -201,7 +201,7 @@ def test_what_is_wrong_with_excluded_entries_is_said(stats: dict[str, FieldStats
         excluded_entries(["wrist"], NAMES, [])
     with pytest.raises(ValueError, match=r"policy.exclude_state leaves no entry of the state; use"):
         excluded_entries(["*"], NAMES, [])
-    with pytest.raises(ValueError, match=r"policy.differences takes light, which policy.exclude_st"):
+    with pytest.raises(ValueError, match=r"policy.differences takes light, which policy.exclude"):
         excluded_entries(["light"], NAMES, pairs)
     with pytest.raises(ValueError, match=r"policy.exclude_state is for kinds that see a state as"):
         policy_of(
