@@ -37,6 +37,7 @@ _TURN: Final = 1.3  # rad
 _PUSHED_M: Final = 0.105  # of a block: a little more than is asked for
 _STROKE_M: Final = 0.018  # of the last strokes of a push, the block sliding on by itself
 _SLIDES_M: Final = (0.015, 0.025)
+_BESIDE_M: Final = 0.085  # from a block's middle to that of one beside it, however they lie
 _CLEAR_M: Final = 0.03  # before where it was, to which a block in the way is pulled
 _DESK_M: Final = 0.42  # above it, a block lies on desk or shelf
 
@@ -245,6 +246,10 @@ def place_in_drawer(hand: Hand) -> Plan:
     yield from _pick_up_again(hand)
     pulled = hand.world.facts().joints["drawer"]
     x = hand.plan.drawer_x + 0.07 * hand.manner.offset
+    lying = [place[0] for place in map(hand.place, COLOURS) if place[2] < _DESK_M]
+    if any(abs(x - other) < _BESIDE_M for other in lying):
+        choices = hand.plan.drawer_x + np.array([-0.09, 0.0, 0.09])
+        x = max(choices, key=lambda choice: min(abs(choice - other) for other in lying))
     y = -0.06 - pulled + 0.01 * hand.manner.offset
     yield from hand.above(x, y, _ALONG_X, CLOSED)
     yield hand.at([x, y, 0.41], _ALONG_X, CLOSED, speed=0.9)
