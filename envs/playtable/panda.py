@@ -23,13 +23,13 @@ FINGERTIP_Z: Final = 0.154
 
 # of each joint: origin in the link before, turn of its frame about x, N m/rad, kg of its link
 _CHAIN: Final = (
-    ((0.0, 0.0, 0.333), 0.0, 3000.0, 3.0),
-    ((0.0, 0.0, 0.0), -pi / 2, 3000.0, 3.0),
-    ((0.0, -0.316, 0.0), pi / 2, 2500.0, 2.5),
-    ((0.0825, 0.0, 0.0), pi / 2, 2500.0, 2.5),
-    ((-0.0825, 0.384, 0.0), -pi / 2, 1200.0, 2.0),
-    ((0.0, 0.0, 0.0), pi / 2, 1200.0, 1.5),
-    ((0.088, 0.0, 0.0), pi / 2, 800.0, 0.7),
+    ((0.0, 0.0, 0.333), 0.0, 3900.0, 3.0),
+    ((0.0, 0.0, 0.0), -pi / 2, 3900.0, 3.0),
+    ((0.0, -0.316, 0.0), pi / 2, 3250.0, 2.5),
+    ((0.0825, 0.0, 0.0), pi / 2, 3250.0, 2.5),
+    ((-0.0825, 0.384, 0.0), -pi / 2, 1560.0, 2.0),
+    ((0.0, 0.0, 0.0), pi / 2, 1560.0, 1.5),
+    ((0.088, 0.0, 0.0), pi / 2, 1040.0, 0.7),
 )
 # of each link: capsules from, to, radius
 _CAPSULES: Final = (
@@ -41,9 +41,8 @@ _CAPSULES: Final = (
     (((0, 0, -0.03), (0, 0, 0.03), 0.05), ((0, 0, 0), (0.088, 0, 0), 0.045)),
     (((0, 0, 0), (0, 0, 0.07), 0.045),),
 )
-SERVO_S: Final = (
-    0.046  # so that a step goes 0.57 of the way to the angles commanded, as CALVIN's do
-)
+SERVO_S: Final = 0.046  # an action goes 0.57 of the way to the angles commanded, as CALVIN's
+FINGER_SERVO_S: Final = 0.06
 MAX_TORQUE: Final = 200.0
 GRIP_N: Final = 60.0
 RELEASE_N: Final = 10.0
@@ -84,7 +83,7 @@ def add_arm(spec: Any, mujoco: Any, contact: dict[str, float]) -> Any:
                 type=capsule, size=[radius, 0, 0], fromto=[*start, *end], rgba=_WHITE,
                 mass=kilograms / len(shapes), **visual,
             )  # fmt: skip
-        _add_servo(spec, mujoco, f"arm_{index + 1}", stiffness, (-MAX_TORQUE, MAX_TORQUE))
+        _add_servo(spec, mujoco, f"arm_{index + 1}", stiffness, SERVO_S, (-MAX_TORQUE, MAX_TORQUE))
     return _add_hand(spec, mujoco, body, contact)
 
 
@@ -112,7 +111,7 @@ def _add_hand(spec: Any, mujoco: Any, flange: Any, contact: dict[str, float]) ->
                 type=box, size=half, pos=place, rgba=colour, mass=0.05, condim=4,
                 friction=[1.0, 0.02, 0.0001], **touching,
             )  # fmt: skip
-        _add_servo(spec, mujoco, name, 3000.0, (-GRIP_N, RELEASE_N))
+        _add_servo(spec, mujoco, name, 3000.0, FINGER_SERVO_S, (-GRIP_N, RELEASE_N))
     spec.add_equality(
         name="fingers", type=mujoco.mjtEq.mjEQ_JOINT, objtype=mujoco.mjtObj.mjOBJ_JOINT,
         name1="finger_left", name2="finger_right", data=[0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0],
@@ -120,12 +119,14 @@ def _add_hand(spec: Any, mujoco: Any, flange: Any, contact: dict[str, float]) ->
     return hand
 
 
-def _add_servo(spec: Any, mujoco: Any, joint: str, stiffness: float, force: Any) -> None:
-    """Add a position motor whose error decays with the time constant SERVO_S."""
+def _add_servo(
+    spec: Any, mujoco: Any, joint: str, stiffness: float, seconds: float, force: Any
+) -> None:
+    """Add a position motor whose error decays with the time constant `seconds`."""
     spec.add_actuator(
         name=joint, target=joint, trntype=mujoco.mjtTrn.mjTRN_JOINT,
         gaintype=mujoco.mjtGain.mjGAIN_FIXED, biastype=mujoco.mjtBias.mjBIAS_AFFINE,
-        gainprm=[stiffness, *[0] * 9], biasprm=[0, -stiffness, -stiffness * SERVO_S, *[0] * 7],
+        gainprm=[stiffness, *[0] * 9], biasprm=[0, -stiffness, -stiffness * seconds, *[0] * 7],
         forcerange=force, forcelimited=True,
     )  # fmt: skip
 

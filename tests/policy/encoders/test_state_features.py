@@ -197,13 +197,15 @@ def test_what_an_excluded_entry_holds_never_reaches_the_network(
 
 def test_what_is_wrong_with_excluded_entries_is_said(stats: dict[str, FieldStats]) -> None:
     pairs = entry_pairs([["hand_x", "light"]], NAMES)
-    with pytest.raises(ValueError, match="policy.exclude_state: no entry .* named 'wrist'"):
+    with pytest.raises(ValueError, match=r"policy.exclude_state: no entry .* named 'wrist'"):
         excluded_entries(["wrist"], NAMES, [])
-    with pytest.raises(ValueError, match="policy.exclude_state leaves no entry of the state; use"):
+    with pytest.raises(ValueError, match=r"policy.exclude_state leaves no entry of the state; use"):
         excluded_entries(["*"], NAMES, [])
-    with pytest.raises(ValueError, match="policy.differences takes light, which policy.exclude_st"):
+    with pytest.raises(
+        ValueError, match=r"policy.differences takes light, which policy.exclude_st"
+    ):
         excluded_entries(["light"], NAMES, pairs)
-    with pytest.raises(ValueError, match="policy.exclude_state is for kinds that see a state as"):
+    with pytest.raises(ValueError, match=r"policy.exclude_state is for kinds that see a state as"):
         policy_of(
             stats,
             denoiser=RdtConfig(width=32, num_layers=1, num_heads=2),
