@@ -97,7 +97,7 @@ class InverseKinematics:
 
     for what is missing, e, after Buss 2004, "Introduction to inverse kinematics", and Liegeois
     1977 for p. Here all twenty are summed with J of half the way, in two evaluations of J: within
-    0.0025 rad of PyBullet along CALVIN's traces (`tests/envs/playtable/test_posture.py`).
+    0.005 rad of PyBullet along all of CALVIN's traces (`tests/envs/playtable/test_posture.py`).
     """
 
     def __init__(self) -> None:
