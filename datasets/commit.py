@@ -24,17 +24,12 @@ WAY_OUT = "nothing was changed; restore the file from a copy"
 REBUILD = "demo-store rebuild-ends writes the ends anew from meta/stats"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Tables:
-    """The arrays of a store and what the ends say."""
+class Committed:
+    """What the ends of a store commit to. episode_ends: i64 [N], steps up to each end."""
 
-    path: Path
-    fields: Mapping[str, ArraySpec]
-    ends: RowArray
+    __slots__ = ()
+
     episode_ends: Array
-    data: Mapping[str, RowArray]
-    summaries: Mapping[str, RowArray]
-    language: Language
 
     @property
     def num_episodes(self) -> int:
@@ -45,6 +40,19 @@ class Tables:
     def num_steps(self) -> int:
         """Committed steps."""
         return int(self.episode_ends[-1]) if len(self.episode_ends) else 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tables(Committed):
+    """The arrays of a store and what the ends say."""
+
+    path: Path
+    fields: Mapping[str, ArraySpec]
+    ends: RowArray
+    episode_ends: Array
+    data: Mapping[str, RowArray]
+    summaries: Mapping[str, RowArray]
+    language: Language
 
     @property
     def cut_from(self) -> tuple[int, int] | None:

@@ -43,7 +43,7 @@ class Episode:
         return self.store.segments_of(self.index)
 
 
-class StoreReader:
+class StoreReader(commit.Committed):
     """Committed episodes of a store, for reading.
 
     attrs: robot, task_family, licence, source and what else its maker noted; fields: field ->
@@ -59,16 +59,6 @@ class StoreReader:
     _data: dict[str, RowArray]
     _summaries: dict[str, RowArray]
     _language: Language
-
-    @property
-    def num_episodes(self) -> int:
-        """Number of committed episodes."""
-        return len(self.episode_ends)
-
-    @property
-    def num_steps(self) -> int:
-        """Number of steps of all committed episodes."""
-        return int(self.episode_ends[-1]) if len(self.episode_ends) else 0
 
     @property
     def interface(self) -> Interface:

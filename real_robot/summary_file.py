@@ -7,7 +7,6 @@ import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from telic.real_robot.lease import Lease
@@ -87,12 +86,7 @@ class SummaryFile:
             return f"the summary could not be written to {self._path}: {why}"
         return None
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._release()
 
     def _replacement(self, shown: Path) -> Replacement:

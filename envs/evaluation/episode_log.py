@@ -9,7 +9,6 @@ import warnings
 from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self, TextIO
 
 from telic.envs.evaluation.outputs import EPISODES
@@ -67,12 +66,7 @@ class EpisodeLog:
         _lock(self._file, self._place.path)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._file.close()
 
     def append(self, result: EpisodeResult) -> None:

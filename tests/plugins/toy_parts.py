@@ -18,14 +18,7 @@ from torch import Tensor, nn
 
 from telic.policy.auxiliary import OBJECTIVES
 from telic.policy.config import PolicyConfig
-from telic.policy.denoisers.denoiser import (
-    Context,
-    Denoiser,
-    DenoiserConfig,
-    Level,
-    Prediction,
-    Sizes,
-)
+from telic.policy.denoisers import denoiser
 from telic.policy.denoisers.kinds import KINDS
 from telic.policy.diffusion import schedules
 from telic.policy.diffusion.formulation import Formulation, FormulationConfig, Scalings
@@ -47,37 +40,27 @@ from telic.policy.objectives.objective import (
 )
 from telic.policy.published.import_checkpoint import SOURCES, Source
 from telic.policy.published.imported import Imported, ImportOptions, read_tensors, split_off
+from telic.policy.routing import routing
 from telic.policy.routing.dense import DenseRouting, build_routing
-from telic.policy.routing.routing import (
-    Losses,
-    NoiseLevels,
-    RoutedLayer,
-    RoutingConfig,
-    add_losses,
-    apply_feed_forward,
-    mask_in,
-    mask_of,
-    mask_out,
-)
 from telic.policy.routing.routings import ROUTINGS
 from telic.spec import ArraySpec, Interface
 
 
 @dataclass(kw_only=True, slots=True)
-class ToyKindConfig(DenoiserConfig):
+class ToyKindConfig(denoiser.DenoiserConfig):
     """One block over the actions, to which the means of the context are added."""
 
     kind: str = "toy"
     width: int = 32
 
-    def build(self, sizes: Sizes) -> ToyKind:
+    def build(self, sizes: denoiser.Sizes) -> ToyKind:
         return ToyKind(self, sizes)
 
 
-class ToyKind(Denoiser):
+class ToyKind(denoiser.Denoiser):
     """The block mixes each action with the mean of all, and takes one feed-forward."""
 
-    def __init__(self, config: ToyKindConfig, sizes: Sizes) -> None:
+    def __init__(self, config: ToyKindConfig, sizes: denoiser.Sizes) -> None:
         super().__init__()
         self.config, self.sizes, width = config, sizes, config.width
         self.goal_in, self.images_in, self.state_in = (nn.Linear(width, width) for _ in range(3))
@@ -91,7 +74,7 @@ class ToyKind(Denoiser):
         self.routing = build_routing(config.routing, 1, width, 64)
         self.action_out = nn.Linear(width, sizes.action_dim)
 
-    def encode(self, context: Context) -> Tensor:
+    def encode(self, context: denoiser.Context) -> Tensor:
         goal = context.goal
         if context.goal_mask is not None:
             goal = goal * context.goal_mask.unsqueeze(-1)
@@ -105,35 +88,37 @@ class ToyKind(Denoiser):
     def latent(self, memory: Tensor) -> Tensor:
         return memory
 
-    def level(self, sigma: Tensor, generator: torch.Generator | None = None) -> Level:
+    def level(self, sigma: Tensor, generator: torch.Generator | None = None) -> denoiser.Level:
         with torch.autocast(sigma.device.type, enabled=False):
-            levels = NoiseLevels(sigma, self.embed(sigma), self.embed)
+            levels = routing.NoiseLevels(sigma, self.embed(sigma), self.embed)
             routes = self.routing(levels, self.sizes.action_horizon, generator)
             modulation = levels.embedding[:, None, None]
-        return Level(embedding=levels.embedding, routes=routes, modulations=[modulation])
+        return denoiser.Level(embedding=levels.embedding, routes=routes, modulations=[modulation])
 
     def embed(self, sigma: Tensor) -> Tensor:
         embedding: Tensor = torch.tanh(self.sigma_in(sigma.log().unsqueeze(-1) / 4))
         return embedding
 
-    def step(self, x: Tensor, level: Level, memory: Tensor) -> Prediction:
+    def step(self, x: Tensor, level: denoiser.Level, memory: Tensor) -> denoiser.Prediction:
         (layer,), (route,) = self.stack, level.routes.layers
         tokens = self.action_in(x) + self.places + level.modulations[0].squeeze(1)
         tokens = tokens + memory.mean(1, keepdim=True)
-        channels = mask_of(layer, tokens, route)
-        y = mask_in(tokens, channels)
+        channels = routing.mask_of(layer, tokens, route)
+        y = routing.mask_in(tokens, channels)
         y = y + y.mean(1, keepdim=True)
-        fed, losses = apply_feed_forward(layer, self.norm(y), route)
-        tokens = mask_out(y + fed, tokens, channels)
+        fed, losses = routing.apply_feed_forward(layer, self.norm(y), route)
+        tokens = routing.mask_out(y + fed, tokens, channels)
         actions = self.action_out(tokens)
-        return Prediction(actions=actions, losses=add_losses([level.routes.losses, losses]))
+        return denoiser.Prediction(
+            actions=actions, losses=routing.add_losses([level.routes.losses, losses])
+        )
 
     def stacks(self) -> list[nn.Module]:
         return [self.stack]
 
 
 @dataclass(kw_only=True, slots=True)
-class ToyRoutingConfig(RoutingConfig):
+class ToyRoutingConfig(routing.RoutingConfig):
     """Two feed-forwards of half the width, both for every token; a loss keeps them alike."""
 
     name: str = "toy"
@@ -148,7 +133,7 @@ class ToyRoutingConfig(RoutingConfig):
         return {"toy_alike": 0.1}
 
 
-class ToyRoutedLayer(RoutedLayer):
+class ToyRoutedLayer(routing.RoutedLayer):
     """The two feed-forwards of one block."""
 
     def __init__(self, width: int, hidden: int, dropout: float) -> None:
@@ -157,7 +142,7 @@ class ToyRoutedLayer(RoutedLayer):
             SwishGLU(width, hidden // 2, bias_out=False, dropout=dropout) for _ in range(2)
         )
 
-    def forward(self, x: Tensor, route: Any) -> tuple[Tensor, Losses]:
+    def forward(self, x: Tensor, route: Any) -> tuple[Tensor, routing.Losses]:
         one, other = (half(x) for half in self.halves)
         losses = {"toy_alike": (one - other).square().mean()} if self.training else {}
         return one + other, losses

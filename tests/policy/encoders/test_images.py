@@ -19,6 +19,7 @@ from telic.policy.encoders.images import (
     resize,
 )
 from telic.policy.encoders.towers import load_tower
+from telic.tests.policy.tiny_models import save_vision_transformer
 
 
 def frames(b: int = 2, o: int = 1, side: int = 64) -> dict[str, torch.Tensor]:
@@ -121,24 +122,8 @@ def test_pretrained_tower_tells_what_it_sees_and_stays_frozen() -> None:
     assert all(p.grad is not None for p in tuned.parameters())
 
 
-def hugging_face_model(folder: Path) -> None:
-    """Write a tiny vision transformer and its preprocessing to `folder`."""
-    from transformers import ViTConfig, ViTImageProcessor, ViTModel
-
-    config = ViTConfig(
-        hidden_size=24,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=32,
-        image_size=16,
-        patch_size=8,
-    )
-    ViTModel(config).save_pretrained(folder)
-    ViTImageProcessor(size={"height": 16, "width": 16}).save_pretrained(folder)
-
-
 def test_hugging_face_models_load_from_a_folder(tmp_path: Path) -> None:
-    hugging_face_model(tmp_path)
+    save_vision_transformer(tmp_path, patch_size=8)
     made = ImageEncoder(ImageConfig(tower=str(tmp_path), share_tower=True), ["front", "wrist"], 16)
     tokens = made(frames(side=20))
     assert tokens.shape == (2, 2, 16)

@@ -10,6 +10,7 @@ import torch
 from telic.policy.encoders.images import ImageConfig, ImageEncoder, Pooling
 from telic.policy.encoders.towers import load_tower
 from telic.policy.layers.perceiver import PerceiverConfig, grid_positions
+from telic.tests.policy.tiny_models import save_vision_transformer
 
 
 def frames(b: int = 2, o: int = 1, side: int = 32) -> dict[str, torch.Tensor]:
@@ -65,24 +66,8 @@ class Corners(torch.nn.Module):
         return pixels[:, :1].expand(-1, 64, -1, -1)
 
 
-def vision_transformer(folder: Path) -> None:
-    """Write a tiny vision transformer with a class token and its preprocessing to `folder`."""
-    from transformers import ViTConfig, ViTImageProcessor, ViTModel
-
-    config = ViTConfig(
-        hidden_size=24,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=32,
-        image_size=16,
-        patch_size=4,
-    )
-    ViTModel(config).save_pretrained(folder)
-    ViTImageProcessor(size={"height": 16, "width": 16}).save_pretrained(folder)
-
-
 def test_vision_transformers_answer_their_patches(tmp_path: Path) -> None:
-    vision_transformer(tmp_path)
+    save_vision_transformer(tmp_path, patch_size=4)
     tower = load_tower(str(tmp_path), frozen=True, patches=True)
     images = torch.randint(0, 256, (2, 16, 16, 3), dtype=torch.uint8)
     features = tower(images)
