@@ -134,12 +134,13 @@ def test_what_cannot_begin_is_refused_in_words(arm: BreakingArmConfig) -> None:
 
 
 RUN = """
-import json, sys
+import json, signal, sys
 from telic.real_robot.daemon import DaemonConfig, supervise
 from telic.tests.real_robot.breaking import BreakingArmConfig
 from telic.tests.real_robot.reaching import OpenReaching
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it would be ignored
     summary = supervise(
         BreakingArmConfig(stopped_file=sys.argv[1]),
         OpenReaching(),
@@ -167,6 +168,15 @@ def start_daemon(folder: Path, wait_for: str) -> subprocess.Popen[str]:
     return process
 
 
+def output_of(process: subprocess.Popen[str]) -> str:
+    """Return what a daemon prints until its end; one that does not come to an end is killed."""
+    try:
+        return process.communicate(timeout=20)[0]
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
+
+
 def wait_for_the_group_to_end(group: int, timeout_s: float = 10.0) -> None:
     give_up = time.monotonic() + timeout_s
     while time.monotonic() < give_up:
@@ -188,7 +198,7 @@ def test_a_signal_in_the_middle_ends_in_the_safe_state(
     process = start_daemon(tmp_path, "ACTIVE")
     time.sleep(0.3)
     (os.killpg if whole_group else os.kill)(process.pid, number)
-    out, _ = process.communicate(timeout=20)
+    out = output_of(process)
     assert process.returncode == 0
     summary = json.loads(out.splitlines()[-1])
     assert summary["ended"]["reason"] == f"ordered to stop: {number.name}"
@@ -201,7 +211,7 @@ def test_a_signal_in_the_middle_ends_in_the_safe_state(
 def test_a_signal_while_starting_ends_the_run_before_it_began(tmp_path: Path) -> None:
     process = start_daemon(tmp_path, "policy ready")
     os.kill(process.pid, signal.SIGINT)
-    out, _ = process.communicate(timeout=20)
+    out = output_of(process)
     assert process.returncode == 0
     assert json.loads(out.splitlines()[-1])["ended"]["signal"] == "SIGINT"
     wait_for_the_group_to_end(process.pid)

@@ -21,7 +21,7 @@ from telic.real_robot.summary_file import SummaryFile
 from telic.tests.real_robot.addressed import AddressedConfig
 from telic.tests.real_robot.breaking import BreakingArmConfig, OpenBreaking
 from telic.tests.real_robot.reaching import OpenReaching
-from telic.tests.real_robot.test_daemon import start_daemon, wait_for_the_group_to_end
+from telic.tests.real_robot.test_daemon import output_of, start_daemon, wait_for_the_group_to_end
 
 FROM_TERMINALS = (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGTSTP)
 
@@ -54,7 +54,7 @@ def test_a_signal_ends_the_run_with_its_reason(
         os.killpg(process.pid, number)
     else:
         os.kill({"daemon": process.pid, "control": control, "worker": worker}[whose], number)
-    out, _ = process.communicate(timeout=20)
+    out = output_of(process)
     ended = json.loads(out.splitlines()[-1])["ended"]
     assert ended["reason"].startswith(reason)
     assert ended["failed"] is failed
