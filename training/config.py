@@ -71,6 +71,8 @@ class TrainConfig:
     ema: EmaConfig = field(default_factory=EmaConfig)
     steps: int = 5000  # optimizer steps
     batch_size: int = 256  # windows of a step, over all processes and micro-batches
+    # noise levels and noises of each window of a step; what encodes the window runs once for all
+    draws: int = 1
     accumulate: int = 1  # micro-batches per optimizer step
     device: str = "auto"  # auto, cpu, cuda
     precision: Precision = Precision.auto  # what forward and backward passes compute in
@@ -86,8 +88,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if not self.out.strip():
             raise ValueError("out is empty; name a folder, out=runs/train")
-        counts = ("steps", "batch_size", "accumulate", "threads", "log_every", "checkpoint_every")
-        require_range(self, *counts, at_least=1)
+        counts = ("steps", "batch_size", "draws", "accumulate", "threads", "log_every")
+        require_range(self, *counts, "checkpoint_every", at_least=1)
         require_range(self, "validate_every", at_least=0)
         require_range(self, "seed", at_least=0, at_most=2**32 - 1)
         if self.best_by is BestBy.success and not self.rollouts.tasks:

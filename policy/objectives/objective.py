@@ -48,13 +48,15 @@ class ObjectiveContext:
 class LossTerms:
     """total: what to minimise; parts: its terms by name, not weighted; both scalar tensors.
 
-    per_sample: the diffusion loss of each sample [B]; sigma: the noise level of each [B].
+    per_sample: the diffusion loss of each sample [B M], the M draws of a window in succession;
+    sigma: the noise level of each [B M]; draws: M.
     """
 
     total: Tensor
     parts: dict[str, Tensor]
     per_sample: Tensor
     sigma: Tensor
+    draws: int = 1
 
     @property
     def diffusion(self) -> Tensor:
