@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from argparse import Namespace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -25,6 +26,16 @@ build_anchors = partial(start, "build_anchors")
 evaluate_policy = partial(start, "evaluate")
 control_daemon = partial(start, "control")
 run_recipe = partial(start, "recipe")
+
+
+def demo_store() -> None:
+    """Run `demo-store`; only `features` needs torch."""
+
+    def features(arguments: Namespace) -> int:
+        status: int = import_module("telic.training.features").run(arguments)
+        return status
+
+    import_module("telic.datasets.cli").main(features=features)
 
 
 def import_checkpoint() -> None:

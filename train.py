@@ -33,6 +33,7 @@ from telic.policy.policy import Policy
 from telic.replacement import remove, require_replaceable
 from telic.training.config import Precision, TrainConfig
 from telic.training.data import batches_from, held_out_batches, open_stores, windows_of
+from telic.training.features import use_features
 from telic.training.messages import describe, where_from
 from telic.training.resume import Resumed, RunRecord, holds_checkpoints, to_resume_from
 from telic.training.run_log import RunLog
@@ -139,7 +140,8 @@ def _run(config: TrainConfig, stack: ExitStack) -> dict[str, float]:
         stack.callback(lock.release)
     if resumed is not None:
         training.resume(resumed)
-    else:  # only now, when nothing is at fault with the input
+    use_features(config, policy, train_windows, held_out_windows)
+    if resumed is None:  # only now, when nothing is at fault with the input
         _empty(config, out, accelerator)
     progress = training.progress
     model, optimizer = accelerator.prepare(policy, training.optimizer)

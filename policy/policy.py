@@ -115,6 +115,7 @@ class Policy(nn.Module):
             action=self.action_normalizer,
             sentence_dim=self.conditioner.sentence_dim,
             picture_dim=self.conditioner.goal_encoder.picture_dim,
+            stats=self.stats,
         )
 
     def use_embodiment(self, robot: str) -> None:
@@ -166,7 +167,9 @@ class Policy(nn.Module):
             known = ~fixed.mask if known is None else known & ~fixed.mask
         pair = self.formulation.training_pair(clean, noise, network_sigma)
         goals = self.conditioner.goals(batch, generator)
-        context = self.conditioner.context(batch, goals, generator, self.interface.rate_hz)
+        context, views = self.conditioner.context_and_views(
+            batch, goals, generator, self.interface.rate_hz
+        )
         memory = self.denoiser.encode(context)
         repeated = repeat_rows(memory, draws)
         prediction = self.denoiser(pair.network_input, sigma, repeated, generator, fixed)
@@ -174,7 +177,7 @@ class Policy(nn.Module):
         parts = {"diffusion": per_sample.mean(), **prediction.losses}
         weights = self.denoiser_config.loss_weights()
         if self.training:
-            encoded = self.conditioner.encoded(batch, goals, context, memory, self.denoiser)
+            encoded = self.conditioner.encoded(batch, goals, context, memory, self.denoiser, views)
             for config in self.config.objectives:
                 parts[config.name] = self.objectives[config.name](encoded, generator)
                 weights[config.name] = config.weight
@@ -237,9 +240,11 @@ class Policy(nn.Module):
         head = cast(Future, self.objectives["future"])
         with self._at_rest():
             goals = self.conditioner.goals(batch)
-            context = self.conditioner.context(batch, goals, None, self.interface.rate_hz)
+            context, views = self.conditioner.context_and_views(
+                batch, goals, None, self.interface.rate_hz
+            )
             memory = self.denoiser.encode(context)
-            encoded = self.conditioner.encoded(batch, goals, context, memory, self.denoiser)
+            encoded = self.conditioner.encoded(batch, goals, context, memory, self.denoiser, views)
             return head.predict(encoded, generator)
 
     def act(

@@ -12,7 +12,7 @@ from typing import cast
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
 from telic.policy.encoders.clip_vision import ClipVisionConfig
@@ -40,9 +40,9 @@ class ImageConfig:
     """Cameras, tower, pooling and projection of images."""
 
     cameras: list[str] | None = None  # names of the cameras used; None: all; []: none
-    # resnet18, keypoint_conv, film_resnet50, efficientnet_lite0, ... (load_tower)
+    # resnet18, keypoint_conv, film_resnet50, efficientnet_lite0, mobilenet_v2, ... (load_tower)
     tower: str = RESNET18
-    frozen: bool = False  # a pretrained tower's weights stay as they are
+    frozen: bool = False  # a pretrained tower's weights stay as they are; FiLM layers learn
     share_tower: bool = False  # one tower for all cameras
     share_projection: bool = False  # one projection to tokens for all, without a bias (MoDE's)
     adaptor: bool = False  # the projection is RDT's two layers, with biases
@@ -112,23 +112,8 @@ class ImageEncoder(nn.Module):
         self.config, self.cameras = config, cameras
         self.obs_horizon, self.num_patches = obs_horizon, 1
         perceives = config.pooling is Pooling.perceiver
-        mapped = perceives or config.pooling is Pooling.patches
         num_towers = 1 if config.share_tower else len(cameras)
-        self.towers = nn.ModuleList(
-            load_tower(
-                config.tower,
-                config.frozen,
-                patches=mapped,
-                sentence_dim=sentence_dim,
-                clip=config.clip,
-            )
-            for _ in range(num_towers)
-        )
-        for tower in self.towers:
-            if config.clip_pixels:
-                cast(VisionTower, tower).scale_pixels(CLIP_MEAN, CLIP_STD)
-            if config.clip_pixels_first:
-                cast(VisionTower, tower).scale_pixels_first(CLIP_MEAN, CLIP_STD)
+        self.towers = nn.ModuleList(build_tower(config, sentence_dim) for _ in range(num_towers))
         first = cast(VisionTower, self.towers[0])
         channels, self.conditioned, self.pools = first.channels, first.conditioned, first.pools
         if config.pooling is not Pooling.average and first.pools:
@@ -183,22 +168,39 @@ class ImageEncoder(nn.Module):
         sentences: Float[Tensor, "b s"] | None = None,
     ) -> list[Float[Tensor, "b o c _ _"]]:
         """Return the tower's map of each camera's frames; arguments as `forward`'s."""
-        maps = []
+        return self.look(self.frames(images, generator), sentences)
+
+    def frames(
+        self, images: Mapping[str, Tensor], generator: torch.Generator | None = None
+    ) -> list[UInt8[Tensor, "b o _ _ 3"]]:
+        """Return each camera's frames as its tower reads them: resized, shifted, padded."""
+        shown = []
         for index, camera in enumerate(self.cameras):
             frames = resize(images[camera], self.config.resize.get(camera))
             if self.training and self.config.random_shift:
                 frames = random_shift(frames, self.config.random_shift, generator)
-            vectors = None
-            if sentences is not None:
-                vectors = sentences.repeat_interleave(frames.shape[1], 0)
             if self.config.pad_square:
                 frames = pad_square(frames, self.tower(index).mean)
-            features = self.tower(index)(frames.flatten(0, 1), vectors)
-            maps.append(features.unflatten(0, frames.shape[:2]))
+            shown.append(frames)
+        return shown
+
+    def look(
+        self,
+        frames: Sequence[UInt8[Tensor, "b o _ _ 3"]],
+        sentences: Float[Tensor, "b s"] | None = None,
+    ) -> list[Float[Tensor, "b o c _ _"]]:
+        """Return the tower's map of each camera's frames, given as `frames` returns them."""
+        maps = []
+        for index, shown in enumerate(frames):
+            vectors = None
+            if sentences is not None:
+                vectors = sentences.repeat_interleave(shown.shape[1], 0)
+            features = self.tower(index)(shown.flatten(0, 1), vectors)
+            maps.append(features.unflatten(0, shown.shape[:2]))
         return maps
 
-    def tokens(self, maps: Sequence[Float[Tensor, "b o c _ _"]]) -> Float[Tensor, "b t d"]:
-        """Return what `forward` makes of the cameras' maps."""
+    def tokens(self, maps: Sequence[Float[Tensor, "b o c ..."]]) -> Float[Tensor, "b t d"]:
+        """Return what `forward` makes of the cameras' maps, which may be pooled [B O F]."""
         tokens, pooling = [], self.config.pooling
         for index, frames in enumerate(maps):
             features = frames.flatten(0, 1)
@@ -246,6 +248,22 @@ class ImageEncoder(nn.Module):
         return cast(VisionTower, self.towers[0 if self.config.share_tower else index])
 
 
+def build_tower(config: ImageConfig, sentence_dim: int = 0) -> VisionTower:
+    """Return the tower of a configuration, its pixels scaled as that says."""
+    tower = load_tower(
+        config.tower,
+        config.frozen,
+        patches=config.pooling in (Pooling.patches, Pooling.perceiver),
+        sentence_dim=sentence_dim,
+        clip=config.clip,
+    )
+    if config.clip_pixels:
+        tower.scale_pixels(CLIP_MEAN, CLIP_STD)
+    if config.clip_pixels_first:
+        tower.scale_pixels_first(CLIP_MEAN, CLIP_STD)
+    return tower
+
+
 def _projection(config: ImageConfig, channels: int, width: int) -> nn.Module:
     """Return what makes a token of a tower's answer."""
     if config.mlp:
@@ -255,9 +273,11 @@ def _projection(config: ImageConfig, channels: int, width: int) -> nn.Module:
     return nn.Linear(channels, width, bias=not config.share_projection)
 
 
-def pool(features: Float[Tensor, "n c x y"], pooling: Pooling) -> Float[Tensor, n * f]:
+def pool(features: Float[Tensor, "n c ..."], pooling: Pooling) -> Float[Tensor, n * f]:
     """Return [N C] means, [N 2C] expected places in [-1, 1], rows then columns, or the places
-    themselves, [N xy C]."""
+    themselves, [N xy C]; what is pooled already [N F] as it is."""
+    if features.ndim == 2:
+        return features
     if pooling is Pooling.patches:
         return features.flatten(2).transpose(1, 2)
     if pooling is Pooling.average:
@@ -299,11 +319,21 @@ def random_shift(
 
     All frames of a sample move alike.
     """
+    shape = (2, len(images))
+    return shifted(
+        images,
+        torch.randint(-most, most + 1, shape, generator=generator, device=images.device),
+    )
+
+
+def shifted(
+    images: UInt8[Tensor, "b o h w 3"], shift: Int[Tensor, "2 b"]
+) -> UInt8[Tensor, "b o h w 3"]:
+    """Return each sample's frames shifted by rows and columns, edges repeated."""
     b, _, h, w, _ = images.shape
-    device = images.device
-    shift = torch.randint(-most, most + 1, (2, b, 1), generator=generator, device=device)
+    device, shift = images.device, shift.unsqueeze(-1)
     rows = (torch.arange(h, device=device) + shift[0]).clamp(0, h - 1)
     columns = (torch.arange(w, device=device) + shift[1]).clamp(0, w - 1)
     sample = torch.arange(b, device=device)[:, None, None]
-    shifted = images.transpose(1, 2).transpose(2, 3)  # [b h w o 3]: index the first three axes
-    return shifted[sample, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2, 4)
+    places = images.transpose(1, 2).transpose(2, 3)  # [b h w o 3]: index the first three axes
+    return places[sample, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2, 4)
