@@ -19,6 +19,7 @@ from telic.policy.objectives.alignment import AlignmentConfig
 from telic.policy.objectives.foresight import ForesightConfig
 from telic.policy.objectives.future import FutureConfig
 from telic.policy.objectives.objective import ObjectiveConfig
+from telic.policy.objectives.scene import SceneConfig
 from telic.ranges import require_range
 
 
@@ -51,6 +52,7 @@ class PolicyConfig:
     foresight: ForesightConfig = field(default_factory=ForesightConfig)
     alignment: AlignmentConfig = field(default_factory=AlignmentConfig)
     future: FutureConfig = field(default_factory=FutureConfig)
+    scene: SceneConfig = field(default_factory=SceneConfig)
     anchors: TruncatedConfig = field(default_factory=TruncatedConfig)
     prefix: PrefixConfig = field(default_factory=PrefixConfig)
 
@@ -67,7 +69,13 @@ class PolicyConfig:
     @property
     def objectives(self) -> list[ObjectiveConfig]:
         """Return the auxiliary objectives that are on."""
-        every = (self.foresight, self.alignment, self.future, self.anchors)
+        every = (
+            self.foresight,
+            self.alignment,
+            self.future,
+            self.scene,
+            self.anchors,
+        )
         return [objective for objective in every if objective.on]
 
     @property
