@@ -19,6 +19,7 @@ from telic.policy.objectives.alignment import AlignmentConfig
 from telic.policy.objectives.foresight import ForesightConfig
 from telic.policy.objectives.future import FutureConfig
 from telic.policy.objectives.objective import ObjectiveConfig
+from telic.policy.objectives.repa import RepaConfig
 from telic.policy.objectives.scene import SceneConfig
 from telic.ranges import require_range
 
@@ -53,6 +54,7 @@ class PolicyConfig:
     alignment: AlignmentConfig = field(default_factory=AlignmentConfig)
     future: FutureConfig = field(default_factory=FutureConfig)
     scene: SceneConfig = field(default_factory=SceneConfig)
+    repa: RepaConfig = field(default_factory=RepaConfig)
     anchors: TruncatedConfig = field(default_factory=TruncatedConfig)
     prefix: PrefixConfig = field(default_factory=PrefixConfig)
 
@@ -74,6 +76,7 @@ class PolicyConfig:
             self.alignment,
             self.future,
             self.scene,
+            self.repa,
             self.anchors,
         )
         return [objective for objective in every if objective.on]

@@ -31,6 +31,7 @@ from telic.policy.objectives.alignment import AlignmentConfig
 from telic.policy.objectives.foresight import ForesightConfig
 from telic.policy.objectives.future import FutureConfig
 from telic.policy.objectives.objective import ObjectiveConfig
+from telic.policy.objectives.repa import RepaConfig
 from telic.policy.policy import Policy
 from telic.policy.presets import POLICIES
 from telic.policy.routing.routings import ROUTINGS
@@ -160,6 +161,7 @@ OBJECTIVES: dict[str, ObjectiveConfig] = {
     "alignment": AlignmentConfig(weight=0.3, num_heads=2),
     "future": FutureConfig(weight=0.5, side=16, width=16, num_layers=1, num_heads=2),
     "anchors": TruncatedConfig(weight=0.4, count=3, sigma_trunc=0.5),
+    "repa": RepaConfig(weight=0.5, hidden=16),
 }
 
 
@@ -184,7 +186,8 @@ def test_every_objective_trains_itself_and_the_encoders(
     own = {n for n, _ in policy.named_parameters() if n.startswith(f"objectives.{name}.")}
     assert own and own <= moved
     assert any(n.startswith("conditioner.image_encoder.towers.") for n in moved)
-    assert any(n.startswith("conditioner.goal_encoder.text_in.") for n in moved)
+    reads_goal = name != "repa"  # that one looks at the maps alone
+    assert any(n.startswith("conditioner.goal_encoder.text_in.") for n in moved) == reads_goal
     torch.manual_seed(1)
     again = policy(batch, torch.Generator().manual_seed(0)).parts[name]
     assert torch.equal(again, terms.parts[name])
