@@ -60,6 +60,7 @@ class VisionTower(nn.Module):
         self.network, self.channels, self.num_patches = network, channels, num_patches
         self.pretrained, self.pools, self.conditioned = pretrained, pools, conditioned
         self.scale_pixels(mean, std)
+        self.train()  # which leaves a pretrained network in eval mode from the first step on
 
     def scale_pixels(self, mean: Sequence[float], std: Sequence[float]) -> None:
         """Show the network (pixel / 255 - mean) / std."""

@@ -32,7 +32,9 @@ def pictures() -> torch.Tensor:
 
 @pytest.mark.parametrize("name", INSTALLED)
 def test_a_tower_tells_what_it_sees(name: str) -> None:
-    tower = load_tower(name, frozen=True).train()
+    tower = load_tower(name, frozen=True)
+    assert tower.training and not any(m.training for m in tower.network.modules())
+    tower.train()
     assert sum(p.numel() for p in tower.parameters()) == SIZES[name]
     assert not any(p.requires_grad for p in tower.parameters())
     assert not any(m.training for m in tower.network.modules())
