@@ -35,7 +35,8 @@ format: install
 	.venv/bin/ruff format .
 
 .venv/docs: pyproject.toml constraints.txt .venv/installed
-	.venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[docs]"
+	.venv/bin/python tools/install_lock.py .venv/bin/python -m pip install --quiet \
+	  --disable-pip-version-check -c constraints.txt -e ".[docs]"
 	touch .venv/docs
 
 docs: .venv/docs

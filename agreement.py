@@ -7,6 +7,8 @@
 | bounds | the action, where both sides state them: it is scaled by them |
 | rate_hz of the interface | actions a second |
 
+Another physics of a simulator is warned of in one line, not refused.
+
 These may differ: the bounds of the state (a sensor's range is not what its numbers mean), `note`
 (for people), the rate of a single sensor, cameras that are not needed. An action's bounds may not,
 not even narrower ones: [-1, 1] and [-100, 100] are two scales of one motion; a robot is held back
@@ -15,6 +17,7 @@ by the settings of its safety envelope.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -70,7 +73,8 @@ class Difference:
 def require_agreement(needs: Agreeing, offers: Agreeing, mine: str, theirs: str) -> None:
     """Raise ValueError unless `offers` has all that `needs` names, and means the same by it.
 
-    `mine` and `theirs` say in the message where the two come from.
+    `mine` and `theirs` say in the message where the two come from. A UserWarning where the actions
+    of the two are carried out by another physics.
     """
     for field, want, got, with_bounds in _pairs(needs, offers, mine, theirs):
         if (found := next(differences(want, got, with_bounds), None)) is not None:
@@ -84,6 +88,19 @@ def require_agreement(needs: Agreeing, offers: Agreeing, mine: str, theirs: str)
             f"{theirs}: runs at {offers.rate_hz:g} Hz, expected {needs.rate_hz:g} Hz by {mine}; "
             "set its rate, or train at this one"
         )
+    if line := other_physics(needs.action.physics, offers.action.physics, mine, theirs):
+        warnings.warn(line, stacklevel=2)
+
+
+def other_physics(want: str, got: str, mine: str, theirs: str) -> str | None:
+    """Return in one line that two physics of a simulator differ, or None; "" is unstated."""
+    if want == got:
+        return None
+    where = "the simulator" if theirs.startswith("task ") else theirs  # one line for all tasks
+    return (
+        f"{where} has physics {got or 'unstated'}, {mine} has {want or 'unstated'}: the same "
+        "actions move things otherwise, so collect, train and evaluate anew in one of them"
+    )
 
 
 def _pairs(

@@ -30,8 +30,8 @@ class ArraySpec:
     `names` labels the entries of a 1-d array (joint names, `gripper`). Where the entries hold
     them: `rotation`, how it is represented (`axis_angle`, `euler_xyz_fixed`, `quaternion_xyzw`,
     `rotation_6d`, ...); `gripper`, which way larger numbers go, one of GRIPPER_SIGNS; `frame`, in
-    which places and turns are given (`world`, `base`, `tcp`). "" is unstated. `note` is for people
-    alone.
+    which places and turns are given (`world`, `base`, `tcp`). `physics`, of a simulator's actions:
+    which version of its physics carries them out. "" is unstated. `note` is for people alone.
     """
 
     shape: tuple[int | None, ...]
@@ -44,6 +44,7 @@ class ArraySpec:
     rotation: str = ""
     gripper: str = ""
     frame: str = ""
+    physics: str = ""
     note: str = ""
 
     def __post_init__(self) -> None:
@@ -149,7 +150,7 @@ class ArraySpec:
         return cls(**given)
 
 
-_WORDS = ("dtype", "unit", "rotation", "gripper", "frame", "note")
+_WORDS = ("dtype", "unit", "rotation", "gripper", "frame", "physics", "note")
 _LISTS = ("shape", "minimum", "maximum", "names")
 _JSON_KINDS: Final[Mapping[str, tuple[type, ...]]] = {
     "shape": (int, type(None)),

@@ -18,7 +18,7 @@ from telic.embodiment import Space, unified_interface
 from telic.policy.encoders.normalizer import NormalizerConfig
 from telic.policy.objectives.anchors import ANCHORS, AnchorSet, build_anchors, relative_columns
 from telic.ranges import require_range
-from telic.replacement import require_replaceable
+from telic.replacement import Replacement
 from telic.training.anchors import chunk_batches, describe
 
 STDOUT = Console(soft_wrap=True, highlight=False, markup=False)
@@ -50,12 +50,12 @@ class BuildAnchorsConfig:
 def run(config: BuildAnchorsConfig) -> AnchorSet:
     """Return the anchors, which are also in `out`, and say how far the chunks lie from them."""
     out = Path(config.out)
-    require_replaceable(out, ANCHORS, asked=config.overwrite, sources=config.stores)
+    Replacement(out, ANCHORS, overwrite=config.overwrite, sources=config.stores).require()
     stores = [EpisodeStore.open(path) for path in config.stores]
     interface, stats = stores[0].interface, shared_stats(stores)
     for store in stores[1:] if config.space is Space.own else ():
-        numbers = replace(interface, images={}), replace(store.interface, images={})
-        numbers[0].require(numbers[1], f"store {stores[0].path}", f"store {store.path}")
+        first, other = (replace(one, images={}) for one in (interface, store.interface))
+        first.require(other, f"store {stores[0].path}", f"store {store.path}")
     if config.space is Space.unified:
         interface, stats = unified_interface(robots_of(stores)), unified_stats(stores)
     shape = WindowConfig(

@@ -36,7 +36,7 @@ from telic.envs.rollout.pool import Pool, open_pool
 from telic.envs.rollout.scene import SCENE, scene_spec, split_scene
 from telic.envs.task import StateChoice
 from telic.ranges import LAST_SEED, require_range, require_text
-from telic.replacement import require_replaceable
+from telic.replacement import Replacement
 from telic.spec import ArraySpec, Interface
 
 _ANNOTATED = 1  # the stream from which it is drawn what is labelled
@@ -44,7 +44,7 @@ STDERR = Console(stderr=True, markup=False)
 STDOUT = Console(soft_wrap=True, markup=False)
 
 
-class Phrasings(Enum):
+class EpisodeSentences(Enum):
     """Which sentences an episode is labelled with."""
 
     canonical = "canonical"  # the task's first
@@ -52,7 +52,7 @@ class Phrasings(Enum):
     all = "all"  # all of the task's: training draws one each time it sees a step
 
 
-class Mode(Enum):
+class EpisodeKind(Enum):
     """What an episode of a family (`env`) is."""
 
     tasks = "tasks"  # one of its tasks
@@ -65,7 +65,7 @@ class CollectConfig:
 
     tasks: list[str] | None = None  # tags or task names; None: those of `env`, or mt10
     env: str | None = None  # a family instead, such as playtable: all its tasks, or its play
-    mode: Mode = Mode.tasks  # what an episode of `env` is
+    mode: EpisodeKind = EpisodeKind.tasks  # what an episode of `env` is
     # scenes of a family with several, taken in turn
     scenes: list[str] = field(default_factory=list)
     annotated: float = 1.0  # share of the tasks done in play that are labelled
@@ -78,7 +78,8 @@ class CollectConfig:
     cameras: list[str] = field(default_factory=list)  # names of cameras to record, [] for none
     # height and width of the pictures, pixels
     image_size: list[int] = field(default_factory=lambda: [96, 96])
-    phrasings: Phrasings = Phrasings.all  # which sentences an episode is labelled with
+    # which sentences an episode is labelled with
+    phrasings: EpisodeSentences = EpisodeSentences.all
     steps_after_success: int = 20  # steps recorded once the task is done
     max_steps: int | None = None  # steps of an episode; None: 200, or what the tasks' family says
     max_attempts: int | None = None  # attempts at a task; None: 4 x episodes_per_task
@@ -92,7 +93,7 @@ class CollectConfig:
         require_range(self, "annotated", at_least=0, at_most=1)
         require_range(self, "steps_after_success", "num_workers", at_least=0)
         require_range(self, "seed", at_least=0, at_most=LAST_SEED)
-        if self.mode is Mode.play and self.env is None:
+        if self.mode is EpisodeKind.play and self.env is None:
             raise ValueError("mode=play needs a family that plays; give env=playtable")
         if self.tasks is not None and self.env is not None:
             raise ValueError(
@@ -119,7 +120,7 @@ class CollectConfig:
         """Return the ids of the tasks; ValueError with near misses for an unknown one."""
         if self.env is None:
             return registry.expand(["mt10"] if self.tasks is None else self.tasks)
-        return registry.expand([f"{self.env}/play" if self.mode is Mode.play else self.env])
+        return registry.expand([f"{self.env}/play" if self.mode is EpisodeKind.play else self.env])
 
     def plan(self) -> dict[str, Any]:
         """Return what decides the store's content, as JSON data."""
@@ -181,8 +182,9 @@ class _Collection:
             self._unmet = True
             return
         ways = "resume=true goes on with it, overwrite=true"
-        require_replaceable(out, STORE, asked=config.overwrite, by=ways)
-        require_replaceable(log_path, ATTEMPTS, asked=True)  # beside a store that is gone, too
+        Replacement(out, STORE, overwrite=config.overwrite, by=ways).require()
+        # beside a store that is gone, too
+        Replacement(log_path, ATTEMPTS, overwrite=True).require()
         interface = _robot(self.quota.tasks, config, self._workers(stack))
         fields = _fields(interface)
         if config.scene:
@@ -254,21 +256,21 @@ def _segments(task: str, report: Demonstration, seed: int, config: CollectConfig
     family = registry.entry(task).task_id.split("/")[0]
     play = [s._replace(task=f"{family}/{s.task}") for s in report.stretches]
     drawn = np.random.default_rng([seed, _ANNOTATED]).random(len(play))
-    told = [s for s, share in zip(play, drawn, strict=True) if share < config.annotated]
+    annotated = [s for s, share in zip(play, drawn, strict=True) if share < config.annotated]
     return [
         Segment(start=start, end=end, instruction=text, task=registry.entry(done).task_id)
-        for start, end, done in (told if play else whole)
+        for start, end, done in (annotated if play else whole)
         for text in _sentences(registry.entry(done), config.phrasings, seed)
     ]
 
 
-def _sentences(entry: registry.TaskEntry, phrasings: Phrasings, seed: int) -> list[str]:
+def _sentences(entry: registry.TaskEntry, phrasings: EpisodeSentences, seed: int) -> list[str]:
     """Return the sentences of the episode with this seed."""
     sentences = list(entry.instructions)
-    if phrasings is Phrasings.all:
+    if phrasings is EpisodeSentences.all:
         return sentences
     drawn = 0
-    if phrasings is Phrasings.one:
+    if phrasings is EpisodeSentences.one:
         rng = np.random.default_rng([seed, zlib.crc32(entry.task_id.encode())])
         drawn = int(rng.integers(len(sentences)))
     return [sentences[drawn]]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from argparse import Namespace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 from telic.configs.describe import answered
 
@@ -16,7 +18,16 @@ ROOT = Path(__file__).resolve().parent
 def start(module: str) -> None:
     """Run the command whose entry point is `module`, unless only help or the like is asked for."""
     if not answered(ROOT / f"{module}.py", sys.argv[1:]):
-        import_module(f"telic.{module}").main()
+        _imported(f"telic.{module}").main()
+
+
+def _imported(module: str) -> ModuleType:
+    """Import what takes a second; Ctrl-C meanwhile ends the process with one line and 130."""
+    try:
+        return import_module(module)
+    except KeyboardInterrupt:
+        print("interrupted before anything was done", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
 
 
 collect_demos = partial(start, "collect")
@@ -32,13 +43,13 @@ def demo_store() -> None:
     """Run `demo-store`; only `features` needs torch."""
 
     def features(arguments: Namespace) -> int:
-        status: int = import_module("telic.training.features").run(arguments)
+        status: int = _imported("telic.training.features").run(arguments)
         return status
 
-    import_module("telic.datasets.cli").main(features=features)
+    _imported("telic.datasets.cli").main(features=features)
 
 
 def import_checkpoint() -> None:
     """Run `import-checkpoint`; help and mistakes in the arguments need no torch."""
     import_module("telic.policy.published.import_arguments").parser().parse_args()
-    import_module("telic.policy.published.import_checkpoint").main()
+    _imported("telic.policy.published.import_checkpoint").main()

@@ -12,7 +12,7 @@ from __future__ import annotations
 import signal
 import sys
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from typing import Any
 from rich.console import Console
 
 from telic.configs.launch import launch
+from telic.policy.inference_config import InferenceKeys
 from telic.ranges import require_range
 from telic.real_robot.control_process import LoopConfig
 from telic.real_robot.daemon import DaemonConfig, supervise
@@ -29,13 +30,14 @@ from telic.real_robot.robot import robot_config
 from telic.real_robot.safety import SafetyConfig
 from telic.real_robot.summary import render
 from telic.real_robot.summary_file import SummaryFile
+from telic.yaml_files import plain
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".npy", ".npz")
 STDERR = Console(stderr=True, soft_wrap=True, markup=False)
 
 
 @dataclass(kw_only=True, slots=True)
-class ControlConfig:
+class ControlConfig(InferenceKeys):
     """Which policy on which robot, for how long."""
 
     checkpoint: str = ""  # a checkpoint directory
@@ -45,15 +47,6 @@ class ControlConfig:
     embodiment: str | None = None  # robot, of a policy trained for several; None: the first
     goal: str | None = None  # sentence of the goal; None: the robot's own
     duration_s: float | None = 10.0  # length of the run; None: until stopped
-    sampling: str | None = None  # denoising steps: "1", "2", "4", "5", "10"; None: the checkpoint's
-    # of a policy with anchors: how many a chunk is denoised from; None: the checkpoint's
-    anchors: int | None = None
-    # 0: the best anchor; 1: each as often as its score says; None: the checkpoint's
-    temperature: float | None = None
-    precision: str | None = None  # fp32, fp32_packed, bf16, fp16, int8, w8a8; None: fp32
-    # how a chunk goes on from the one that runs while it is computed: none, trained, guided; None:
-    # as the checkpoint was trained
-    prefixing: str | None = None
     # steps after which a new chunk is asked for; 1: as soon as the policy is free
     execute_horizon: int = 1
     seed: int = 300_000  # seed of the scene's starts and of the policy's noise
@@ -62,6 +55,7 @@ class ControlConfig:
     loop: LoopConfig = field(default_factory=LoopConfig)
     safety: SafetyConfig = field(default_factory=SafetyConfig)
     out: str | None = "runs/control.json"  # file of the summary; None: nowhere
+    overwrite: bool = False  # replace the summary of an earlier run; another file never is
 
     def __post_init__(self) -> None:
         if not self.checkpoint:
@@ -100,20 +94,16 @@ def run(config: ControlConfig) -> dict[str, Any]:
     """
     options = config.robot_options | ({} if config.task is None else {"task": config.task})
     robot = robot_config(config.robot, options, defaults={"seed": config.seed})
-    with SummaryFile(config.out) as out:
+    with SummaryFile(config.out, config.overwrite) as out:
         summary = supervise(
             robot,
             partial(
                 open_checkpoint,
                 config.checkpoint,
                 device=config.device,
-                sampling=config.sampling,
-                precision=config.precision,
+                inference=config.inference(),
                 threads=config.threads,
                 embodiment=config.embodiment,
-                anchors=config.anchors,
-                temperature=config.temperature,
-                prefixing=config.prefixing,
             ),
             DaemonConfig(
                 loop=config.loop,
@@ -125,7 +115,7 @@ def run(config: ControlConfig) -> dict[str, Any]:
             goal=config.goal,
             report=STDERR.print,
         )
-        summary["config"] = asdict(config)
+        summary["config"] = plain(config)
         if (problem := out.write(summary)) is not None:
             summary["unwritten"] = problem
     return summary

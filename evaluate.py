@@ -6,20 +6,25 @@ Every policy meets the same episodes (task, seed), so that two results compare p
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
 
+from telic.agreement import other_physics
 from telic.configs.launch import launch
 from telic.configs.words import command_line
 from telic.envs.evaluation.episode_log import EpisodeLog
+from telic.envs.evaluation.filming import can_film, film
+from telic.envs.evaluation.outputs import Outputs
 from telic.envs.evaluation.progress import with_progress
-from telic.envs.evaluation.protocol import ProtocolSettings
+from telic.envs.evaluation.protocol import EvaluationProtocol, ProtocolSettings
 from telic.envs.evaluation.protocols import build_protocol
 from telic.envs.evaluation.report import table, write_report
 from telic.envs.evaluation.results import (
@@ -27,9 +32,10 @@ from telic.envs.evaluation.results import (
     Latency,
     compare,
     read_comparable,
+    results_file,
     write_evaluation,
 )
-from telic.envs.rendering import require_rendering
+from telic.envs.registry import entry
 from telic.envs.rollout.demos import expert_results
 from telic.envs.rollout.rollout import (
     EpisodeJob,
@@ -38,35 +44,26 @@ from telic.envs.rollout.rollout import (
     crash_list,
     run_rollouts,
 )
-from telic.policy.checkpoint import git_commit, load_policy, plain, read_config
+from telic.policy.checkpoint import git_commit, load_policy, read_config
 from telic.policy.inference.device import pick_device
 from telic.policy.inference.latency import chunk_latency_ms
 from telic.policy.inference.machine import machine, versions
-from telic.policy.inference_config import Inference
+from telic.policy.inference_config import InferenceKeys, SamplingChoice
 from telic.policy.policy import Policy
 from telic.ranges import LAST_SEED, require_range, require_text
 from telic.spec import ChunkPolicy
 from telic.training.robomimic_baseline import RobomimicPolicy
+from telic.yaml_files import plain
 
 EXPERT = "expert"
 STDOUT, STDERR = Console(markup=False), Console(stderr=True, markup=False)
 
 
 @dataclass(kw_only=True, slots=True)
-class EvaluateConfig(ProtocolSettings):
+class EvaluateConfig(InferenceKeys, ProtocolSettings):
     """One policy, the episodes it meets (`ProtocolSettings`), and where the report goes."""
 
     checkpoint: str = ""  # a checkpoint directory, or "expert": the tasks' scripted experts
-    # denoising steps, a preset: 1, 2, 5, 10; None: the checkpoint's own
-    sampling: str | None = None
-    # of a policy with anchors: how many a chunk is denoised from; None: the checkpoint's
-    anchors: int | None = None
-    # 0: the best anchor; 1: each as often as its score says; None: the checkpoint's
-    temperature: float | None = None
-    precision: str | None = None  # fp32, fp32_packed, bf16, fp16, int8, w8a8; None: fp32
-    # how a chunk goes on from the rest of the last one: none, guided, trained; None: as the
-    # checkpoint was trained
-    prefixing: str | None = None
     execute_horizon: int = 4  # actions run of each chunk (all, if the policy gives fewer)
     num_workers: int = 2  # simulator processes; 0 simulates in this one
     envs_per_worker: int = 10  # episodes that a simulator process runs at a time
@@ -74,6 +71,7 @@ class EvaluateConfig(ProtocolSettings):
     threads: int | None = None  # CPU threads of the policy; None leaves torch's choice
     out: str = "runs/evaluate"  # folder of the report, results.json and videos
     resume: bool = True  # go on where `out` holds a part of the same evaluation
+    overwrite: bool = False  # start again where `out` holds one; other files are never replaced
     videos: int = 0  # episodes per task filmed, failed ones first, where pictures can be drawn
     compare: str | None = None  # results.json, or its folder, of another policy
 
@@ -89,20 +87,10 @@ class EvaluateConfig(ProtocolSettings):
         require_range(self, "videos", "num_workers", at_least=0)
         require_range(self, "seed", at_least=0, at_most=LAST_SEED)
         require_range(self, "temperature")
-        self.inference()
+        self.inference().require_known()
         build_protocol(self)
         if self.checkpoint == EXPERT and self.videos:
             raise ValueError(f"videos={self.videos}: the scripted experts are not filmed")
-
-    def inference(self) -> Inference:
-        """Return what is chosen of the policy; ValueError for what there is not."""
-        return Inference(
-            sampling=self.sampling,
-            anchors=self.anchors,
-            temperature=self.temperature,
-            precision=self.precision,
-            prefixing=self.prefixing,
-        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -136,24 +124,27 @@ def run(config: EvaluateConfig) -> dict[str, Any]:
     """
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    protocol, out = build_protocol(config), Path(config.out)
+    protocol = build_protocol(config)
     other = None if config.compare is None else read_comparable(Path(config.compare), protocol)
     who = contestant(config)
-    evaluation = Evaluation(policy=who.title, protocol=protocol, about=_about(config, who))
+    about = _physics(protocol) | _about(config, who)
+    evaluation = Evaluation(policy=who.title, protocol=protocol, about=about)
+    log, outputs = _begin(config, who, protocol)
     if isinstance(who.policy, Policy | RobomimicPolicy):  # not in the middle of the first episodes
         who.policy.embed(protocol.sentences())
     try:
-        _run_episodes(config, who, evaluation)
+        _run_episodes(config, who, evaluation, log)
         if who.policy is not None:
             text = protocol.sentences()[0]
             evaluation.chunk_latency_ms = Latency.of(chunk_latency_ms(who.policy, text))
-        if config.videos and _can_film(out):
-            evaluation.videos = _film(config, who, evaluation)
+        if config.videos and can_film(config.out):
+            filmed = partial(who.results, max_steps=protocol.max_steps, config=config)
+            evaluation.videos = film(evaluation, config.videos, outputs, filmed)
     except (KeyboardInterrupt, ValueError) as error:
         if evaluation.episodes or isinstance(error, KeyboardInterrupt):
-            _report(evaluation, other, out)  # what was finished stands
+            _report(evaluation, other, outputs)  # what was finished stands
         raise
-    data = _report(evaluation, other, out)
+    data = _report(evaluation, other, outputs)
     if evaluation.overall().episodes == 0:
         raise ValueError(
             f"all {len(evaluation.episodes)} {protocol.what} crashed: "
@@ -189,14 +180,35 @@ def contestant(config: EvaluateConfig) -> Contestant:
     return Contestant(title=title, identity=identity, policy=policy)
 
 
-def _run_episodes(config: EvaluateConfig, who: Contestant, evaluation: Evaluation) -> None:
+def _begin(
+    config: EvaluateConfig, who: Contestant, protocol: EvaluationProtocol
+) -> tuple[EpisodeLog, Outputs]:
+    """Return the list of episodes to go on with and what else `out` will hold.
+
+    Raises ValueError where `out` holds what is not to be written over.
+    """
+    out = Path(config.out)
+    identity = {**protocol.to_json(), **who.identity, **_physics(protocol)}
+    jobs = {(job.task, job.seed) for job in protocol.jobs()}
+    log = EpisodeLog(out / "episodes.jsonl", identity, jobs, config.resume, config.overwrite)
+    read = [] if config.compare is None else [results_file(Path(config.compare))]
+    outputs = Outputs(
+        folder=out,
+        overwrite=config.overwrite or log.resumed,  # what is gone on with is rewritten
+        sources=read if who.policy is None else [*read, config.checkpoint],
+    )
+    outputs.require(films=config.videos > 0)
+    return log, outputs
+
+
+def _run_episodes(
+    config: EvaluateConfig, who: Contestant, evaluation: Evaluation, log: EpisodeLog
+) -> None:
     """Add every episode to `evaluation`, those of an earlier run first, in the protocol's order."""
-    identity = {**evaluation.protocol.to_json(), **who.identity}
     protocol = evaluation.protocol
     order = {(job.task, job.seed): n for n, job in enumerate(protocol.jobs())}
     try:
-        path = Path(config.out) / "episodes.jsonl"
-        with EpisodeLog(path, identity, order.keys(), config.resume) as log:
+        with log:
             evaluation.episodes = log.finished
             done = {(episode.task, episode.seed) for episode in log.finished}
             jobs = [j for j in protocol.jobs() if (j.task, j.seed) not in done]
@@ -210,58 +222,24 @@ def _run_episodes(config: EvaluateConfig, who: Contestant, evaluation: Evaluatio
         evaluation.batch_latency_ms = Latency.of(waits)
 
 
-def _can_film(out: Path) -> bool:
-    """Return whether pictures can be drawn here; if not, say why: the figures stand without."""
-    try:
-        require_rendering()
-    except ValueError as error:
-        STDERR.print(f"{out}: no videos: {error}", highlight=False, soft_wrap=True)
-        return False
-    return True
+def _physics(protocol: EvaluationProtocol) -> dict[str, str]:
+    """Return {"physics": the simulators' versions}, or nothing where none states one."""
+    stated = {entry(job.task).physics for job in protocol.jobs()} - {""}
+    return {"physics": ", ".join(sorted(stated))} if stated else {}
 
 
-def _film(config: EvaluateConfig, who: Contestant, evaluation: Evaluation) -> dict[str, list[str]]:
-    """Run up to `videos` episodes of each task again, failed ones first, before a camera.
-
-    Returns task -> paths of the films relative to `out`; a name ends in what was filmed.
-    """
-    out = Path(config.out)
-    jobs = {(job.task, job.seed): job for job in evaluation.protocol.jobs()}
-    tasks = list(dict.fromkeys(task for task, _ in jobs))
-    chosen = []
-    for task in tasks:
-        finished = [e for e in evaluation.episodes if e.task == task and e.crashed is None]
-        finished.sort(key=lambda episode: episode.success)
-        chosen += finished[: config.videos]
-    films = []
-    for episode in chosen:
-        name = f"{episode.task.rpartition('/')[2]}_{episode.seed}.mp4"
-        job = jobs[episode.task, episode.seed]
-        films.append(replace(job, video=out / "videos" / name))
-    paths: dict[str, list[str]] = {task: [] for task in tasks}
-    for result in who.results(films, evaluation.protocol.max_steps, config):
-        if (why := result.crashed or result.film_failure) is not None:
-            STDERR.print(
-                f"{result.task}, seed {result.seed}: no film: {why}",
-                highlight=False,
-                soft_wrap=True,
-            )
-        if result.video is not None:
-            outcome = "success" if result.success else "failure"
-            named = result.video.with_stem(f"{result.video.stem}_{outcome}")
-            result.video.replace(named)
-            paths[result.task].append(str(named.relative_to(out)))
-    return {task: sorted(films) for task, films in paths.items() if films}
-
-
-def _report(evaluation: Evaluation, other: Evaluation | None, out: Path) -> dict[str, Any]:
+def _report(evaluation: Evaluation, other: Evaluation | None, outputs: Outputs) -> dict[str, Any]:
     """Write results.json and report.md, show the table; return what results.json holds."""
+    if other is not None:
+        mine, theirs = (str(one.about.get("physics", "")) for one in (evaluation, other))
+        if line := other_physics(mine, theirs, "this evaluation", f"compare: {other.policy}"):
+            warnings.warn(line, stacklevel=2)
     comparison = None if other is None else compare(evaluation, _told_apart(other, evaluation))
-    data = write_evaluation(evaluation, comparison, out)
-    write_report(evaluation, comparison, out)
+    data = write_evaluation(evaluation, comparison, outputs.folder, outputs.overwrite)
+    write_report(evaluation, comparison, outputs.folder, outputs.overwrite)
     STDOUT.print(table(evaluation, comparison))
-    for name in ("report.md", "results.json"):
-        STDOUT.print(f"{out / name}", highlight=False, soft_wrap=True)
+    written = f"{outputs.report.path}\n{outputs.results.path}"
+    STDOUT.print(written, highlight=False, soft_wrap=True)
     return data
 
 
@@ -298,7 +276,12 @@ def _command(config: EvaluateConfig) -> str:
     """Return the command line of which `config` is made."""
     given, default = plain(config), plain(EvaluateConfig(checkpoint=config.checkpoint))
     changed = {key: value for key, value in given.items() if value != default[key]}
-    return command_line("evaluate-policy", {"checkpoint": config.checkpoint, **changed})
+    choice = changed.pop("sampling", {})
+    sampling = {f"sampling.{key}": value for key, value in choice.items() if value is not None}
+    if (preset := sampling.pop(f"sampling.{SamplingChoice.shorthand}", None)) is not None:
+        sampling = {"sampling": preset, **sampling}
+    about = {"checkpoint": config.checkpoint, **changed, **sampling}
+    return command_line("evaluate-policy", about)
 
 
 def _digest(checkpoint: Path) -> str:

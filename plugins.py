@@ -1,13 +1,49 @@
-"""Modules of other people that are named on a command line: `module:what`."""
+"""Modules of other people: those named on a command line, `module:what`, and plug-ins.
+
+A plug-in is a module that registers parts when it is imported (registry.py). An installed package
+names its own as an entry point of the group `telic.plugins`; the environment variable
+TELIC_PLUGINS names others, such as a file in the working folder, with commas between them.
+"""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import sys
 import traceback
+from functools import cache
+from importlib import metadata
 from pathlib import Path
 from types import ModuleType
+
+GROUP = "telic.plugins"
+VARIABLE = "TELIC_PLUGINS"
+_LOADED: set[str] = set()
+
+
+def load_plugins() -> None:
+    """Import the plug-ins that were not imported before; ValueError for one that cannot be."""
+    for module, where in plugins().items():
+        if module in _LOADED:
+            continue
+        _LOADED.add(module)  # first: what it registers is looked up while it is imported
+        try:
+            import_named(module, where)
+        except ValueError:
+            _LOADED.discard(module)
+            raise
+
+
+def plugins() -> dict[str, str]:
+    """Module of each plug-in -> where it is named."""
+    given = [name.strip() for name in os.environ.get(VARIABLE, "").split(",")]
+    return _installed() | {name: f"{VARIABLE}={name}" for name in given if name}
+
+
+@cache
+def _installed() -> dict[str, str]:
+    return {entry.module: f"{GROUP} {entry.name}" for entry in metadata.entry_points(group=GROUP)}
 
 
 def import_named(module: str, where: str) -> ModuleType:

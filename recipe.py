@@ -28,10 +28,12 @@ from telic.configs.launch import USER_ERRORS, compose, launch, one_line, registe
 from telic.configs.words import word
 from telic.control import ControlConfig
 from telic.envs import registry
+from telic.envs.evaluation.outputs import Outputs
 from telic.evaluate import EvaluateConfig
 from telic.policy.diffusion.sampling import preset
 from telic.ranges import require_range, require_text
-from telic.replacement import Kind, replacing, require_replaceable
+from telic.real_robot.summary_file import CONTROL
+from telic.replacement import Kind, Replacement
 from telic.spec import near_misses
 from telic.train import TrainConfig
 
@@ -57,7 +59,9 @@ COMMANDS = {
         decided=("out", "data.stores", "resume", "overwrite"),
     ),
     "evaluate": StageCommand(
-        script="evaluate-policy", schema=EvaluateConfig, decided=("checkpoint", "sampling", "out")
+        script="evaluate-policy",
+        schema=EvaluateConfig,
+        decided=("checkpoint", "sampling", "sampling.preset", "sampling.steps", "out"),
     ),
     "control": StageCommand(script="control-daemon", schema=ControlConfig, decided=()),
 }
@@ -168,7 +172,12 @@ def run(config: RecipeConfig) -> dict[str, Any]:
     planned = list(stages(config))
     for stage in planned:
         stage.require_composes()
-    require_replaceable(out / "summary.json", SUMMARY, asked=True)  # of an earlier run of it
+    written = Replacement(out / "summary.json", SUMMARY, overwrite=True)  # of an earlier run of it
+    written.require()
+    for folder in _evaluated(config).values():
+        Outputs(folder=folder, overwrite=True).require()
+    if config.control_task:
+        Replacement(_control_json(config), CONTROL, overwrite=True).require()
     out.mkdir(parents=True, exist_ok=True)
     seconds = {stage.name: stage.run() for stage in planned}
     results: dict[str, dict[str, Any]] = {
@@ -177,7 +186,7 @@ def run(config: RecipeConfig) -> dict[str, Any]:
     }
     control = json.loads(_control_json(config).read_text()) if config.control_task else None
     summary = summarize(results, control) | {"seconds": seconds}
-    with replacing(out / "summary.json", SUMMARY, asked=True) as fresh:
+    with written.writing() as fresh:
         fresh.write_text(json.dumps(summary, indent=1))
     STDOUT.rule(Text(str(out), style="bold"), align="left")
     STDOUT.print(table(summary))
@@ -213,6 +222,7 @@ def stages(config: RecipeConfig) -> Iterator[Stage]:
             f"sampling={config.control_sampling}",
             f"duration_s={config.control_s}",
             f"out={_control_json(config)}",
+            "overwrite=true",
         ]
         yield Stage(name="control", command="control", arguments=arguments)
 

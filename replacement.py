@@ -18,7 +18,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 
 _C = ctypes.CDLL(None, use_errno=True)
@@ -41,106 +41,104 @@ class Kind:
     locks: Callable[[Path], Sequence[Path]] = lambda path: (path,)
 
 
-def require_replaceable(
-    path: Path,
-    kind: Kind,
-    *,
-    asked: bool,
-    by: str = "overwrite=true",
-    sources: Sequence[Path | str] = (),
-    locked_by_us: bool = False,
-) -> None:
-    """Raise ValueError unless something of `kind` may be written to `path`.
+@dataclass(frozen=True, slots=True)
+class Replacement:
+    """Something of `kind` that is to stand at `path`, and on which conditions.
 
-    `by` is how the user asks for a replacement. None of `sources`, which are read for it, may be
-    what is written, lie in it or hold it.
+    overwrite: whether the user asked that what is there be replaced; by: how they ask for it.
+    None of `sources`, which are read for it, may be what is written, lie in it or hold it.
+    locked_by_us: the caller holds what a writer of it would hold.
     """
-    place = _place(path)
-    for source in sources:
-        _require_apart(path, place, Path(source))
-    if not os.path.lexists(place):
-        return
-    if not asked:
-        raise ValueError(f"{path}: is already there; {by} replaces it, or give another path")
-    plain = place.is_file() or place.is_dir()  # to read a pipe may take for ever
-    if not plain or not kind.recognises(place):
-        raise ValueError(
-            f"{path}: is not {kind.noun}, so it is not replaced; give another path, or remove it "
-            "yourself"
-        )
-    if not locked_by_us:
-        _require_unlocked(path, kind.locks(place))
 
+    path: Path
+    kind: Kind
+    _: KW_ONLY
+    overwrite: bool
+    by: str = "overwrite=true"
+    sources: Sequence[Path | str] = ()
+    locked_by_us: bool = False
 
-@contextmanager
-def replacing(
-    path: Path,
-    kind: Kind,
-    *,
-    asked: bool,
-    by: str = "overwrite=true",
-    sources: Sequence[Path | str] = (),
-    locked_by_us: bool = False,
-    durable: bool = False,
-) -> Iterator[Path]:
-    """Yield a path at which to make what takes the place of `path` when the block ends well.
+    def require(self) -> None:
+        """Raise ValueError unless it may be written."""
+        path, kind, place = self.path, self.kind, self._place
+        for source in self.sources:
+            _require_apart(path, place, Path(source))
+        if not os.path.lexists(place):
+            return
+        plain = place.is_file() or place.is_dir()  # to read a pipe may take for ever
+        ours = plain and kind.recognises(place)
+        if not self.overwrite:
+            way = f"; {self.by} replaces it, or" if ours else f" and is not {kind.noun};"
+            raise ValueError(f"{path}: is already there{way} give another path")
+        if not ours:
+            raise ValueError(
+                f"{path}: is not {kind.noun}, so it is not replaced; give another path, or remove "
+                "it yourself"
+            )
+        if not self.locked_by_us:
+            _require_unlocked(path, kind.locks(place))
 
-    Arguments as for `require_replaceable`; `durable` waits until it is on the disk. ValueError if
-    it may not be replaced or cannot be written; what stood at `path` stays.
-    """
-    place = _place(path)
+    @contextmanager
+    def writing(self, *, durable: bool = False) -> Iterator[Path]:
+        """Yield a path at which to make what takes the place of `path` when the block ends well.
 
-    def require() -> None:
-        require_replaceable(
-            path, kind, asked=asked, by=by, sources=sources, locked_by_us=locked_by_us
-        )
+        `durable` waits until it is on the disk. ValueError if it may not be replaced or cannot be
+        written; what stood at `path` stays.
+        """
+        self.require()
+        place = self._place
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            self.tidy()
+            with _folder_beside(place) as folder:
+                fresh = folder / place.name
+                yield fresh
+                if durable:
+                    for file in (fresh, *sorted(fresh.rglob("*"))):
+                        _sync(file)
+                self.require()  # it was long ago
+                _put_in_place(fresh, place, folder)
+                if durable:
+                    _sync(place.parent)
+        except FileExistsError as error:
+            if os.path.lexists(place) and not self.overwrite:
+                raise ValueError(
+                    f"{self.path}: is already there; somebody made it meanwhile"
+                ) from error
+            raise _unwritable(self.path, error) from error
+        except OSError as error:
+            raise _unwritable(self.path, error) from error
 
-    require()
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with _folder_beside(place) as folder:
-            fresh = folder / place.name
-            yield fresh
-            if durable:
-                for file in (fresh, *sorted(fresh.rglob("*"))):
-                    _sync(file)
-            require()  # it was long ago
-            _put_in_place(fresh, place, folder)
-            if durable:
-                _sync(place.parent)
-    except FileExistsError as error:
-        if os.path.lexists(place) and not asked:
-            raise ValueError(f"{path}: is already there; somebody made it meanwhile") from error
-        raise _unwritable(path, error) from error
-    except OSError as error:
-        raise _unwritable(path, error) from error
+    def remove(self) -> None:
+        """Delete what stands at `path`, if anything, where it might be replaced."""
+        self.require()
+        place = self._place
+        if not os.path.lexists(place):
+            return
+        try:
+            self.tidy()
+            with _folder_beside(place) as folder:
+                place.rename(folder / place.name)  # gone in one step, then emptied
+        except OSError as error:
+            raise ValueError(
+                f"{self.path}: cannot be removed ({error.strerror or error})"
+            ) from error
 
+    def tidy(self) -> None:
+        """Delete what killed processes left beside `path` of what was to stand there."""
+        restore(self.path)
+        for leftover in _leftovers(self._place):
+            shutil.rmtree(leftover, ignore_errors=True)
 
-def remove(
-    path: Path,
-    kind: Kind,
-    *,
-    asked: bool,
-    by: str = "overwrite=true",
-    sources: Sequence[Path | str] = (),
-    locked_by_us: bool = False,
-) -> None:
-    """Delete what stands at `path`, if anything, on the conditions of `require_replaceable`."""
-    require_replaceable(path, kind, asked=asked, by=by, sources=sources, locked_by_us=locked_by_us)
-    place = _place(path)
-    if not os.path.lexists(place):
-        return
-    try:
-        with _folder_beside(place) as folder:
-            place.rename(folder / place.name)  # gone in one step, then emptied
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be removed ({error.strerror or error})") from error
+    @property
+    def _place(self) -> Path:
+        return _place(self.path)
 
 
 def restore(path: Path) -> None:
     """Put back what stood at `path` if a kill fell between the two renames of a replacement."""
     place = _place(path)
-    if os.path.lexists(place) or not place.parent.is_dir():
+    if os.path.lexists(place):
         return
     for folder in _leftovers(place):
         if (previous := folder / _PREVIOUS).exists():
@@ -183,13 +181,7 @@ def _require_unlocked(path: Path, held: Sequence[Path]) -> None:
 
 @contextmanager
 def _folder_beside(place: Path) -> Iterator[Path]:
-    """Yield a folder of our own beside `place`, locked, and delete it with all that is in it.
-
-    Those that a killed process left for the same place are deleted first.
-    """
-    restore(place)
-    for leftover in _leftovers(place):
-        shutil.rmtree(leftover, ignore_errors=True)
+    """Yield a folder of our own beside `place`, locked, and delete it with all that is in it."""
     while True:
         folder = Path(tempfile.mkdtemp(prefix=f".{place.name}.", suffix=_SUFFIX, dir=place.parent))
         lock = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
@@ -209,7 +201,7 @@ def _folder_beside(place: Path) -> Iterator[Path]:
 def _leftovers(place: Path) -> Iterator[Path]:
     """Yield the folders beside `place` that killed processes left for it, each locked meanwhile."""
     ours = re.compile(rf"\.{re.escape(place.name)}\.[a-z0-9_]{{8}}{re.escape(_SUFFIX)}")
-    for folder in sorted(place.parent.iterdir()):
+    for folder in sorted(place.parent.iterdir()) if place.parent.is_dir() else ():
         if not ours.fullmatch(folder.name):
             continue
         try:

@@ -22,14 +22,15 @@ import torch
 from torch.utils.data import DataLoader
 
 from telic.configs.launch import launch
-from telic.datasets.robomimic_hdf5 import Hdf5ExportOptions, export_hdf5
+from telic.datasets.formats.robomimic_hdf5 import Hdf5ExportOptions, export_hdf5
+from telic.datasets.lock import WriterLock
 from telic.datasets.sampler import BatchSampler
 from telic.datasets.store import EpisodeStore
 from telic.policy.atomic import CHECKPOINT
 from telic.policy.checkpoint import save_checkpoint
 from telic.policy.inference.device import pick_device
 from telic.ranges import LAST_SEED, require_range, require_text
-from telic.replacement import require_replaceable
+from telic.replacement import Replacement
 from telic.training.data import prime_embeddings
 from telic.training.robomimic_baseline import (
     GOAL,
@@ -38,7 +39,7 @@ from telic.training.robomimic_baseline import (
     RobomimicPolicy,
     import_robomimic,
 )
-from telic.training.run_log import RunLog, WandbConfig
+from telic.training.run_log import RunLog, WandbConfig, log_of
 from telic.training.stop_signals import StopSignals
 
 
@@ -77,12 +78,7 @@ def run(config: TrainBaselineConfig) -> dict[str, float]:
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     out = Path(config.out)
-    checkpoint = out / "checkpoints" / "last"
-    if checkpoint.exists() and not config.overwrite:
-        raise ValueError(
-            f"out={out} holds a run already; overwrite=true starts again, or choose another out"
-        )
-    require_replaceable(checkpoint, CHECKPOINT, asked=True, sources=[config.store])
+    _require_new(config)
     store = EpisodeStore.open(config.store)
     _require_unit_actions(store)
     device = pick_device(config.device)
@@ -91,6 +87,41 @@ def run(config: TrainBaselineConfig) -> dict[str, float]:
     prime_embeddings(policy, [store])
     policy.to(device).train()
     out.mkdir(parents=True, exist_ok=True)
+    lock = WriterLock(out, "run")
+    try:
+        _require_new(config, locked_by_us=True)  # reading took its time
+        return _train(config, policy, store.num_steps)
+    finally:
+        lock.release()
+
+
+def _require_new(config: TrainBaselineConfig, locked_by_us: bool = False) -> None:
+    """Raise ValueError where `out` holds what is not to be written over."""
+    checkpoint = _checkpoint(config)
+    if checkpoint.exists() and not config.overwrite:
+        raise ValueError(
+            f"out={config.out} holds a run already; overwrite=true starts again, or choose "
+            "another out"
+        )
+    Replacement(
+        checkpoint,
+        CHECKPOINT,
+        overwrite=config.overwrite,
+        sources=[config.store],
+        locked_by_us=locked_by_us,
+    ).require()
+    log_of(Path(config.out)).require()
+
+
+def _checkpoint(config: TrainBaselineConfig) -> Path:
+    return Path(config.out) / "checkpoints" / "last"
+
+
+def _train(
+    config: TrainBaselineConfig, policy: RobomimicPolicy, num_steps: int
+) -> dict[str, float]:
+    """Train `policy` on the `num_steps` steps of the store; return the last step's record."""
+    out, checkpoint = Path(config.out), _checkpoint(config)
     batches = _batches(config, policy, out)
 
     def save(step: int) -> None:
@@ -101,7 +132,7 @@ def run(config: TrainBaselineConfig) -> dict[str, float]:
     record: dict[str, float] = {}
     with StopSignals() as stop, RunLog(out, config, config.wandb, config.steps) as log:
         parameters = sum(p.numel() for p in policy.parameters())
-        log.say(f"{policy.title}: {parameters / 1e6:.2f} M parameters, {store.num_steps} steps")
+        log.say(f"{policy.title}: {parameters / 1e6:.2f} M parameters, {num_steps} steps")
         for step in range(1, config.steps + 1):
             record = policy.train_step(next(batches))
             _require_finite(record, step)
@@ -111,6 +142,7 @@ def run(config: TrainBaselineConfig) -> dict[str, float]:
                 log.advance(step, f"loss {record['loss']:.4f}")
             if last or step % config.checkpoint_every == 0:
                 save(step)
+                log.draw()
             if last:
                 log.say(f"{checkpoint} after {step} steps")
                 break

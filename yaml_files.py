@@ -1,8 +1,12 @@
-"""YAML files of other people: read only where they are as large as they look."""
+"""YAML data: out of config objects, and out of files only where they are as large as they look."""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
+from enum import Enum
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -21,3 +25,16 @@ def require_no_aliases(path: Path) -> None:
                 f"{path}: line {line}: *{token.value} repeats another part, and could grow to any "
                 "size; write that part out"
             )
+
+
+def plain(value: Any) -> Any:
+    """Return `value` as YAML data: dataclasses to dict, enums to their names, paths to str."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    if isinstance(value, Enum):
+        return value.name
+    return str(value) if isinstance(value, Path) else value

@@ -1,7 +1,7 @@
 """Success under control against the policy's latency, in a time of its own (load plays no part).
 
     python benchmarks/control_delay.py checkpoint [--tasks mt10] [--episodes 10] [--sampling 2]
-        [--latency-ms 0 10 20 30 40 50] [--seam-steps 0 1 2] [--execute-horizon 1]
+        [--latency-ms 0 10 20 30 40 50] [--boundary-steps 0 1 2] [--execute-horizon 1]
     python benchmarks/control_delay.py checkpoint --delay-steps 0 2 4 8 --execute-horizon 4
         --prefixing none guided trained
 
@@ -29,6 +29,7 @@ from rich.table import Table
 
 from telic.envs.evaluation.statistics import wilson_interval
 from telic.envs.registry import expand
+from telic.policy.inference_config import InferenceConfig, SamplingChoice
 from telic.policy.policy import Policy
 from telic.real_robot.clock import NS, FakeClock
 from telic.real_robot.control_process import LoopConfig
@@ -109,7 +110,7 @@ def main() -> None:
     parser.add_argument(
         "--delay-steps", type=int, nargs="+", help="control steps, in place of --latency-ms"
     )
-    parser.add_argument("--seam-steps", type=int, nargs="+", default=[0])
+    parser.add_argument("--boundary-steps", type=int, nargs="+", default=[0])
     parser.add_argument("--prefixing", nargs="+", default=[None])
     parser.add_argument("--execute-horizon", type=int, default=1)
     arguments = parser.parse_args()
@@ -122,7 +123,10 @@ def main() -> None:
 def print_rows(arguments: argparse.Namespace) -> None:
     """Print one row for each setting, and then the table of all."""
     torch.set_num_threads(1)
-    policy = open_checkpoint(arguments.checkpoint, sampling=arguments.sampling)
+    policy = open_checkpoint(
+        arguments.checkpoint,
+        inference=InferenceConfig(sampling=SamplingChoice(preset=arguments.sampling)),
+    )
     assert isinstance(policy, Policy)
     latencies_ms = arguments.latency_ms
     if arguments.delay_steps is not None:

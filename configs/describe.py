@@ -9,12 +9,14 @@ import shutil
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import metadata
+from importlib import import_module, metadata
 from pathlib import Path
 
 from telic.configs.examples import EXAMPLES
 from telic.configs.keys import Key, Section, schema_of, sections, unit
-from telic.configs.source import Class, Source, first_sentence, read, resolve
+from telic.configs.source import read
+from telic.configs.tables import PLUGGED, entries
+from telic.plugins import plugins
 
 CONFIGS = Path(__file__).resolve().parent
 HYDRA = (
@@ -36,7 +38,7 @@ class Group:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Description:
+class CommandDescription:
     """A command: script and name (`train-policy`, `train`), what it does, keys, groups."""
 
     script: str
@@ -51,7 +53,7 @@ class Description:
         return EXAMPLES.get(self.name, ())
 
 
-def describe(entry: Path) -> Description:
+def describe(entry: Path) -> CommandDescription:
     """The description of the command whose entry point is a file such as `train.py`."""
     source = read(entry)
     schema, name = schema_of(source)
@@ -61,7 +63,7 @@ def describe(entry: Path) -> Description:
     script = re.match(r"`([\w-]+)`: ", paragraphs[0])
     title = script.group(1) if script else name
     kept = [paragraphs[0].partition(": ")[2] if script else paragraphs[0], *paragraphs[1:]]
-    return Description(
+    return CommandDescription(
         script=title,
         name=name,
         what=[part for part in kept if not part.startswith(f"{title} ")] + schema.details,
@@ -86,6 +88,7 @@ def groups(name: str) -> list[Group]:
 def registered(group: str) -> dict[str, str]:
     """The choices that `register_choices(group, TABLE)` makes, each with its meaning."""
     source = read(CONFIGS / "policy_choices.py")
+    found: dict[str, str] = {}
     for node in ast.walk(source.tree):
         if (
             isinstance(node, ast.Call)
@@ -93,27 +96,18 @@ def registered(group: str) -> dict[str, str]:
             and isinstance(node.args[0], ast.Constant)
             and node.args[0].value == group
         ):
-            names = [n.id for n in ast.walk(node.args[1]) if isinstance(n, ast.Name)]
-            for name in names:
-                table = resolve(source, name)
-                if isinstance(table, tuple) and isinstance(table[1], ast.Dict):
-                    return dict(
-                        _entry(table[0], *pair) for pair in zip(*_parts(table[1]), strict=True)
-                    )
-    return {}
+            for name in ast.walk(node.args[1]):
+                if isinstance(name, ast.Name):
+                    found |= entries(source, name.id)
+    return found | {name: PLUGGED for name in _plugged(group) if name not in found}
 
 
-def _parts(table: ast.Dict) -> tuple[list[ast.expr], list[ast.expr]]:
-    return [key for key in table.keys if key is not None], table.values
-
-
-def _entry(source: Source, key: ast.expr, value: ast.expr) -> tuple[str, str]:
-    """A choice of a table and its meaning: the comment there, or what its file opens with."""
-    meaning = source.note(key)
-    known = resolve(source, value.id) if isinstance(value, ast.Name) else None
-    if not meaning and isinstance(known, Class):
-        meaning = first_sentence(ast.get_docstring(known.source.tree) or "")
-    return str(ast.literal_eval(key)), meaning
+def _plugged(group: str) -> list[str]:
+    """The choices of a group in this process, where there are plug-ins that may add some."""
+    if not plugins():
+        return []
+    import_module("telic.configs.policy_choices")
+    return list(import_module("telic.configs.launch").choices(group))
 
 
 def _comment(file: Path) -> str:
@@ -148,7 +142,7 @@ def answered(entry: Path, arguments: Sequence[str]) -> bool:
     return False
 
 
-def completions(about: Description, line: str) -> list[str]:
+def completions(about: CommandDescription, line: str) -> list[str]:
     """What the last word of `line` may go on as: keys up to their next dot, or values."""
     word = "" if line.endswith(" ") else line.split()[-1]
     values = {f"{g.name}=": list(g.choices) for g in about.groups}
@@ -165,7 +159,7 @@ def completions(about: Description, line: str) -> list[str]:
     return found if len(cut) == 1 and len(found) < 2 else sorted(cut)
 
 
-def help_text(about: Description, width: int, part: str = "") -> str:
+def help_text(about: CommandDescription, width: int, part: str = "") -> str:
     """Help that fits `width` columns; `part`: keys that begin so, and nothing else."""
     width = max(40, width)
     if part:
@@ -194,7 +188,7 @@ def command_lines(line: str, width: int) -> list[str]:
     return [f" {text}" for text in lines]
 
 
-def _keys(about: Description, width: int, part: str = "") -> list[str]:
+def _keys(about: CommandDescription, width: int, part: str = "") -> list[str]:
     lines: list[str] = []
     for section in about.sections:
         kept = [key for key in section.keys if key.name.startswith(part)]
@@ -214,7 +208,7 @@ def _keys(about: Description, width: int, part: str = "") -> list[str]:
     return lines
 
 
-def heading(about: Description, section: Section) -> str:
+def heading(about: CommandDescription, section: Section) -> str:
     """The line over a section's keys: where they are, by what they are chosen, what they are."""
     group = section.name.replace(".", "/")
     if group in {known.name for known in about.groups}:

@@ -34,8 +34,9 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
             "success of each task with intervals, and films",
         ),
         (
-            "evaluate-policy checkpoint=runs/first/checkpoints/best sampling=2 out=runs/eval_2",
-            "the same policy with two denoising steps",
+            "evaluate-policy checkpoint=runs/first/checkpoints/best sampling.sampler=heun "
+            "sampling.steps=3 out=runs/eval_heun",
+            "the same policy by another sampler in three denoising steps",
         ),
         ("evaluate-policy checkpoint=expert out=runs/expert", "the scripted experts"),
     ),
@@ -51,9 +52,9 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
             "a robot of your own, until Ctrl-C",
         ),
         (
-            "control-daemon checkpoint=runs/first/checkpoints/best robot=arm sampling=2 "
-            "loop.priority=50",
-            "two denoising steps, a real-time priority",
+            "control-daemon checkpoint=runs/first/checkpoints/best robot=arm "
+            "sampling.sampler=heun sampling.steps=3 loop.priority=50",
+            "another sampler, three denoising steps, a real-time priority",
         ),
     ),
     "recipe": (

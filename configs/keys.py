@@ -7,11 +7,12 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from telic.configs.source import Class, Source, resolve, subclasses
+from telic.configs.source import ROOT, Class, ModuleSource, read, resolve, subclasses
+from telic.configs.tables import entries, subclasses_of_plugins
 
 UNITS = {"_hz": "Hz", "_s": "seconds", "_us": "microseconds", "_ns": "ns", "_mb": "MiB"}
 CHOSEN_BY = ("kind", "name")  # fields by which a config is chosen; nobody sets them
-Given = Mapping[str, tuple[Source, ast.expr]]  # field -> what a call gives it
+Given = Mapping[str, tuple[ModuleSource, ast.expr]]  # field -> what a call gives it
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,7 +51,7 @@ def sections(
         if known is not None and not known.is_enum:
             inner += _within(known, f"{dotted}.", meaning, call_arguments(where, value))
             continue
-        choices = {} if known is None else members(known)
+        choices = choices_of(source, node) if known is None else members(known)
         default = shown(where, value)
         own.append(Key(name=dotted, kind=kind, default=default, meaning=meaning, choices=choices))
     yield Section(
@@ -61,7 +62,7 @@ def sections(
 
 def _within(known: Class, prefix: str, meaning: str, given: Given) -> Iterator[Section]:
     """The sections of a config within another: of each of its kinds, where it has several."""
-    kinds = subclasses(known)
+    kinds = subclasses(known) + subclasses_of_plugins(known)
     for kind in kinds:
         yield from sections(kind, prefix, choice=name_of(kind))
     if not kinds:
@@ -76,9 +77,9 @@ def name_of(schema: Class) -> str:
     return schema.name
 
 
-def fields_of(schema: Class) -> dict[str, tuple[Source, ast.AnnAssign, str]]:
+def fields_of(schema: Class) -> dict[str, tuple[ModuleSource, ast.AnnAssign, str]]:
     """The fields of a dataclass, those of its bases first: where, statement, meaning."""
-    found: dict[str, tuple[Source, ast.AnnAssign, str]] = {}
+    found: dict[str, tuple[ModuleSource, ast.AnnAssign, str]] = {}
     for base in reversed(schema.bases()):
         found |= fields_of(base)
     for node in schema.node.body:
@@ -104,7 +105,24 @@ def members(choice: Class) -> dict[str, str]:
     return found
 
 
-def kind_of(source: Source, annotation: ast.expr) -> tuple[str, Class | None]:
+def choices_of(source: ModuleSource, node: ast.AnnAssign) -> dict[str, str]:
+    """The parts of the table that `field(metadata={"choices": TABLE})` names, with meanings.
+
+    TABLE may be the dotted name, as text, of one whose module a config does without.
+    """
+    given = node.value.keywords if isinstance(node.value, ast.Call) else []
+    for argument in given:
+        if argument.arg == "metadata" and isinstance(argument.value, ast.Dict):
+            for key, value in zip(argument.value.keys, argument.value.values, strict=True):
+                if key is not None and ast.literal_eval(key) == "choices":
+                    if not isinstance(value, ast.Constant):
+                        return entries(source, ast.unparse(value))
+                    *module, table = str(value.value).split(".")
+                    return entries(read(ROOT.joinpath(*module[1:]).with_suffix(".py")), table)
+    return {}
+
+
+def kind_of(source: ModuleSource, annotation: ast.expr) -> tuple[str, Class | None]:
     """What an annotation allows, in words, and the class of this package that it names."""
     if isinstance(annotation, ast.BinOp):
         left, known = kind_of(source, annotation.left)
@@ -134,14 +152,14 @@ def default_of(node: ast.AnnAssign) -> ast.expr | None:
     return value
 
 
-def call_arguments(source: Source, value: ast.expr | None) -> Given:
+def call_arguments(source: ModuleSource, value: ast.expr | None) -> Given:
     """What `SomeConfig(key=value)` gives the fields of that config."""
     if not isinstance(value, ast.Call):
         return {}
     return {k.arg: (source, k.value) for k in value.keywords if k.arg is not None}
 
 
-def shown(source: Source, value: ast.expr | None) -> str:
+def shown(source: ModuleSource, value: ast.expr | None) -> str:
     """An expression as a command line has it: `null`, `true`, `[a,b]`, an Enum's member."""
     if value is None:
         return ""
@@ -184,7 +202,7 @@ def unit(name: str) -> str:
     return ""
 
 
-def schema_of(source: Source) -> tuple[Class, str]:
+def schema_of(source: ModuleSource) -> tuple[Class, str]:
     """The config class and the command that an entry point gives to `launch`."""
     for node in ast.walk(source.tree):
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "launch":

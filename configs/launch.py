@@ -29,6 +29,7 @@ from telic.configs.describe import answered
 from telic.configs.renamed import with_new_names
 from telic.configs.words import as_hydra, key_types, sweeps
 from telic.spec import near_misses, warnings_in_one_line
+from telic.typed_keys import to_object
 
 Config = TypeVar("Config")
 USER_ERRORS = (ValueError, OSError, HydraException, OmegaConfBaseException)
@@ -117,7 +118,7 @@ def compose(schema: type[Config], name: str, overrides: Sequence[str] = ()) -> C
 
 def _to_object(cfg: DictConfig, schema: type[Config]) -> Config:
     try:
-        return cast(Config, OmegaConf.to_object(cfg))
+        return cast(Config, to_object(cfg))
     except AttributeError as error:  # a key that `+key=value` added to a slotted dataclass
         key = str(error).rsplit("'", 2)[-2] if "no attribute" in str(error) else str(error)
         raise ValueError(
@@ -129,6 +130,14 @@ def register_choices(group: str, choices: Mapping[str, object]) -> None:
     """Make `group=name` on a command line choose among config objects, where a root asks for it."""
     for name, node in choices.items():
         ConfigStore.instance().store(group=group, name=name, node=node)
+
+
+def choices(group: str) -> list[str]:
+    """The names that `register_choices` was given for a group."""
+    node: Any = ConfigStore.instance().repo
+    for part in group.split("/"):
+        node = node.get(part, {}) if isinstance(node, dict) else {}
+    return [key.removesuffix(".yaml") for key in node if key.endswith(".yaml")]
 
 
 def register_preparation(name: str, prepare: Callable[[Sequence[str]], list[str]]) -> None:
@@ -167,6 +176,12 @@ def one_line(error: Exception, schema: type[Any]) -> str:
         key = re.search(r"full_key: (\S+)", text)
         full_key = key.group(1) if key else unknown.group(1)
         return f"{full_key} is not a config key{near_misses(full_key, key_types(schema))}"
+    unlike = re.search(r"Invalid value '(.*)', expected one of \[(.*)\]", text)
+    set_key = re.search(r"(?:override |full_key: )([\w.]+)", text)
+    if unlike and set_key:
+        value, listed = unlike.groups()
+        misses = near_misses(value, listed.split(", "))
+        return f"{set_key.group(1)}={value} is not one of {listed}{misses}"
     parts = [
         part.strip()
         for part in text.splitlines()
@@ -177,17 +192,11 @@ def one_line(error: Exception, schema: type[Any]) -> str:
 
 def _unchosen(arguments: Sequence[str]) -> str | None:
     """Return what is wrong with the first setting of a group of which nothing is chosen."""
-    repo = ConfigStore.instance().repo
     for argument in arguments:
         setting = argument.partition("=")[0].lstrip("+~")
         group = setting.rpartition(".")[0].replace(".", "/")
-        node: Any = repo
-        for part in group.split("/"):
-            node = node.get(part, {}) if isinstance(node, dict) else {}
         chosen = any(other.startswith(f"{group}=") for other in arguments)
-        choices = [key.removesuffix(".yaml") for key in node if key.endswith(".yaml")]
-        if choices and not chosen:
-            return (
-                f"{setting} is a setting of {group}; choose that too: {group}={'|'.join(choices)}"
-            )
+        known = choices(group)
+        if known and not chosen:
+            return f"{setting} is a setting of {group}; choose that too: {group}={'|'.join(known)}"
     return None

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Source:
+class ModuleSource:
     """One file, parsed."""
 
     path: Path
@@ -64,7 +64,7 @@ class Source:
 class Class:
     """A class and the file that it stands in."""
 
-    source: Source
+    source: ModuleSource
     node: ast.ClassDef
 
     @property
@@ -118,9 +118,9 @@ def first_sentence(text: str) -> str:
 
 
 @cache
-def read(path: Path) -> Source:
+def read(path: Path) -> ModuleSource:
     """The source of a file."""
-    source = Source(path=path, tree=ast.parse(path.read_text()))
+    source = ModuleSource(path=path, tree=ast.parse(path.read_text()))
     for node in source.tree.body:
         if isinstance(node, ast.ImportFrom) and node.module:
             for alias in node.names:
@@ -140,7 +140,7 @@ def comments_of(path: Path) -> tuple[dict[int, str], dict[int, str]]:
     return beside, alone
 
 
-def module(name: str) -> Source | None:
+def module(name: str) -> ModuleSource | None:
     """The source of a module of this package; None for another one's."""
     if name.partition(".")[0] != PACKAGE:
         return None
@@ -151,7 +151,7 @@ def module(name: str) -> Source | None:
     return None
 
 
-def resolve(source: Source, name: str) -> Class | tuple[Source, ast.expr] | None:
+def resolve(source: ModuleSource, name: str) -> Class | tuple[ModuleSource, ast.expr] | None:
     """The class or the constant that a name stands for in a file; None where it is another's."""
     for known in source.classes():
         if known.name == name:

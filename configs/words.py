@@ -33,7 +33,8 @@ def as_hydra(arguments: Sequence[str], schema: type[object]) -> list[str]:
 
     Kept are values in quotes, `null`, interpolations (`${...}`), and with `-m` what is swept
     (`a,b`, `range(1,3)`). Other values of a key that holds text are that text, and so are the
-    entries of a list of texts (`[a,b]`).
+    entries of a list of texts (`[a,b]`). A value given to a group of keys whose config has a
+    `shorthand` is that key's: `sampling=2` is `sampling.preset=2`.
     """
     kinds = key_types(schema)
     sweeping = any(argument in _MULTIRUN for argument in arguments)
@@ -46,6 +47,9 @@ def _as_hydra(argument: str, kinds: Mapping[str, Any], sweeping: bool) -> str:
         return argument
     head, key, value = assigned.groups()
     kind = _inner(kinds.get(key))
+    short = getattr(kind, "shorthand", None)
+    if short is not None and not value.lstrip().startswith("{"):
+        return _as_hydra(f"{head[:-1]}.{short}={value}", kinds, sweeping)
     if kind is str:
         return head + _text(value, sweeping)
     override = _parsed(value)

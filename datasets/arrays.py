@@ -14,31 +14,22 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import re
-import stat
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from io import FileIO
 from pathlib import Path
 from typing import Any
 
-import google_crc32c
 import numpy as np
 import zarr
 from zarr.codecs import Crc32cCodec
 
-from telic.replacement import swap_file
-from telic.spec import Array
-
-OPEN_FILES = 128  # kept open for reading, per array
-LARGEST_META = 64 << 20  # bytes of a zarr.json
-LARGEST_CHUNK = 1 << 30  # bytes; what is said to be larger is damaged
-CHECKSUM_BYTES = 4
-# a file that was being replaced, by us or by zarr
-PARTIAL = re.compile(
-    r"(zarr\.json|c[.0-9]*|[0-9]+)\.\d+\.partial|(zarr|[0-9]+)\.[0-9a-f]{32}\.partial"
+from telic.datasets.array_metadata import (
+    not_plain,
+    read_meta,
+    replace_file,
+    separator,
 )
+from telic.datasets.chunk_files import ChunkFiles
+from telic.spec import Array
 
 
 def create_rows(
@@ -66,7 +57,7 @@ class RowArray:
         self.path = path
         self._meta = read_meta(path)
         try:
-            problem = _not_plain(self._meta)
+            problem = not_plain(self._meta)
         except (KeyError, TypeError, IndexError, AttributeError) as error:
             raise ValueError(f"{path}/zarr.json: not a zarr array's ({error!r})") from error
         if problem:
@@ -76,15 +67,21 @@ class RowArray:
         self.chunk_rows = int(self._meta["chunk_grid"]["configuration"]["chunk_shape"][0])
         self.row_bytes = self.dtype.itemsize * math.prod(self.row_shape)
         self.checksummed = len(self._meta["codecs"]) == 2
-        self._separator = _separator(self._meta)
-        self._files: OrderedDict[int, FileIO] = OrderedDict()
+        self._chunks = ChunkFiles(
+            path,
+            separator(self._meta),
+            len(self.row_shape),
+            self.chunk_rows,
+            self.row_bytes,
+            self.checksummed,
+        )
         self._last: tuple[int, Array] | None = None  # the chunk written last, and its bytes
 
     def __len__(self) -> int:
         return int(self._meta["shape"][0])
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_files": OrderedDict(), "_last": None}
+        return {**self.__dict__, "_last": None}
 
     @property
     def attributes(self) -> Mapping[str, Any]:
@@ -108,7 +105,9 @@ class RowArray:
             raise ValueError(f"{self.path}: {count} rows do not fit into memory") from error
         for first in range(0, count, self.chunk_rows):
             part = out[first : first + self.chunk_rows]
-            content = self._whole_chunk(first // self.chunk_rows)[: len(part) * self.row_bytes]
+            content = self._chunks.read_whole(first // self.chunk_rows)[
+                : len(part) * self.row_bytes
+            ]
             part[...] = content.view(self.dtype).reshape(part.shape)
         return out
 
@@ -117,12 +116,12 @@ class RowArray:
 
         Of chunks that are there; `missing_rows` has the others.
         """
-        chunks = self._chunk_files()
+        chunks = self._chunks.sizes()
         for chunk in sorted(chunks):
             first = chunk * self.chunk_rows
-            if first < len(self) and chunks[chunk] == self._file_bytes:
+            if first < len(self) and chunks[chunk] == self._chunks.file_bytes:
                 try:
-                    self._whole_chunk(chunk)
+                    self._chunks.read_whole(chunk)
                 except ValueError as error:
                     yield first, min(self.chunk_rows, len(self) - first), str(error)
 
@@ -133,7 +132,7 @@ class RowArray:
             view = out.reshape(-1).view(np.uint8).data
             for first, count, row in _runs(rows, self.chunk_rows):
                 at, size = first * self.row_bytes, count * self.row_bytes
-                self._read_into(row, view[at : at + size])
+                self._chunks.read_into(row, view[at : at + size])
         return out
 
     def write(self, start: int, rows: Array) -> None:
@@ -147,10 +146,10 @@ class RowArray:
         while written < len(data):
             chunk, offset = divmod(start + written // self.row_bytes, self.chunk_rows)
             before = offset * self.row_bytes
-            part = data[written : written + self._chunk_bytes - before]
+            part = data[written : written + self._chunks.chunk_bytes - before]
             content = self._to_grow(chunk, before)
             content[before : before + len(part)] = part
-            self._replace_chunk(chunk, content, before + len(part))
+            self._chunks.replace(chunk, content, before + len(part))
             self._last = chunk, content
             written += len(part)
 
@@ -175,22 +174,27 @@ class RowArray:
 
     def missing_rows(self) -> list[tuple[int, str]]:
         """Return (first row lost, why) for each run of chunk files that are absent or damaged."""
-        chunks, lost, expected = self._chunk_files(), [], 0
+        chunks, lost, expected = self._chunks.sizes(), [], 0
         needed = -(-len(self) // self.chunk_rows)
         for chunk in sorted(c for c in chunks if c < needed):
             if chunk > expected:
-                why = f"{self._chunk_path(expected)} is missing"
+                why = f"{self._chunks.path_of(expected)} is missing"
                 lost.append((expected * self.chunk_rows, why))
             rows = min(self.chunk_rows, len(self) - chunk * self.chunk_rows)
             have = chunks[chunk]
-            if have < rows * self.row_bytes or (self.checksummed and have != self._file_bytes):
+            if have < rows * self.row_bytes or (
+                self.checksummed and have != self._chunks.file_bytes
+            ):
                 whole = min(max(have, 0) // self.row_bytes, rows - 1) if self.row_bytes else 0
                 size = f"has {have} bytes" if have >= 0 else "is no file"
-                why = f"{self._chunk_path(chunk)} {size}, expected {self._file_bytes} bytes"
+                expected_size = f"expected {self._chunks.file_bytes} bytes"
+                why = f"{self._chunks.path_of(chunk)} {size}, {expected_size}"
                 lost.append((chunk * self.chunk_rows + whole, why))
             expected = chunk + 1
         if expected < needed:
-            lost.append((expected * self.chunk_rows, f"{self._chunk_path(expected)} is missing"))
+            lost.append(
+                (expected * self.chunk_rows, f"{self._chunks.path_of(expected)} is missing")
+            )
         return lost
 
     def stray_files(self) -> list[Path]:
@@ -198,98 +202,17 @@ class RowArray:
         return [
             path
             for path in sorted(self.path.rglob("*"))
-            if path.name != "zarr.json" and not path.is_dir() and self._chunk_of(path) is None
+            if path.name != "zarr.json"
+            and not path.is_dir()
+            and self._chunks.chunk_of(path) is None
         ]
 
     def _drop_files_beyond(self, rows: int) -> None:
         """Delete the chunk files in which none of the first `rows` rows lies."""
-        self._files.clear()
-        for chunk in self._chunk_files():
+        self._chunks.close()
+        for chunk in self._chunks.sizes():
             if chunk * self.chunk_rows >= rows:
-                self._chunk_path(chunk).unlink(missing_ok=True)
-
-    def _chunk_files(self) -> dict[int, int]:
-        """Return the size of each chunk file that is there, -1 for what is no file."""
-        found = {}
-        for path in self.path.rglob("*") if self._separator == "/" else self.path.iterdir():
-            chunk = self._chunk_of(path)
-            if chunk is not None:
-                try:
-                    about = path.stat()
-                except OSError:  # a link that leads nowhere
-                    found[chunk] = -1
-                    continue
-                found[chunk] = about.st_size if stat.S_ISREG(about.st_mode) else -1
-        return found
-
-    def _chunk_of(self, path: Path) -> int | None:
-        """Return the number of the chunk that a file in the array's folder is, or None."""
-        ends = re.escape(self._separator + "0") * len(self.row_shape)
-        key = path.relative_to(self.path).as_posix()
-        match = re.fullmatch(rf"c{re.escape(self._separator)}(0|[1-9]\d{{0,17}}){ends}", key)
-        return int(match.group(1)) if match else None
-
-    def _chunk_path(self, chunk: int) -> Path:
-        key = ["c", str(chunk), *("0" for _ in self.row_shape)]
-        return self.path / self._separator.join(key)
-
-    def _read_into(self, row: int, view: memoryview) -> None:
-        chunk, offset = divmod(row, self.chunk_rows)
-        position = offset * self.row_bytes
-        file = self._open_file(chunk)
-        while view:
-            got = os.preadv(file.fileno(), [view], position)
-            if not got:
-                raise ValueError(
-                    f"{self._chunk_path(chunk)}: ends at byte {position} where row {row} should "
-                    "be; the file is damaged, restore it or run demo-store validate"
-                )
-            view, position = view[got:], position + got
-
-    def _open_file(self, chunk: int) -> FileIO:
-        file = self._files.pop(chunk, None)
-        if file is None:
-            path = self._chunk_path(chunk)
-            try:
-                file = FileIO(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK))
-            except OSError as error:
-                what = "missing" if isinstance(error, FileNotFoundError) else f"{error.strerror}"
-                raise ValueError(
-                    f"{path}: this part of the array is {what}; restore the file or truncate the "
-                    "store before it"
-                ) from None
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                file.close()
-                raise ValueError(f"{path}: is no file; restore it")
-            while len(self._files) >= OPEN_FILES:
-                self._files.popitem(last=False)
-        self._files[chunk] = file
-        return file
-
-    @property
-    def _chunk_bytes(self) -> int:
-        return self.chunk_rows * self.row_bytes
-
-    @property
-    def _file_bytes(self) -> int:
-        return self._chunk_bytes + (CHECKSUM_BYTES if self.checksummed else 0)
-
-    def _whole_chunk(self, chunk: int) -> Array:
-        """Return the bytes of a chunk, u8; ValueError if they do not fit its checksum."""
-        content = np.zeros(self._file_bytes, np.uint8)
-        file = self._open_file(chunk)
-        got = 0
-        while more := os.preadv(file.fileno(), [content.data[got:]], got):
-            got += more
-        rows, checksum = content[: self._chunk_bytes], content[self._chunk_bytes :]
-        if self.checksummed and _checksum(rows) != checksum.tobytes():
-            first = chunk * self.chunk_rows
-            raise ValueError(
-                f"{self._chunk_path(chunk)}: does not fit its checksum, so some of the rows from "
-                f"{first} on are not what was written; restore the file, demo-store validate "
-                "--deep names the episodes"
-            )
-        return rows
+                self._chunks.path_of(chunk).unlink(missing_ok=True)
 
     def _to_grow(self, chunk: int, before: int) -> Array:
         """Return the bytes of a chunk of which the first `before` are kept, the others 0."""
@@ -297,109 +220,11 @@ class RowArray:
         if last is not None and last[0] == chunk:
             content = last[1]
         elif before:
-            content = self._whole_chunk(chunk)
+            content = self._chunks.read_whole(chunk)
         else:
-            return np.zeros(self._chunk_bytes, np.uint8)
+            return np.zeros(self._chunks.chunk_bytes, np.uint8)
         content[before:] = 0
         return content
-
-    def _replace_chunk(self, chunk: int, content: Array, used: int) -> None:
-        """Put a chunk of which all beyond `used` bytes is 0 in the place of the old one."""
-        path = self._chunk_path(chunk)
-        if self._separator == "/":
-            path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f"{path.name}.{os.getpid()}.partial")
-        try:
-            with temporary.open("wb", buffering=0) as file:
-                _write_fully(file.fileno(), content[:used], 0)
-                os.ftruncate(file.fileno(), self._file_bytes)  # sparse: costs no disk
-                if self.checksummed:
-                    checksum = np.frombuffer(_checksum(content), np.uint8)
-                    _write_fully(file.fileno(), checksum, self._chunk_bytes)
-            swap_file(temporary, path)
-        except OSError:
-            temporary.unlink(missing_ok=True)
-            raise
-        self._files.pop(chunk, None)  # of the old one
-
-
-def read_meta(path: Path) -> dict[str, Any]:
-    """Return the zarr v3 metadata of the node at `path`; ValueError where there is none."""
-    file = path / "zarr.json"
-    try:
-        about = file.stat()
-        if not stat.S_ISREG(about.st_mode):
-            raise ValueError("it is no file")
-        if about.st_size > LARGEST_META:
-            raise ValueError(f"it has {about.st_size} bytes")
-        meta = json.loads(file.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        raise ValueError(f"{path}: no zarr v3 array or group here") from None
-    except OSError as error:
-        raise ValueError(f"{file}: {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file}: not readable as JSON ({error})") from error
-    if not isinstance(meta, dict) or meta.get("zarr_format") != 3:
-        raise ValueError(f"{file}: not zarr format 3")
-    if not isinstance(meta.get("attributes", {}), dict):
-        raise ValueError(f"{file}: attributes are {meta['attributes']!r:.40}, expected an object")
-    return meta
-
-
-def replace_file(path: Path, text: str) -> None:
-    """Make `text` the content of `path` in one step: a reader sees the old file or the new one."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def _not_plain(meta: Mapping[str, Any]) -> str | None:
-    """Return why the array is not in the plain layout, or None; KeyError where keys lack."""
-    if meta.get("node_type") != "array":
-        return "is a group, expected an array"
-    names = [codec["name"] for codec in meta["codecs"]]
-    if names not in (["bytes"], ["bytes", "crc32c"]):
-        return f"has codecs {', '.join(map(str, names))}, expected bytes and crc32c"
-    if (meta["codecs"][0].get("configuration") or {}).get("endian", "little") != "little":
-        return "is big-endian, expected little-endian"
-    dtype = meta["data_type"]
-    if not isinstance(dtype, str) or np.dtype(dtype).kind not in "biuf":
-        return f"has data_type {dtype!r:.40}, expected a kind of number"
-    if (grid := meta["chunk_grid"]["name"]) != "regular":
-        return f"has chunk grid {grid!r:.40}, expected regular"
-    if (separator := _separator(meta)) not in (".", "/"):
-        return f"separates chunk keys by {separator!r:.40}, expected . or /"
-    shape, chunk = meta["shape"], meta["chunk_grid"]["configuration"]["chunk_shape"]
-    for name, sizes, least in (("shape", shape, 0), ("chunk_shape", chunk, 1)):
-        if not isinstance(sizes, list) or not sizes:
-            return f"has {name} {sizes!r:.40}, expected a list of sizes"
-        if any(type(n) is not int or not least <= n < 2**53 for n in sizes):
-            return f"has {name} {sizes!r:.60}, expected whole numbers from {least} on"
-    if chunk[1:] != shape[1:]:
-        return f"has chunks {tuple(chunk)}, expected whole rows of {tuple(shape[1:])}"
-    if (size := math.prod(chunk) * np.dtype(dtype).itemsize) > LARGEST_CHUNK:
-        return f"has chunks of {size} bytes, expected at most {LARGEST_CHUNK}"
-    return None
-
-
-def _separator(meta: Mapping[str, Any]) -> Any:
-    return (meta["chunk_key_encoding"].get("configuration") or {}).get("separator", "/")
-
-
-def _checksum(content: Array) -> bytes:
-    """Return what the crc32c codec appends."""
-    return int(google_crc32c.value(content)).to_bytes(CHECKSUM_BYTES, "little")
-
-
-def _write_fully(file: int, content: Array, position: int) -> None:
-    view = content.data
-    while view:
-        done = os.pwrite(file, view, position)
-        view, position = view[done:], position + done
 
 
 def _runs(rows: Array, chunk_rows: int) -> Iterator[tuple[int, int, int]]:

@@ -78,8 +78,8 @@ def require_readable(tables: Tables) -> None:
                     f"{array.path}: has {len(array)} rows, meta/episode_ends needs {needed}; "
                     f"{WAY_OUT}, or {REBUILD} as far as they reach"
                 )
-        told = statistics.steps_told(spec, summaries.read_whole(len(steps)))
-        _require_same(tables, name, told, statistics.most_told(spec, steps))
+        summarized = statistics.steps_summarized(spec, summaries.read_whole(len(steps)))
+        _require_same(tables, name, summarized, statistics.steps_to_summarize(spec, steps))
     _require_one_unfinished(tables)
     _require_unfinished_segments(tables)
 
@@ -111,14 +111,14 @@ def lengths_by_summaries(
     As many episodes as all fields have summaries and rows of.
     """
     count = min(len(array) for array in summaries.values())
-    told = [
-        statistics.steps_told(spec, summaries[name].read_whole(count))
+    lengths_by_field = [
+        statistics.steps_summarized(spec, summaries[name].read_whole(count))
         for name, spec in fields.items()
         if not statistics.is_image(spec)
     ]
-    if not told:
+    if not lengths_by_field:
         raise ValueError(f"{path}: pictures alone do not tell how long episodes are")
-    first, *others = told
+    first, *others = lengths_by_field
     if any(not np.array_equal(first, other) for other in others) or not (first > 0).all():
         raise ValueError(f"{path}: meta/stats of the fields differ; {WAY_OUT}")
     lengths: Array = first.astype(np.int64)
@@ -142,12 +142,13 @@ def _require_rising(tables: Tables) -> None:
         )
 
 
-def _require_same(tables: Tables, name: str, told: Array, expected: Array) -> None:
-    if len(wrong := np.flatnonzero(told != expected)):
+def _require_same(tables: Tables, name: str, summarized: Array, expected: Array) -> None:
+    if len(wrong := np.flatnonzero(summarized != expected)):
         episode = int(wrong[0])
         raise ValueError(
             f"{tables.path}: episode {episode} has {expected[episode]:g} steps by "
-            f"meta/episode_ends and {told[episode]:g} by meta/stats/{name}; {WAY_OUT}, or {REBUILD}"
+            f"meta/episode_ends and {summarized[episode]:g} by meta/stats/{name}; "
+            f"{WAY_OUT}, or {REBUILD}"
         )
 
 
@@ -180,8 +181,8 @@ def _unfinished_stops(tables: Tables) -> set[int]:
     for name, spec in tables.fields.items():
         summaries, number = tables.summaries[name], tables.num_episodes
         if len(summaries) > number and not statistics.is_image(spec):
-            told = statistics.steps_told(spec, summaries.read(number, number + 1))
-            stops.add(tables.num_steps + int(np.nan_to_num(told[0], nan=-1.0)))
+            steps = statistics.steps_summarized(spec, summaries.read(number, number + 1))
+            stops.add(tables.num_steps + int(np.nan_to_num(steps[0], nan=-1.0)))
     return stops
 
 

@@ -23,7 +23,7 @@ from telic.datasets.arrays import RowArray, create_rows
 from telic.datasets.layout import IMAGE_CHUNK_BYTES
 from telic.datasets.lock import WriterLock
 from telic.datasets.store import EpisodeStore
-from telic.replacement import Kind, remove
+from telic.replacement import Kind, Replacement
 from telic.spec import Array
 
 FORMAT, VERSION = "telic-features", 1
@@ -89,7 +89,7 @@ class FeatureWriter:
         self._store, self._key = store, dict(key)
         path = features_folder(store.path, key)
         if overwrite:
-            remove(path, FEATURES, asked=True, by="--overwrite")
+            Replacement(path, FEATURES, overwrite=True, by="--overwrite").remove()
         self._digests = episode_digests(store)
         path.parent.mkdir(exist_ok=True)
         if not (path.parent / "zarr.json").exists():

@@ -16,7 +16,8 @@ import numpy as np
 import zarr
 from zarr.codecs import Crc32cCodec
 
-from telic.datasets.arrays import RowArray, create_rows, read_meta
+from telic.datasets.array_metadata import read_meta
+from telic.datasets.arrays import RowArray, create_rows
 from telic.spec import Array, near_misses
 
 SEGMENT_COLUMNS = ("start", "end", "instruction_id", "task_id")  # steps count over all episodes

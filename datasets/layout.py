@@ -26,7 +26,8 @@ import numpy as np
 import zarr
 
 from telic.datasets import statistics
-from telic.datasets.arrays import create_rows, read_meta
+from telic.datasets.array_metadata import read_meta
+from telic.datasets.arrays import create_rows
 from telic.datasets.checks import FIELD_NAME
 from telic.datasets.language import Language
 from telic.replacement import Kind
@@ -89,8 +90,8 @@ def read_fields(path: Path, attributes: Mapping[str, Any]) -> dict[str, ArraySpe
     """Return the fields of a store by its attributes; ValueError for what describes none, and for
     attributes that are not what was written. Older stores have no digest of them."""
     specs = read_specs(f"{path}/zarr.json", attributes["fields"])
-    told = {key: value for key, value in attributes.items() if key != DIGEST}
-    if DIGEST in attributes and attributes[DIGEST] != _digest(told):
+    digested = {key: value for key, value in attributes.items() if key != DIGEST}
+    if DIGEST in attributes and attributes[DIGEST] != _digest(digested):
         raise ValueError(
             f"{path}/zarr.json: the attributes are not what was written; restore the file, or, if "
             f"they were edited on purpose, delete the attribute {DIGEST}"
@@ -128,10 +129,10 @@ def _spec(where: str, name: str, data: Any) -> ArraySpec:
             raise ValueError(f"{where} has {key} {value!r:.60}")
     try:
         spec = ArraySpec.from_json(data)
-        numbers = np.dtype(spec.dtype).kind in "biuf"
+        numeric = np.dtype(spec.dtype).kind in "biuf"
     except (TypeError, ValueError) as error:
         raise ValueError(f"{where}: {error}") from error
-    if not numbers or any(not n or n < 0 for n in spec.shape):
+    if not numeric or any(not n or n < 0 for n in spec.shape):
         raise ValueError(f"{where} is {spec.dtype} {spec.shape}, expected numbers of fixed sizes")
     return spec
 
@@ -145,3 +146,10 @@ def _chunk_rows(spec: ArraySpec) -> int:
     row_bytes = int(np.prod(row_shape(spec))) * np.dtype(spec.dtype).itemsize
     target = IMAGE_CHUNK_BYTES if statistics.is_image(spec) else VECTOR_CHUNK_BYTES
     return int(np.clip(target // row_bytes, 1, 8192))
+
+
+def require_there(path: Path) -> None:
+    """Raise ValueError, naming what lies beside it, unless `path` is a folder."""
+    if not path.is_dir():
+        beside = [p.name for p in path.parent.glob("*")] if path.parent.is_dir() else []
+        raise ValueError(f"{path}: no episode store here{near_misses(path.name, beside)}")

@@ -45,10 +45,10 @@ def summarize(spec: ArraySpec, data: Array) -> Array:
     return np.stack([count, flat.min(0), flat.max(0), mean, spread])
 
 
-def steps_told(spec: ArraySpec, summaries: Array) -> Array:
+def steps_summarized(spec: ArraySpec, summaries: Array) -> Array:
     """Return how many steps each episode has by its summary [N ...], f64 [N].
 
-    Of pictures at most `IMAGE_FRAMES` are counted; compare with `most_told`.
+    Of pictures at most `IMAGE_FRAMES` are counted; compare with `steps_to_summarize`.
     """
     size = math.prod(int(n or 0) for n in spec.shape)
     if is_image(spec):
@@ -56,8 +56,8 @@ def steps_told(spec: ArraySpec, summaries: Array) -> Array:
     return np.asarray(summaries[:, 0, 0] * _entries(spec) / max(size, 1))
 
 
-def most_told(spec: ArraySpec, steps: Array) -> Array:
-    """Return what `steps_told` is of whole episodes of so many steps."""
+def steps_to_summarize(spec: ArraySpec, steps: Array) -> Array:
+    """Return what `steps_summarized` must be of whole episodes of so many steps."""
     return np.minimum(steps, IMAGE_FRAMES) if is_image(spec) else steps
 
 

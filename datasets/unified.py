@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from telic.datasets.store import EpisodeStore, pooled_stats
+from telic.datasets.store import EpisodeStore
+from telic.datasets.store_reader import pooled_stats
 from telic.embodiment import NUM_SLOTS, SlotMap, unified_interface
 from telic.spec import FieldStats, Interface
 
@@ -33,8 +34,8 @@ def robots_of(stores: Sequence[EpisodeStore]) -> dict[str, Interface]:
                 f"{store.path}: robot {name!r} runs at {store.rate_hz:g} Hz, in another store at "
                 f"{known.rate_hz:g} Hz; a robot is one interface"
             )
-        numbers = (replace(each, images={}) for each in (known, store.interface))
-        next(numbers).require(next(numbers), f"robot {name!r}", f"store {store.path}")
+        without_images = (replace(each, images={}) for each in (known, store.interface))
+        next(without_images).require(next(without_images), f"robot {name!r}", f"store {store.path}")
         shared = unified_interface({"known": known, "other": store.interface}).images
         robots[name] = replace(known, images=shared)
     return robots

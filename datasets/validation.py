@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from telic.datasets import language, layout, statistics
-from telic.datasets.arrays import PARTIAL, RowArray, read_meta
+from telic.datasets.array_metadata import PARTIAL, read_meta
+from telic.datasets.arrays import RowArray
 from telic.datasets.checks import find_problems, unlike_picture
 from telic.datasets.language import Language
 from telic.spec import Array, ArraySpec, near_misses

@@ -37,14 +37,13 @@ class WindowConfig:
             if getattr(self, name) < least:
                 raise ValueError(f"windows.{name}={getattr(self, name)} must be >= {least}")
         if not 0 <= self.language_fraction <= 1:  # NaN too
-            raise ValueError(
-                f"windows.language_fraction={self.language_fraction} must lie in [0, 1]"
-            )
+            raise ValueError(f"data.language_fraction={self.language_fraction} must lie in [0, 1]")
         silent = self.goal.text is TextGoal.optional and self.goal.hindsight is Hindsight.none
         if self.language_fraction < 1 and silent:
             raise ValueError(
-                f"windows.language_fraction={self.language_fraction} leaves windows without a "
-                "goal; set goal.hindsight=uniform, or goal.text=required to do without them"
+                f"data.language_fraction={self.language_fraction} leaves windows without a "
+                "goal; set data.goal.hindsight=uniform, or data.goal.text=required to do without "
+                "them"
             )
 
 
@@ -353,10 +352,10 @@ def _episode_lists(
         raise ValueError(f"episodes are chosen for {len(listed)} stores, there are {len(stores)}")
     chosen: list[Array | None] = []
     for store, subset in zip(stores, listed, strict=True):
-        numbers = None if subset is None else np.asarray(subset, np.int64).reshape(-1)
-        if numbers is not None and ((numbers < 0) | (numbers >= store.num_episodes)).any():
+        kept = None if subset is None else np.asarray(subset, np.int64).reshape(-1)
+        if kept is not None and ((kept < 0) | (kept >= store.num_episodes)).any():
             raise ValueError(
-                f"{store.path}: episodes up to {numbers.max()} chosen, it has {store.num_episodes}"
+                f"{store.path}: episodes up to {kept.max()} chosen, it has {store.num_episodes}"
             )
-        chosen.append(numbers)
+        chosen.append(kept)
     return chosen

@@ -2,7 +2,7 @@
 
 A task id reads "family/task" ("metaworld/reach-v3"). Tags name several tasks at once ("mt10").
 Tasks of another package come in by "package.module:family/task": the module is imported first and
-registers them; worker processes then find them too.
+registers them; worker processes then find them too. Plug-ins (plugins.py) are found without.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 import gymnasium
 
 from telic.envs.playtable.chain_task import table_chains
+from telic.envs.playtable.control import PHYSICS
 from telic.envs.playtable.environment import MAX_STEPS as PLAYTABLE_STEPS
 from telic.envs.playtable.environment import PlayTableTask
 from telic.envs.playtable.instructions import Phrases, instructions
@@ -24,6 +25,7 @@ from telic.envs.tasks.arm7 import POSES, Arm7Task
 from telic.envs.tasks.detour import INSTRUCTIONS, DetourTask
 from telic.envs.tasks.metaworld import MetaWorldTask, catalogue
 from telic.plugins import import_named
+from telic.registry import Registry
 from telic.spec import near_misses
 
 
@@ -32,7 +34,7 @@ class TaskEntry:
     """What is known of a task before an environment is made. `make(**kwargs)` makes one.
 
     robot, licence, source: what a store of its demonstrations should say about them. demo_steps:
-    how long one may take, unless told.
+    how long one may take, unless told. physics: of the simulator, as its actions' spec states it.
     """
 
     task_id: str
@@ -43,18 +45,22 @@ class TaskEntry:
     licence: str = ""
     source: str = ""
     demo_steps: int = 200
+    physics: str = ""
 
 
-_ENTRIES: dict[str, TaskEntry] = {}
+_ENTRIES: Registry[TaskEntry] = Registry("task", {})
 
 
 def register(entry: TaskEntry) -> None:
     """Add a task; ValueError for an id that is taken or without "family/"."""
     if "/" not in entry.task_id or ":" in entry.task_id:
         raise ValueError(f"task id {entry.task_id!r}: expected family/task")
-    if entry.task_id in _ENTRIES:
-        raise ValueError(f"task {entry.task_id!r} is registered already")
-    _ENTRIES[entry.task_id] = entry
+    _ENTRIES.register(entry.task_id, entry)
+
+
+def unregister(task_id: str) -> None:
+    """Take a task out again; KeyError where it is not there."""
+    _ENTRIES.unregister(task_id)
 
 
 def task_ids() -> list[str]:
@@ -232,6 +238,7 @@ def _register_playtable() -> None:
                 licence="MIT",
                 source="telic PlayTable, scripted experts",
                 demo_steps=5 * PLAYTABLE_STEPS,
+                physics=PHYSICS,
             )
         )
     for name in TASKS:
@@ -245,6 +252,7 @@ def _register_playtable() -> None:
                 licence="MIT",
                 source="telic PlayTable, scripted experts",
                 demo_steps=PLAYTABLE_STEPS,
+                physics=PHYSICS,
             )
         )
         gymnasium.register(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from telic.replacement import Kind, replacing, restore
+from telic.replacement import Kind, Replacement, restore
 
 _OURS = re.compile(r"^kind: .*^format: \d+$", re.MULTILINE | re.DOTALL)  # of config.yaml
 
@@ -37,13 +37,15 @@ CHECKPOINTS = Kind("a folder of checkpoints of ours", is_run, lambda path: (path
 
 
 @contextmanager
-def replacing_directory(path: Path) -> Iterator[Path]:
+def replacing_directory(path: Path, overwrite: bool = True) -> Iterator[Path]:
     """Yield an empty directory beside `path` that takes its place when the block ends well.
 
-    Whoever asks for it holds the run. ValueError if something else than a checkpoint stands there
-    or it cannot be written (disk full, no permission); what stood at `path` stays.
+    Whoever asks for it holds the run. ValueError if something else than a checkpoint stands there,
+    or one that `overwrite` spares, or it cannot be written (disk full, no permission); what stood
+    at `path` stays.
     """
-    with replacing(path, CHECKPOINT, asked=True, locked_by_us=True, durable=True) as fresh:
+    checkpoint = Replacement(path, CHECKPOINT, overwrite=overwrite, locked_by_us=True)
+    with checkpoint.writing(durable=True) as fresh:
         fresh.mkdir()
         try:
             yield fresh

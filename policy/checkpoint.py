@@ -17,13 +17,12 @@ import math
 import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from enum import Enum
 from functools import cache
 from pathlib import Path
 from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from safetensors.torch import load_file
 from torch import Tensor
@@ -31,6 +30,7 @@ from torch import Tensor
 from telic.embodiment import unified_interface
 from telic.policy import digests
 from telic.policy.atomic import existing_directory, replacing_directory
+from telic.policy.auxiliary import OBJECTIVES
 from telic.policy.built_within import built_within
 from telic.policy.checkpoint_files import (
     load_embeddings,
@@ -50,7 +50,8 @@ from telic.policy.renamed import renamed_settings, renamed_tensors
 from telic.policy.routing.routings import ROUTINGS
 from telic.policy.train_state import load_tree, save_tree
 from telic.spec import Array, ChunkPolicy, FieldStats, Interface, ManyRobots
-from telic.yaml_files import require_no_aliases
+from telic.typed_keys import to_object
+from telic.yaml_files import plain, require_no_aliases
 
 FORMAT = 1
 LANGUAGE, TRAIN_STATE = "language", "train_state"
@@ -117,12 +118,13 @@ def save_checkpoint(
     train_state: Mapping[str, Any] | None = None,
     extra: Mapping[str, Any] | None = None,
     write_language: Callable[[Path], None] | None = None,
+    overwrite: bool = True,
 ) -> None:
     """Write the checkpoint directory `path`, replacing the one there only when all is on disk.
 
     policy: with the weights to run, that is the averaged ones. train_state: the fields of
     TrainState. extra: anything to keep in config.yaml. write_language: writes the text tower into
-    the folder it is given. ValueError if it cannot be written.
+    the folder it is given. overwrite: whether there may be one. ValueError if it cannot be written.
     """
     config = {
         "kind": policy.kind,
@@ -139,7 +141,7 @@ def save_checkpoint(
     }
     if isinstance(policy, ManyRobots) and policy.robots:
         spec["robots"] = {name: robot.to_json() for name, robot in policy.robots.items()}
-    with replacing_directory(Path(path)) as folder:
+    with replacing_directory(Path(path), overwrite) as folder:
         save_tensors(_weights(policy), folder / "model.safetensors")
         (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(config)))
         (folder / "spec.json").write_text(json.dumps(spec, indent=1))
@@ -246,9 +248,9 @@ def policy_config(plain: Any, where: str) -> PolicyConfig:
     try:
         plain = renamed_settings(plain)
         kind = str((plain.get("denoiser") or {}).get("kind") or "")
-        require_kind(kind, list(KINDS), where)
+        require_kind(kind, KINDS, where)
         formulation = str((plain.get("formulation") or {}).get("name") or "")
-        require_kind(formulation, list(FORMULATIONS), where, "formulation")
+        require_kind(formulation, FORMULATIONS, where, "formulation")
         routing = plain["denoiser"].get("routing")
     except AttributeError as error:
         raise ValueError(f"{where}: policy does not describe a policy ({error})") from error
@@ -257,9 +259,13 @@ def policy_config(plain: Any, where: str) -> PolicyConfig:
             PolicyConfig(denoiser=KINDS[kind](), formulation=FORMULATIONS[formulation]())
         )
         if routing is not None:
-            require_kind(str(routing.get("name") or ""), list(ROUTINGS), where, "routing")
+            require_kind(str(routing.get("name") or ""), ROUTINGS, where, "routing")
             schema.denoiser.routing = ROUTINGS[routing["name"]]()
-        return cast(PolicyConfig, OmegaConf.to_object(OmegaConf.merge(schema, dict(plain))))
+        for name in plain.get("auxiliary") or {}:
+            require_kind(str(name), OBJECTIVES, where, "objective")
+            schema.auxiliary[name] = OBJECTIVES[name]()
+        merged = cast(DictConfig, OmegaConf.merge(schema, dict(plain)))
+        return cast(PolicyConfig, to_object(merged, "policy"))
     except (OmegaConfBaseException, ValueError, TypeError, AttributeError) as error:
         line = str(error).partition("\n")[0].removeprefix(f"{where}: ")
         raise ValueError(f"{where}: {line}") from error
@@ -320,16 +326,3 @@ def _weights(policy: Saveable) -> dict[str, Tensor]:
         weights[name] = tensor.clone() if tensor.data_ptr() in places else tensor
         places.add(tensor.data_ptr())
     return weights
-
-
-def plain(value: Any) -> Any:
-    """Return `value` as YAML data: dataclasses to dict, enums to their names, paths to str."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return {str(k): plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(v) for v in value]
-    if isinstance(value, Enum):
-        return value.name
-    return str(value) if isinstance(value, Path) else value

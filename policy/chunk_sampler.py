@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Generic, cast
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from telic.policy.config import PolicyConfig
-from telic.policy.denoisers.denoiser import Context, Denoiser
+from telic.policy.denoisers.denoiser import Context, Denoiser, MemoryT, PreparedT
 from telic.policy.diffusion.formulation import Formulation
 from telic.policy.diffusion.samplers import Denoise
 from telic.policy.diffusion.sampling import SamplingConfig, first_non_finite
@@ -45,7 +45,7 @@ class ChunkInputs:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ChunkSampling:
+class ChunkSampling(Generic[MemoryT, PreparedT]):
     """The settings of one call of `sample_chunk`.
 
     plan: of `sampling`; truncated: the anchors to start from, None for noise alone;
@@ -53,8 +53,8 @@ class ChunkSampling:
     `PrefixConfig`.
     """
 
-    denoiser: Denoiser
-    plan: Plan
+    denoiser: Denoiser[MemoryT, PreparedT]
+    plan: Plan[MemoryT, PreparedT]
     sampling: SamplingConfig
     padding: bool
     truncated: Truncated | None
@@ -136,22 +136,22 @@ def mask_slots(slots: Bool[Tensor, "b a"] | None, actions: Tensor) -> Tensor:
     return actions if slots is None else actions * slots.unsqueeze(1)
 
 
-class ChunkSampler:
+class ChunkSampler(Generic[MemoryT, PreparedT]):
     """Samples the chunks of a batch: `sample_chunk`. It keeps the plan of the last schedule."""
 
     def __init__(
         self,
         config: PolicyConfig,
-        denoiser: Denoiser,
+        denoiser: Denoiser[MemoryT, PreparedT],
         formulation: Formulation,
         normalizer: Normalizer,
         truncated: Truncated | None,
     ) -> None:
         self._config, self._truncated, self._normalizer = config, truncated, normalizer
         self._denoiser, self._formulation = denoiser, formulation
-        self._plan: Plan | None = None
+        self._plan: Plan[MemoryT, PreparedT] | None = None
 
-    def plan(self, sampling: SamplingConfig) -> Plan:
+    def plan(self, sampling: SamplingConfig) -> Plan[MemoryT, PreparedT]:
         """Return the plan of a sampling for the weights as they are now; the denoiser is at rest.
 
         The last one is returned again until the schedule or a weight is another.

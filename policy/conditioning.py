@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from telic.policy.batch import RequestSpec
 from telic.policy.config import PolicyConfig
-from telic.policy.denoisers.denoiser import Context, Denoiser
+from telic.policy.denoisers.denoiser import Context, Denoiser, MemoryT, PreparedT
 from telic.policy.encoders.condition_dropout import NOTHING_HIDDEN, hide, hide_frames
 from telic.policy.encoders.fields import Batch, camera_images, holds, stored_features
 from telic.policy.encoders.goals import GoalEncoder, GoalTokens, word_mask
@@ -24,6 +23,7 @@ from telic.policy.encoders.state_features import (
     StateFeatures,
     entries_named,
     entry_pairs,
+    excluded_entries,
     token_entries,
 )
 from telic.policy.encoders.towers import VisionTower
@@ -50,7 +50,8 @@ class Conditioner(nn.Module):
         names = interface.state.names
         self.state_features = _state_features(config, interface, stats)
         columns = self.state_features.columns
-        tokens = [columns(own) for own in token_entries(config.state_tokens, names)]
+        excluded = self.state_features.excluded
+        tokens = [columns(own) for own in token_entries(config.state_tokens, names, excluded)]
         self.num_states = config.obs_horizon * (len(tokens) or 1) if config.use_state else 0
         size = self.state_features.size
         self.state_encoder: StateEncoder | StateTokens | None = None
@@ -171,8 +172,8 @@ class Conditioner(nn.Module):
         batch: Batch,
         goals: GoalTokens,
         context: Context,
-        memory: Any,
-        denoiser: Denoiser,
+        memory: MemoryT,
+        denoiser: Denoiser[MemoryT, PreparedT],
         views: Views,
     ) -> Encoded:
         """Return what the objectives read; memory: `Denoiser.encode` of the context."""
@@ -208,7 +209,9 @@ def _state_features(
     mean = stats["state"].mean if "state" in stats else normalizer.center.numpy()
     names = interface.state.names
     angles = entries_named(config.angles, names, "policy.angles")
-    return StateFeatures(normalizer, mean, angles, entry_pairs(config.differences, names))
+    differences = entry_pairs(config.differences, names)
+    excluded = excluded_entries(config.exclude_state, names, differences)
+    return StateFeatures(normalizer, mean, angles, differences, excluded)
 
 
 def _request_spec(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 from telic.embodiment import Space
 from telic.policy.denoisers.denoiser import DenoiserConfig
@@ -37,6 +38,8 @@ class PolicyConfig:
     state: NormalizerConfig = field(
         default_factory=lambda: NormalizerConfig(scaling=Scaling.mean_std, clamp=5.0)
     )
+    # entries of the state that never reach the network, by pattern: ["arm_joint_*"]
+    exclude_state: list[str] = field(default_factory=list)
     # entries of the state that are angles in radians, by pattern: ["*_yaw"]
     angles: list[str] = field(default_factory=list)
     # where entries are from another: [["block?_x", "tcp_x"]]
@@ -56,6 +59,8 @@ class PolicyConfig:
     scene: SceneConfig = field(default_factory=SceneConfig)
     repa: RepaConfig = field(default_factory=RepaConfig)
     anchors: TruncatedConfig = field(default_factory=TruncatedConfig)
+    # further objectives by name, those that plug-ins register: policy/auxiliary=[NAME]
+    auxiliary: dict[str, ObjectiveConfig] = field(default_factory=dict)
     prefix: PrefixConfig = field(default_factory=PrefixConfig)
 
     def __post_init__(self) -> None:
@@ -67,11 +72,21 @@ class PolicyConfig:
             )
         if self.anchors.sigma_trunc is not None:
             self.sampling.truncated(self.anchors.sigma_trunc)
+        for name, objective in self.auxiliary.items():
+            if name != objective.name:
+                raise ValueError(f"policy.auxiliary.{name} is the objective {objective.name!r}")
+
+    def with_objective(self, objective: ObjectiveConfig) -> PolicyConfig:
+        """The same policy with an auxiliary objective, at its own key or in `auxiliary`."""
+        if objective.name in {entry.name for entry in fields(self)}:
+            own: dict[str, Any] = {objective.name: objective}
+            return replace(self, **own)
+        return replace(self, auxiliary={**self.auxiliary, objective.name: objective})
 
     @property
     def objectives(self) -> list[ObjectiveConfig]:
         """Return the auxiliary objectives that are on."""
-        every = (
+        own = (
             self.foresight,
             self.alignment,
             self.future,
@@ -79,6 +94,7 @@ class PolicyConfig:
             self.repa,
             self.anchors,
         )
+        every: list[ObjectiveConfig] = [*own, *self.auxiliary.values()]
         return [objective for objective in every if objective.on]
 
     @property
@@ -96,7 +112,7 @@ class PolicyConfig:
             goal=self.goal.resolved(),
         )
         config._require_word_reader(denoiser)
-        for name in ("angles", "differences", "state_tokens"):
+        for name in ("exclude_state", "angles", "differences", "state_tokens"):
             if getattr(self, name) and denoiser.embeds_state:
                 raise ValueError(
                     f"policy.{name} is for kinds that see a state as tokens; {denoiser.kind} gives "

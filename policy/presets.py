@@ -8,7 +8,7 @@ from telic.policy.denoisers.mdt import MdtConfig
 from telic.policy.denoisers.mmdit import MmditConfig
 from telic.policy.denoisers.mode import ModeConfig
 from telic.policy.denoisers.rdt import RdtConfig
-from telic.policy.diffusion.sampling import Sampler, SamplingConfig, Schedule
+from telic.policy.diffusion.sampling import SamplingConfig
 from telic.policy.encoders.condition_dropout import ConditionDropoutConfig
 from telic.policy.encoders.goals import GoalConfig
 from telic.policy.encoders.images import ImageConfig, Pooling
@@ -16,7 +16,7 @@ from telic.policy.encoders.language import CLIP_NAME, LanguageConfig
 from telic.policy.encoders.normalizer import NormalizerConfig, Scaling
 from telic.policy.encoders.towers import EFFICIENTNET
 
-_RDT_SAMPLING = SamplingConfig(sampler=Sampler.dpmpp_2m, schedule=Schedule.timesteps, steps=5)
+_RDT_SAMPLING = SamplingConfig(sampler="dpmpp_2m", schedule="timesteps", steps=5)
 
 
 def _published_rdt(denoiser: RdtConfig) -> PolicyConfig:

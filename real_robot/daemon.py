@@ -93,7 +93,7 @@ def supervise(
                 ending.callback(control.end, config.grace_s + config.loop.stop_hold_s)
                 worker = Child("the policy worker", worker_main, open_policy, config.worker)
                 ending.callback(worker.end, config.grace_s)
-                start = _Start(control, worker, config.start_s, caught, report)
+                start = _Startup(control, worker, config.start_s, caught, report)
                 ipc = start.run(ending, names, goal)
                 if ipc is not None:
                     summary = _watched(_Watch(control, worker, ipc, config, caught, report))
@@ -129,7 +129,7 @@ def _harmless(report: Callable[[str], None]) -> Callable[[str], None]:
 
 
 @dataclass(slots=True)
-class _Start:
+class _Startup:
     """Brings both processes up to the first tick."""
 
     control: Child
@@ -196,7 +196,7 @@ class _Watch:
     caught: list[signal.Signals]
     report: Callable[[str], None]
     began_ns: int = field(default_factory=time.monotonic_ns)
-    told: bool = False  # that the run is to end
+    stop_requested: bool = False
     changes: int = 0  # of phase, reported so far
     reported_ns: int = 0  # when
 
@@ -214,7 +214,7 @@ class _Watch:
             if message is not None:
                 self.report(f"control process: {message['connected']}")
             self._require_ticks()
-            if self.told:
+            if self.stop_requested:
                 continue
             if self.caught:
                 self._tell(StopKind.STOP, self.caught[0].name)
@@ -248,7 +248,7 @@ class _Watch:
         return (time.monotonic_ns() - last_ns) / NS
 
     def _tell(self, order: StopKind, text: str) -> None:
-        self.told = True
+        self.stop_requested = True
         self.ipc.stop_requests.write({"kind": int(order), "text": encode_text(text)})
 
     def _report_changes(self) -> None:

@@ -297,18 +297,20 @@ def _follow(
             )
             plan, late = outcome.timeline, late + outcome.late
             merged.append(numbered.number)
-    told = Command(merged=tuple(merged), late_steps=late, refused=len(inputs.chunks) - len(merged))
+    command = Command(
+        merged=tuple(merged), late_steps=late, refused=len(inputs.chunks) - len(merged)
+    )
     due = line.sample(plan, now_ns, rules.timeline)
     if due is None or rules.envelope.chunk_is_stale(plan.t_obs_ns, now_ns):
         if state.phase is Phase.IDLE:
-            return replace(state, last=inputs.held, last_ns=now_ns), told
+            return replace(state, last=inputs.held, last_ns=now_ns), command
         age_ms = (now_ns - plan.t_obs_ns) / 1e6
         newest = f"the newest began {age_ms:.0f} ms ago" if plan.t_obs_ns >= 0 else ""
         reason = Reason(Cause.NO_CHUNK, newest)
-        return _hold(state, inputs, now_ns, reason), told
+        return _hold(state, inputs, now_ns, reason), command
     if (problem := rules.envelope.problem(due.action)) is not None:
         reason = Reason(Cause.BAD_ACTION, f"the command's {problem}")
-        return _end(state, inputs, now_ns, rules, reason), told
+        return _end(state, inputs, now_ns, rules, reason), command
     limited = rules.envelope.limit(due.action, last, now_ns - state.last_ns)
     state = replace(
         state,
@@ -320,7 +322,7 @@ def _follow(
         last_ns=now_ns,
     )
     return state, replace(
-        told,
+        command,
         action=limited.action,
         due_ns=due.due_ns,
         chunk=due.chunk,

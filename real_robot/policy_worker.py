@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from telic.policy.inference_config import InferenceConfig
 from telic.real_robot.channel import Channel
 from telic.real_robot.child import reporting
 from telic.real_robot.clock import NS
@@ -32,32 +33,22 @@ _WARM_UPS = 3
 def open_checkpoint(
     path: str,
     device: str = "auto",
-    sampling: str | None = None,
+    inference: InferenceConfig | None = None,
     threads: int = 1,
     embodiment: str | None = None,
-    anchors: int | None = None,
-    temperature: float | None = None,
-    precision: str | None = None,
-    prefixing: str | None = None,
 ) -> ChunkPolicy:
-    """Return the policy in checkpoint directory `path`, with the named sampling if one is given.
+    """Return the policy in checkpoint directory `path`, acting as `inference` says.
 
-    embodiment: for which of the robots that it was trained for. The others are of `Inference`.
+    embodiment: for which of the robots that it was trained for.
     ValueError for a bad checkpoint, device or robot, or a choice that the policy does not allow.
     """
     import torch  # here, so that no other process of a run loads it
 
     from telic.policy.checkpoint import load_policy
-    from telic.policy.inference_config import Inference
 
     torch.set_num_threads(threads)
-    inference = Inference(
-        sampling=sampling,
-        anchors=anchors,
-        temperature=temperature,
-        precision=precision,
-        prefixing=prefixing,
-    )
+    inference = inference or InferenceConfig()
+    inference.require_known()
     policy = load_policy(path, device)
     inference.apply(policy, f"the policy in {path}")
     if embodiment is not None:

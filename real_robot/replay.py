@@ -45,7 +45,7 @@ class _Pending:
 
 
 @dataclass(slots=True)
-class _Worker:
+class _ReplayWorker:
     """The policy worker, in the pauses of the loop."""
 
     policy: ChunkPolicy
@@ -116,7 +116,7 @@ def replay(
         ipc.status,
         worker or WorkerConfig(),
     )
-    clock.meanwhile = _Worker(policy, requests, ipc, clock, timing).work_until
+    clock.meanwhile = _ReplayWorker(policy, requests, ipc, clock, timing).work_until
     clock.oversleep = timing.oversleep_ns
     robot.connect()
     with releasing(robot):

@@ -1,8 +1,9 @@
 """What a robot is to the control loop, and the table of those that there are.
 
-A robot is one file: a config dataclass with `build`, the class that it builds, and one line in
-`ROBOTS`, or none: `robot=my_package.my_arm:MyArmConfig` works too. Its methods are called by the
-control process alone, in this order:
+A robot is one file: a config dataclass with `build`, the class that it builds, and one entry in
+`ROBOTS`, or none: `robot=my_package.my_arm:MyArmConfig` works too. A config with `small()`, which
+answers with an example and the interface of a policy for it, is what tests run. Its methods are
+called by the control process alone, in this order:
 
     connect (read (command | hold))* hold stop
 """
@@ -17,15 +18,18 @@ from typing import Any, Protocol, cast, get_args, get_type_hints
 from telic.plugins import import_named
 from telic.real_robot.clock import Clock
 from telic.real_robot.timeline import Motion
+from telic.registry import Registry
 from telic.spec import Array, Interface, near_misses
 
-# name -> where its config is; imported when it is asked for, so that no robot needs what another
-# one does
-ROBOTS = {
-    "metaworld": "telic.real_robot.simulated:MetaWorldConfig",
-    "arm": "telic.real_robot.simulated_arm:ArmConfig",
-}
-
+# name -> its config, or where that is; imported when it is asked for, so that no robot needs what
+# another one does
+ROBOTS: Registry[str | type[Any]] = Registry(
+    "robot",
+    {
+        "metaworld": "telic.real_robot.simulated:MetaWorldConfig",
+        "arm": "telic.real_robot.simulated_arm:ArmConfig",
+    },
+)
 
 MIN_HZ, MAX_HZ = 0.01, 100_000.0  # of a robot's rates
 _PLAIN: dict[Any, str] = {
@@ -116,7 +120,7 @@ def robot_config(
     `name` is a key of `ROBOTS`, or "module:Config" for a robot of another package. ValueError if
     there is no such robot or option, or the robot refuses a value.
     """
-    schema = _schema(name)
+    schema = robot_schema(name)
     known = [entry.name for entry in fields(schema)]
     for option in options:
         if option not in known:
@@ -186,9 +190,12 @@ def require_facts(robot: Robot) -> None:
         raise ValueError(f"the robot's motion is {robot.motion!r}, expected a Motion")
 
 
-def _schema(name: str) -> type[Any]:
-    """Return the config dataclass of the robot `name`."""
-    module, _, attribute = ROBOTS.get(name, name).partition(":")
+def robot_schema(name: str) -> type[Any]:
+    """The config dataclass of a robot, by its key in `ROBOTS` or by "module:Config"."""
+    entry = ROBOTS.get(name, name)
+    if not isinstance(entry, str):
+        return entry
+    module, _, attribute = entry.partition(":")
     if not attribute:
         raise ValueError(
             f"robot={name} is not one of {', '.join(ROBOTS)}, nor module:Config of another package"

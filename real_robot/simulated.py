@@ -39,6 +39,12 @@ class MetaWorldConfig:
         require_range(self, "max_steps", at_least=1, prefix="robot_options.")
         require_range(self, "seed", at_least=0, prefix="robot_options.")
 
+    @classmethod
+    def small(cls) -> tuple[MetaWorldConfig, Interface]:
+        """An example, and the interface of a policy for it: what tests run."""
+        config = cls(seed=1)
+        return config, make(config.task).interface
+
     def build(self, needs: Interface, clock: Clock) -> SimulatedScene:
         """Return the scene, with the cameras and the state that a policy `needs`."""
         state = "robot" if needs.state.shape == _ROBOT_STATE else "full"

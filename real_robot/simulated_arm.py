@@ -55,6 +55,11 @@ class ArmConfig:
         require_range(self, "control_hz", "rate_hz", at_least=MIN_HZ, at_most=MAX_HZ, prefix=prefix)
         require_range(self, "seed", at_least=0, prefix=prefix)
 
+    @classmethod
+    def small(cls) -> tuple[ArmConfig, Interface]:
+        """An example, and the interface of a policy for it: what tests run."""
+        return cls(seed=1), arm_interface()
+
     def build(self, needs: Interface, clock: Clock) -> SimulatedArm:
         """Return the arm; it has no camera to offer, whatever is needed."""
         return SimulatedArm(self, clock)

@@ -60,12 +60,12 @@ class Histogram:
 class Jerk:
     """How sharply commands bend: norms of their second differences, |u'' - 2 u' + u|.
 
-    At a seam, where the three commands are of more than one chunk, and inside of one.
+    At a boundary between chunks, where the three commands are of more than one, and inside of one.
     """
 
     def __init__(self) -> None:
         self._last: list[tuple[Array, int]] = []  # of the last two ticks: command, chunk
-        self._seams, self._inside = Histogram(), Histogram()
+        self._at_boundaries, self._inside = Histogram(), Histogram()
 
     def add(self, action: Array | None, chunk: int) -> None:
         """Count one tick's command; after a hold (None) they begin anew."""
@@ -75,13 +75,16 @@ class Jerk:
         self._last.append((action, chunk))
         if len(self._last) == 3:
             (first, one), (middle, _), (newest, other) = self._last
-            kind = self._inside if one == other else self._seams
+            kind = self._inside if one == other else self._at_boundaries
             kind.add(round(float(np.linalg.norm(newest - 2 * middle + first)) * NS))
             del self._last[0]
 
     def medians(self) -> dict[str, float | None]:
         """Return both medians in units of the action, within 1 %, None where there was none."""
-        kinds = {"at_seams": self._seams.quantile_ns(0.5), "inside": self._inside.quantile_ns(0.5)}
+        kinds = {
+            "at_seams": self._at_boundaries.quantile_ns(0.5),
+            "inside": self._inside.quantile_ns(0.5),
+        }
         return {name: None if value is None else value / NS for name, value in kinds.items()}
 
 
@@ -103,7 +106,7 @@ class Tally:
         self._commands: Counter[str] = Counter()
         self._last_step = (-1, 0)
         self._last_action: Array | None = None
-        self._seam_change, self._other_change = 0.0, 0.0
+        self._boundary_change, self._other_change = 0.0, 0.0
         self._jerk = Jerk()
         self._first_ns = self._last_ns = 0
 
@@ -143,7 +146,7 @@ class Tally:
         if self._last_action is not None:
             change = float(np.abs(command.action - self._last_action).max())
             if new_chunk:
-                self._seam_change = max(self._seam_change, change)
+                self._boundary_change = max(self._boundary_change, change)
             else:
                 self._other_change = max(self._other_change, change)
         self._last_action = command.action
@@ -191,7 +194,7 @@ class Tally:
             "chunks": chunks,
             "steps": {"used": self._steps["used"], "late": self._steps["late"]},
             "commands": {name: self._commands[name] for name in ("clipped", "slowed")},
-            "largest_change": {"at_seams": self._seam_change, "elsewhere": self._other_change},
+            "largest_change": {"at_seams": self._boundary_change, "elsewhere": self._other_change},
             "jerk": self._jerk.medians(),
             "phase_s": {phase.name: self._phase_ns[phase] / NS for phase in Phase},
             "hold_s": {cause: ns / NS for cause, ns in sorted(self._hold_ns.items())},

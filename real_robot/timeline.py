@@ -2,7 +2,7 @@
 
 Action i of a chunk is due at t_obs_ns + i * dt_ns. While a chunk was computed time went on, so its
 first steps come too late and drop; the others replace the steps that older chunks had planned.
-The seam is a ramp, with the old and the new value of every step that it covers:
+The boundary between two chunks is a ramp, with old and new value of every step that it covers:
 
     merged(due) = old(due) + w * (new(due) - old(due))
 
@@ -61,7 +61,7 @@ class TimelineRules:
 class Timeline:
     """Planned steps, `due_ns` i64 [N] strictly ascending, `actions` f32 [N A].
 
-    `chunk` i64 [N] numbers the chunk that each step came from, -1 for where a seam begins.
+    `chunk` i64 [N] numbers the chunk that each step came from, -1 for where a boundary begins.
     `t_obs_ns` is when the newest chunk's observation was taken, `shift_ns` by how much its steps
     are due later than t_obs_ns + i * dt_ns. It was begun at rest, which lasted from `rest_ns` to
     `resume_ns`.

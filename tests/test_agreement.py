@@ -1,6 +1,7 @@
 """Interfaces: what two of them must mean alike before a policy, a robot and a store meet."""
 
 import json
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -114,6 +115,21 @@ def test_our_robots_meet_themselves_after_a_round_trip(interface: Interface) -> 
     interface.require(again, "the policy", "the robot")
 
 
+def test_another_physics_is_warned_of_in_one_line_and_not_refused() -> None:
+    old, new = told(), told(physics="table 2")
+    with pytest.warns(UserWarning, match="^store a has physics table 2, store b has unstated: "):
+        old.require(new, "store b", "store a")
+    with pytest.warns(UserWarning) as caught:
+        new.require(old, "the policy", "task table/lift")
+    (line,) = (str(warning.message) for warning in caught)
+    assert line.startswith("the simulator has physics unstated, the policy has table 2")
+    assert "\n" not in line
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        new.require(new, "the policy", "the robot")
+        old.require(old, "the policy", "the robot")
+
+
 def test_grippers_and_frames_are_stated_by_the_environments() -> None:
     assert metaworld.ACTION_SPEC.gripper == "positive_closes"
     assert (ACTION_SPEC.gripper, ACTION_SPEC.rotation, ACTION_SPEC.frame) == (
@@ -127,7 +143,8 @@ def test_a_checkpoint_written_before_meets_its_environment(shared: Path) -> None
     if not file.is_file():
         pytest.skip("the pretrained checkpoint beside the checkout is absent")
     trained = Interface.from_json(json.loads(file.read_text())["interface"])
-    trained.require(playtable_interface(StateChoice.full, (), (8, 8)), "the policy", "task x")
+    with pytest.warns(UserWarning, match="the simulator has physics playtable 2, the policy has"):
+        trained.require(playtable_interface(StateChoice.full, (), (8, 8)), "the policy", "task x")
 
 
 @pytest.mark.parametrize(

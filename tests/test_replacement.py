@@ -5,12 +5,13 @@ import signal
 import stat
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from telic import replacement
 from telic.datasets.lock import WriterLock
-from telic.replacement import Kind, remove, replacing, require_replaceable, restore
+from telic.replacement import Kind, Replacement, restore
 
 
 def is_box(path: Path) -> bool:
@@ -26,8 +27,12 @@ def make_box(path: Path, content: str = "old") -> Path:
     return path
 
 
-def put(path: Path, content: str = "new", asked: bool = True, **options: object) -> None:
-    with replacing(path, BOX, asked=asked, **options) as fresh:  # type: ignore[arg-type]
+def box(path: Path, overwrite: bool = True, **options: Any) -> Replacement:
+    return Replacement(path, BOX, overwrite=overwrite, **options)
+
+
+def put(path: Path, content: str = "new", overwrite: bool = True, **options: Any) -> None:
+    with box(path, overwrite, **options).writing() as fresh:
         make_box(fresh, content)
 
 
@@ -46,14 +51,14 @@ def any_file_system(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.usefixtures("any_file_system")
 def test_what_is_asked_for_takes_the_place(tmp_path: Path) -> None:
-    put(tmp_path / "deep" / "a", "first", asked=False)
+    put(tmp_path / "deep" / "a", "first", overwrite=False)
     put(tmp_path / "deep" / "a", "second")
     assert tree(tmp_path) == {"deep/a/box": "second"}
     assert [p.name for p in (tmp_path / "deep").iterdir()] == ["a"]
     usual = stat.S_IMODE(make_box(tmp_path / "usual").stat().st_mode)
     assert stat.S_IMODE((tmp_path / "deep" / "a").stat().st_mode) == usual
-    remove(tmp_path / "deep" / "a", BOX, asked=True)
-    remove(tmp_path / "deep" / "a", BOX, asked=True)
+    box(tmp_path / "deep" / "a").remove()
+    box(tmp_path / "deep" / "a").remove()
     assert not list((tmp_path / "deep").iterdir())
 
 
@@ -62,7 +67,7 @@ def test_what_is_asked_for_takes_the_place(tmp_path: Path) -> None:
 def test_what_fails_leaves_what_was_there(tmp_path: Path, error: Exception) -> None:
     make_box(tmp_path / "a")
     expected = ValueError if isinstance(error, OSError) else RuntimeError
-    with pytest.raises(expected), replacing(tmp_path / "a", BOX, asked=True) as fresh:
+    with pytest.raises(expected), box(tmp_path / "a").writing() as fresh:
         make_box(fresh, "new")
         raise error
     assert tree(tmp_path) == {"a/box": "old"} and len(list(tmp_path.iterdir())) == 1
@@ -97,9 +102,9 @@ def test_another_kind_stays(tmp_path: Path, scene: Scene) -> None:
     with pytest.raises(ValueError, match=r"a: is not a box, so it is not replaced"):
         put(tmp_path / "a")
     with pytest.raises(ValueError, match=r"a: is not a box"):
-        remove(tmp_path / "a", BOX, asked=True)
-    with pytest.raises(ValueError, match=r"a: is already there; --force replaces it"):
-        put(tmp_path / "a", asked=False, by="--force")
+        box(tmp_path / "a").remove()
+    with pytest.raises(ValueError, match=r"a: is already there and is not a box; give another"):
+        put(tmp_path / "a", overwrite=False, by="--force")  # which would not replace it either
     assert tree(tmp_path) == before
 
 
@@ -131,7 +136,7 @@ def test_another_name_of_a_file_that_is_read_stays(tmp_path: Path) -> None:
     (tmp_path / "b").hardlink_to(tmp_path / "a")
     anything = Kind("a file", Path.is_file)
     with pytest.raises(ValueError, match="which is read for it"):
-        require_replaceable(tmp_path / "b", anything, asked=True, sources=[tmp_path / "a"])
+        Replacement(tmp_path / "b", anything, overwrite=True, sources=[tmp_path / "a"]).require()
 
 
 def test_what_is_being_written_stays(tmp_path: Path) -> None:
@@ -153,10 +158,12 @@ def test_a_link_stays_and_what_it_leads_to_is_replaced(tmp_path: Path) -> None:
 def test_of_two_that_make_the_same_the_later_is_told(tmp_path: Path) -> None:
     with (
         pytest.raises(ValueError, match="is already there"),
-        replacing(tmp_path / "a", BOX, asked=False) as fresh,
+        box(tmp_path / "a", overwrite=False).writing() as fresh,
     ):
         make_box(fresh, "later")
-        put(tmp_path / "a", "sooner", asked=False)
+        put(tmp_path / "a", "sooner", overwrite=False)
+    with pytest.raises(ValueError, match=r"a: is already there; --force replaces it, or give ano"):
+        box(tmp_path / "a", overwrite=False, by="--force").require()
     assert tree(tmp_path) == {"a/box": "sooner"}
 
 
@@ -169,11 +176,13 @@ def test_a_kill_leaves_the_old_one_or_the_new_one_and_no_litter(tmp_path: Path) 
     before = tree(tmp_path)
     child = os.fork()
     if not child:
-        with replacing(tmp_path / "a", BOX, asked=True) as fresh:
+        with box(tmp_path / "a").writing() as fresh:
             make_box(fresh, "new")
             os.kill(os.getpid(), signal.SIGKILL)
     os.waitpid(child, 0)
     assert tree(tmp_path).items() >= before.items() and len(tree(tmp_path)) == len(before) + 1
+    box(tmp_path / "a").tidy()
+    assert tree(tmp_path) == before
     put(tmp_path / "a")
     assert tree(tmp_path) == {**before, "a/box": "new"}
 
@@ -188,7 +197,7 @@ def test_a_kill_between_two_renames_is_mended(tmp_path: Path) -> None:
 
 
 def test_what_another_process_is_making_is_left_alone(tmp_path: Path) -> None:
-    with replacing(tmp_path / "a", BOX, asked=True) as fresh:
+    with box(tmp_path / "a").writing() as fresh:
         make_box(fresh, "slow")
         put(tmp_path / "a", "quick")
         assert is_box(fresh)

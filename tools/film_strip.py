@@ -29,12 +29,12 @@ def frames(chain: int) -> Iterator[Image.Image]:
     """The pictures of an evaluation chain that the experts solve."""
     env = registry.make("playtable/lh_mtlc")
     assert isinstance(env, ChainTask)
-    seen, info = env.reset(seed=chain)
+    observation, info = env.reset(seed=chain)
     expert, sentence, step, over = env.expert(), info["instruction"], 0, False
     while not over:
         if step % EVERY == 0:
             yield drawn(env, sentence)
-        seen, _, _, truncated, info = env.step(expert.act(seen))
+        observation, _, _, truncated, info = env.step(expert.act(observation))
         step, over = step + 1, truncated or info["success"]
         sentence = info["instruction"]
     for _ in range(8):  # the last picture stays

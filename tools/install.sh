@@ -2,6 +2,8 @@
 # Makes .venv with everything Telic needs, from pyproject.toml and constraints.txt.
 # Where Debian's libraries for off-screen rendering or the tools that build robomimic's egl_probe
 # are missing, it installs them when it runs as root with apt, and else says which they are.
+# Of two at once the second waits. .venv/installed keeps the requirements that were installed, so
+# that the next run can say which have changed.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -30,6 +32,24 @@ if [ -z "$python" ]; then
   say "no Python 3.11 or 3.12 found (tried ${PYTHON:-python3.12 python3.11 python3}); set PYTHON=/path/to/python"
   exit 2
 fi
+lock=${INSTALL_LOCK:-}
+if [ "${lock%% *}" != "$$" ]; then
+  exec "$python" tools/install_lock.py sh tools/install.sh
+fi
+trap 'say "stopped; make install goes on where it was"; exit 130' INT
+trap 'say "stopped; make install goes on where it was"; exit 143' TERM
+
+up_to_date() {
+  for source in pyproject.toml constraints.txt tools/install.sh; do
+    [ .venv/installed -nt "$source" ] || return 1
+  done
+}
+if [ "${lock#* }" = waited ] && up_to_date; then
+  say "the other installation has done it"
+  exit 0
+fi
+"$python" tools/requirement_changes.py show .venv/installed >&2
+
 if [ ! -x .venv/bin/python ] || ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
   rm -rf .venv
   if ! "$python" -m venv .venv; then
@@ -60,4 +80,4 @@ if ! can_render; then
   apt_install "off-screen rendering (camera images, videos)" libegl1 libgl1 libgl1-mesa-dri \
     && can_render || say "  everything that needs no picture works without"
 fi
-touch .venv/installed
+"$python" tools/requirement_changes.py record .venv/installed

@@ -18,7 +18,7 @@ PACKAGE = "telic"
 NOT_PRODUCT = ("tests", "benchmarks", "tools", "build", "runs", ".venv", "docs")
 RULE: dict[str, tuple[str, ...]] = {
     "rooms": (
-        "agreement array_spec plugins ranges replacement spec yaml_files",
+        "agreement array_spec plugins ranges registry replacement spec typed_keys yaml_files",
         "embodiment",
         "datasets | envs | policy",
         "training | real_robot",
@@ -35,8 +35,8 @@ RULE: dict[str, tuple[str, ...]] = {
         "policy.encoders",
         "policy.objectives",
         "policy.inference",
-        "policy.config policy.presets policy.conditioning policy.batch policy.noise "
-        "policy.chunk_sampler policy.policy",
+        "policy.auxiliary policy.config policy.presets policy.conditioning policy.batch "
+        "policy.noise policy.chunk_sampler policy.policy",
         "policy.atomic policy.built_within policy.checkpoint policy.checkpoint_files "
         "policy.nearest_sentence policy.renamed policy.train_state",
         "policy.finetune | policy.inference_config",

@@ -11,7 +11,7 @@ import os
 import sys
 from pathlib import Path
 
-from telic.configs.describe import Description, command_lines, describe, heading, meaning
+from telic.configs.describe import CommandDescription, command_lines, describe, heading, meaning
 from telic.datasets.cli import demo_store_parser
 from telic.policy.published.import_arguments import parser as import_checkpoint_parser
 
@@ -32,7 +32,7 @@ def pages() -> dict[Path, str]:
     return made
 
 
-def of_keys(about: Description) -> str:
+def of_keys(about: CommandDescription) -> str:
     """The page of a command that is given keys."""
     lines = [f"# {about.script}", "", f"{sentence(about.what[0])}", "", "```bash"]
     for line, what in about.examples:

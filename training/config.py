@@ -9,14 +9,14 @@ from enum import Enum
 from telic.datasets.goals import WindowGoalConfig
 from telic.envs.evaluation.selection import SelectionRollouts
 from telic.policy.config import PolicyConfig
-from telic.policy.encoders.towers import FROM_CHECKPOINT
+from telic.policy.encoders.towers import TOWERS, Weights
 from telic.ranges import require_range
 from telic.training.ema import EmaConfig
 from telic.training.optimizer import OptimizerConfig
 from telic.training.run_log import WandbConfig
 
 
-class Precision(Enum):
+class TrainPrecision(Enum):
     """What forward and backward passes compute in; weights and sigmas are always float32."""
 
     auto = "auto"  # bf16 where the device computes it natively, else fp32
@@ -77,7 +77,7 @@ class TrainConfig:
     draws: int = 1
     accumulate: int = 1  # micro-batches per optimizer step
     device: str = "auto"  # auto, cpu, cuda
-    precision: Precision = Precision.auto  # what forward and backward passes compute in
+    precision: TrainPrecision = TrainPrecision.auto  # what forward and backward passes compute in
     threads: int | None = None  # CPU threads; None leaves torch's choice
     seed: int = 1  # of the run: data order, noise, dropout
     log_every: int = 20  # steps between two records of the log
@@ -98,11 +98,13 @@ class TrainConfig:
             raise ValueError("best_by=success needs rollouts; give rollouts.tasks=[...]")
         if not self.data.stores:
             raise ValueError("data.stores is empty; give one: data.stores=[runs/demo/demos.zarr]")
-        seen = {"policy.images": self.policy.images}
+        image_configs = {"policy.images": self.policy.images}
         if self.policy.goal.images:
-            seen["policy.goal.image"] = self.policy.goal.image
-        for name, images in seen.items():
-            if images.frozen and images.tower in FROM_CHECKPOINT and self.init_from is None:
+            image_configs["policy.goal.image"] = self.policy.goal.image
+        for name, images in image_configs.items():
+            tower = TOWERS.get(images.tower)
+            absent = tower is not None and tower.weights is Weights.checkpoint
+            if images.frozen and absent and self.init_from is None:
                 raise ValueError(
                     f"{name}.frozen=true would freeze {images.tower} at random weights; start from "
                     "a checkpoint that has its weights, init_from=DIR"

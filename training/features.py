@@ -21,7 +21,7 @@ from telic.datasets.store import EpisodeStore
 from telic.datasets.windows import Windows
 from telic.policy.encoders.frozen import feature_key, features
 from telic.policy.encoders.images import ImageConfig, ImageEncoder, Pooling, build_tower
-from telic.policy.encoders.towers import FROM_CHECKPOINT, VisionTower
+from telic.policy.encoders.towers import TOWERS, VisionTower, Weights
 from telic.policy.inference.device import pick_device
 from telic.policy.policy import Policy
 from telic.ranges import require_range
@@ -35,8 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Write the features that `demo-store features` asks for; ValueError on bad input."""
     require_range(arguments, "crops", at_least=1, prefix="--")
     require_range(arguments, "random_shift", at_least=0, prefix="--")
-    if arguments.tower in FROM_CHECKPOINT:
-        raise ValueError(f"--tower {arguments.tower}: its weights come with a checkpoint alone")
+    _require_weights(arguments.tower)
     with EpisodeStore.open(arguments.store) as store:
         cameras = _cameras(store, arguments.cameras)
         config = ImageConfig(
@@ -47,7 +46,8 @@ def run(arguments: argparse.Namespace) -> int:
             pad_square=arguments.pad_square,
             random_shift=arguments.random_shift,
         )
-        tower = build_tower(config).to(pick_device(arguments.device)).eval()
+        # under a sentence of any size, for `feature_key` to refuse it
+        tower = build_tower(config, sentence_dim=1).to(pick_device(arguments.device)).eval()
         for camera in cameras:
             path, count = write_features(
                 store, tower, config, camera, arguments.crops, arguments.overwrite
@@ -187,6 +187,15 @@ def command(store: Path, config: ImageConfig, camera: str) -> str:
     if config.random_shift:
         words += f" --crops 4 --random-shift {config.random_shift}"
     return words
+
+
+def _require_weights(name: str) -> None:
+    """Raise ValueError for a tower that has no weights until it is trained or loaded."""
+    known = TOWERS.get(name)
+    if known is not None and known.weights is Weights.checkpoint:
+        raise ValueError(f"--tower {name}: its weights come with a checkpoint alone")
+    if known is not None and known.weights is Weights.random:
+        raise ValueError(f"--tower {name}: it has no weights of its own, only random ones")
 
 
 def _cameras(store: EpisodeStore, asked: Sequence[str] | None) -> list[str]:

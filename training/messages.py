@@ -24,13 +24,13 @@ def describe(
     windows: Windows,
     accelerator: Accelerator,
     step: int,
-    begun: Path | None,
+    checkpoint: Path | None,
 ) -> list[str]:
     """Return two lines: what the policy reads and where it begins; how much there is to do."""
-    begins = "begins anew" if begun is None else f"goes on from {begun} at step {step}"
-    if begun is None and config.init_from is not None:
+    begins = "begins anew" if checkpoint is None else f"goes on from {checkpoint} at step {step}"
+    if checkpoint is None and config.init_from is not None:
         begins = f"begins from the weights of {config.init_from}"
-    elif begun is None and config.resume:
+    elif checkpoint is None and config.resume:
         begins = f"begins anew, for {config.out} holds no checkpoint to go on from"
     precision = {"no": "fp32"}.get(accelerator.mixed_precision, accelerator.mixed_precision)
     parameters = sum(p.numel() for p in policy.parameters() if p.requires_grad)
@@ -49,10 +49,12 @@ def _reads(config: TrainConfig, policy: Policy, windows: Windows) -> Iterator[st
     cameras = policy.conditioner.cameras
     yield f"cameras {', '.join(cameras)}" if cameras else "no camera"
     yield f"goals {', '.join(policy.config.goal.modalities)}"
-    told = config.data.goal.text is not TextGoal.none and policy.config.goal.text
-    sentences = {text for store in windows.stores for text in store.instructions if told}
+    reads_text = config.data.goal.text is not TextGoal.none and policy.config.goal.text
+    sentences = {text for store in windows.stores for text in store.instructions if reads_text}
     yield f"{len(sentences)} sentences"
     used = {"state", "action", "timestamp_ns", *(f"image/{c}" for c in windows.cameras)}
+    if config.policy.scene.on:
+        used.add("scene")
     unused = {name for store in windows.stores for name in store.fields} - used
     if unused:
         yield f"not used: {', '.join(sorted(unused))}"

@@ -20,8 +20,9 @@ from telic.datasets.statistics import is_image
 from telic.datasets.store import EpisodeStore
 from telic.datasets.windows import split_episodes
 from telic.policy.atomic import existing_directory
-from telic.policy.checkpoint import TRAIN_STATE, Parts, plain, read_parts
+from telic.policy.checkpoint import TRAIN_STATE, Parts, read_parts
 from telic.training.config import FREE, RECORDED, BestBy, TrainConfig
+from telic.yaml_files import plain
 
 
 @dataclass(kw_only=True, slots=True)
@@ -77,13 +78,13 @@ class RunRecord:
 
 
 class Resumed:
-    """A checkpoint that a run goes on from. said: what is otherwise than before, line by line."""
+    """A checkpoint that a run goes on from. changes: what differs from before, line by line."""
 
     def __init__(self, folder: Path, config: TrainConfig) -> None:
         """ValueError if the checkpoint is damaged or `config` is that of another run."""
         self.folder = folder
         self.parts: Parts = read_parts(folder)
-        self.said: list[str] = []
+        self.changes: list[str] = []
         self.best_holds = True  # whether scores of before can be compared with those to come
         was = self.parts.config.get("train")
         if isinstance(was, dict):
@@ -145,7 +146,7 @@ class Resumed:
             before, now = map(_shown, differ[key])
             note = _note(key)
             if key not in ("resume", "overwrite"):
-                self.said.append(f"changed: {key}={now} (was {before}){note and f'; {note}'}")
+                self.changes.append(f"changed: {key}={now} (was {before}){note and f'; {note}'}")
         rollouts = any(key.startswith("rollouts.") for key in free)
         self.best_holds = not (rollouts and config.best_by is BestBy.success)
 
@@ -169,13 +170,15 @@ class Resumed:
                     f"begin with these; give {key}={_shown(old)} as it was, or {self._way_out}"
                 )
             if store.num_episodes > record.episodes:
-                self.said.append(
+                self.changes.append(
                     f"{store.path} has grown from {record.episodes} to {store.num_episodes} "
                     "episodes: the run goes on with those and the split that it began with; a new "
                     "run learns from all"
                 )
         if old != new:
-            self.said.append(f"changed: {key}={_shown(new)} (was {_shown(old)}), the same episodes")
+            self.changes.append(
+                f"changed: {key}={_shown(new)} (was {_shown(old)}), the same episodes"
+            )
 
 
 def to_resume_from(out: Path) -> Path | None:
@@ -211,8 +214,8 @@ def _content(store: EpisodeStore, episodes: int) -> str:
         if not is_image(spec):
             digest.update(np.ascontiguousarray(store.summaries(name)[:episodes]).tobytes())
     for episode in range(episodes):
-        said = [(s.start, s.end, s.instruction, s.task) for s in store.segments_of(episode)]
-        digest.update(json.dumps(said).encode())
+        segments = [(s.start, s.end, s.instruction, s.task) for s in store.segments_of(episode)]
+        digest.update(json.dumps(segments).encode())
     return digest.hexdigest()[:32]
 
 

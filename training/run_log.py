@@ -22,7 +22,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from telic.replacement import Kind, replacing
+from telic.replacement import Kind, Replacement
+from telic.training.loss_curve import draw_log
 
 
 class WandbMode(Enum):
@@ -46,8 +47,9 @@ class RunLog:
     """Writes records of {name: number} for a step; use it as a context.
 
     `log.jsonl` holds one JSON object a line. A run resumed at step n first drops what an earlier
-    attempt wrote after n, so the file reads as if the run had never stopped. On a terminal a bar
-    shows rate and time left; elsewhere a plain line is printed every `interval_s`.
+    attempt wrote after n, so the file reads as if the run had never stopped; `loss.png` shows its
+    curves. On a terminal a bar shows rate and time left; elsewhere a plain line is printed every
+    `interval_s`.
     """
 
     def __init__(
@@ -65,19 +67,20 @@ class RunLog:
         self._interval_s = interval_s
         self._console = Console(stderr=True, markup=False)
         self._run: Any = None
-        self._said_at = self._began = time.monotonic()
+        self._printed_at = self._began = time.monotonic()
 
     def __enter__(self) -> RunLog:
         if not self._enabled:
             return self
         self._folder.mkdir(parents=True, exist_ok=True)
-        path = self._folder / "log.jsonl"
+        log = log_of(self._folder)
+        path = log.path
         kept = [
             line
             for line in (path.read_text().splitlines() if path.exists() else [])
             if _step_of(line) <= self._start
         ]
-        with replacing(path, LOG, asked=True) as fresh:
+        with log.writing() as fresh:
             fresh.write_text("".join(f"{line}\n" for line in kept))
         self._file = path.open("a")
         self._progress = Progress(
@@ -129,10 +132,20 @@ class RunLog:
         rate = (step - self._start) / max(1e-9, now - self._began)
         self._progress.update(self._task, completed=step, note=f"{note} {rate:.1f} steps/s")
         last = step == self._steps
-        if self._progress.disable and (last or now - self._said_at >= self._interval_s):
-            self._said_at = now
+        if self._progress.disable and (last or now - self._printed_at >= self._interval_s):
+            self._printed_at = now
             left = (self._steps - step) / max(1e-9, rate)
             self.say(f"step {step}/{self._steps} {note} {rate:.1f} steps/s, {left:.0f} s left")
+
+    def draw(self) -> None:
+        """Draw `loss.png` anew; where that is not possible, say so and go on."""
+        if not self._enabled:
+            return
+        folder = self._folder
+        try:
+            draw_log(folder / "log.jsonl", folder / "loss.png", f"Training of {folder}")
+        except (OSError, ValueError) as error:
+            self.say(f"the curves are not drawn: {error}")
 
     def say(self, text: str) -> None:
         """Print one line above the bar."""
@@ -152,6 +165,11 @@ def is_log(path: Path) -> bool:
 
 
 LOG = Kind("the log of a training", is_log)
+
+
+def log_of(folder: Path) -> Replacement:
+    """The log of the run in `folder`, in the place of an earlier one."""
+    return Replacement(folder / "log.jsonl", LOG, overwrite=True)
 
 
 def _step_of(line: str) -> int:

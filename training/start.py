@@ -45,14 +45,14 @@ def new_policy(config: TrainConfig, windows: Windows) -> tuple[Policy, list[str]
     start = None if config.init_from is None else Finetune(config.init_from)
     count = len(config.data.stores)
     policy = _policy(config, stores[:count], stores[count:], start)
-    said = [] if start is None else start.load_into(policy)
+    messages = [] if start is None else start.load_into(policy)
     prime_embeddings(policy, stores)
     if given is None and start is not None and start.config.anchors.on:
-        return policy, said
+        return policy, messages
     anchors = _use_anchors(policy, given, windows, config.seed)
     if anchors is not None and policy.truncated is not None:
-        said.append(f"{describe(anchors)}; sigma_trunc {policy.truncated.sigma_trunc:.4g}")
-    return policy, said
+        messages.append(f"{describe(anchors)}; sigma_trunc {policy.truncated.sigma_trunc:.4g}")
+    return policy, messages
 
 
 def _policy(

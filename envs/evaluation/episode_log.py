@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import signal
 import warnings
@@ -11,16 +12,19 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TextIO
 
+from telic.envs.evaluation.outputs import EPISODES
 from telic.envs.records import read_record
 from telic.envs.rollout.rollout import EpisodeResult
+from telic.replacement import Replacement
 
 
 class EpisodeLog:
     """`episodes.jsonl`: line 1 says of which evaluation, each further line is an episode's result.
 
-    Use it as a context; `finished` holds what an earlier run of the same evaluation left, and what
-    was appended. A line that is damaged, or cut off by a kill, is dropped with a word; its episode
-    and those that crashed are run again.
+    Use it as a context, which holds it against other runs. `resumed`: whether an earlier run of the
+    same evaluation left one; `finished` holds what that one finished, and what was appended. A line
+    that is damaged, or cut off by a kill, is dropped with a word; its episode and those that
+    crashed are run again.
     """
 
     def __init__(
@@ -29,31 +33,38 @@ class EpisodeLog:
         evaluation: dict[str, Any],
         episodes: Collection[tuple[str, int]],
         resume: bool = True,
+        overwrite: bool = False,
     ) -> None:
-        """Open or begin the log at `path`; `evaluation` is all that its `episodes` depend on.
+        """Read the log at `path`, if any; `evaluation` is all that its `episodes` depend on.
 
-        episodes: (task, seed) of each. Raises ValueError where `path` holds another evaluation and
-        `resume` would mix the two.
+        episodes: (task, seed) of each. overwrite: begin anew. Raises ValueError where something
+        else stands at `path`, another run writes it, or it is of another evaluation, which `resume`
+        would mix with this one.
         """
-        self._path = path
-        header = json.loads(json.dumps(evaluation))
+        self._place = Replacement(path, EPISODES, overwrite=True)
+        self._place.require()
+        self._header = json.loads(json.dumps(evaluation))
         # a byte that is no UTF-8 spoils its line alone
-        text = path.read_text(errors="replace") if resume and path.exists() else ""
-        first, *lines = text.split("\n") if text.strip() else [json.dumps({"evaluation": header})]
-        if (found := _header(first)) != header:
-            raise ValueError(_other_evaluation(path, found, header))
+        text = path.read_text(errors="replace") if path.exists() and not overwrite else ""
+        self.resumed = bool(text.strip())
+        if self.resumed and not resume:
+            raise ValueError(
+                f"{path}: is already there; resume=true goes on with it, overwrite=true replaces "
+                "it, or give another out"
+            )
+        first, *lines = text.split("\n")
+        if self.resumed and (found := _header(first)) != self._header:
+            raise ValueError(_other_evaluation(path, found, self._header))
         results = _results(path, lines, episodes)
         self.finished = [result for result in results if result.crashed is None]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        with partial.open("w") as file:
-            _write(file, {"evaluation": header})
-            for result in self.finished:
-                _write(file, asdict(result))
-        partial.replace(path)
 
     def __enter__(self) -> Self:
-        self._file = self._path.open("a")
+        with self._place.writing() as fresh, fresh.open("w") as file:
+            _write(file, {"evaluation": self._header})
+            for result in self.finished:
+                _write(file, asdict(result))
+        self._file = self._place.path.open("a")
+        _lock(self._file, self._place.path)
         return self
 
     def __exit__(
@@ -76,6 +87,17 @@ class EpisodeLog:
             self.finished.append(result)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+
+
+def _lock(file: TextIO, path: Path) -> None:
+    """Hold the open `file` until it is closed; ValueError if another run was faster."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.close()
+        raise ValueError(f"{path}: another evaluation writes it; give another out") from error
+    except OSError:  # a file system without locks
+        pass
 
 
 def _write(file: TextIO, record: dict[str, Any]) -> None:
@@ -115,7 +137,7 @@ def _results(
 
 def _other_evaluation(path: Path, old: Any, new: dict[str, Any]) -> str:
     """Return the message that names the first thing in which the two evaluations differ."""
-    end = f"go on in another out, or resume=false replaces what {path.parent} holds"
+    end = f"go on in another out, or overwrite=true replaces what {path.parent} holds"
     if not isinstance(old, dict):
         return f"{path} is not the log of an evaluation; {end}"
     name = next(key for key in {**new, **old} if old.get(key) != new.get(key))

@@ -14,6 +14,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from telic.envs.evaluation.outputs import FIGURE, MARK, Outputs
 from telic.envs.evaluation.results import Comparison, Evaluation, Latency, Score, SuccessRow
 from telic.envs.evaluation.statistics import Interval, PairedDifference
 from telic.envs.rollout.rollout import crash_list
@@ -42,9 +43,14 @@ def table(evaluation: Evaluation, comparison: Comparison | None = None) -> Group
     )
 
 
-def write_report(evaluation: Evaluation, comparison: Comparison | None, folder: Path) -> None:
-    """Write `folder`/report.md and the success.png it shows."""
-    figure(evaluation, comparison).savefig(folder / "success.png", dpi=150)
+def write_report(
+    evaluation: Evaluation, comparison: Comparison | None, folder: Path, overwrite: bool = False
+) -> None:
+    """Write `folder`/report.md and the success.png it shows. ValueError where they cannot be."""
+    outputs = Outputs(folder=folder, overwrite=overwrite)
+    drawn = figure(evaluation, comparison)
+    with outputs.plot.writing() as fresh:
+        drawn.savefig(fresh, dpi=150, metadata={"Title": MARK})
     rows = _rows(evaluation, comparison)
     columns = _columns(comparison)
     lines = [
@@ -52,7 +58,7 @@ def write_report(evaluation: Evaluation, comparison: Comparison | None, folder: 
         "",
         *_headline(evaluation),
         "",
-        "![Success per task with 95 % intervals](success.png)",
+        FIGURE,
         "",
         _markdown_row(columns),
         _markdown_row(["---" if name == "task" else "---:" for name in columns]),
@@ -61,13 +67,14 @@ def write_report(evaluation: Evaluation, comparison: Comparison | None, folder: 
         *_legend(evaluation, comparison),
         "",
         *_latency_lines(evaluation),
-        *_video_lines(evaluation, folder),
+        *_video_lines(evaluation),
         *_crash_lines(evaluation),
         "## How it was measured",
         "",
         *_about_lines(evaluation),
     ]
-    (folder / "report.md").write_text("\n".join(lines).rstrip() + "\n")
+    with outputs.report.writing() as fresh:
+        fresh.write_text("\n".join(lines).rstrip() + "\n")
 
 
 def figure(evaluation: Evaluation, comparison: Comparison | None = None) -> Figure:
@@ -271,7 +278,7 @@ def _latency_lines(evaluation: Evaluation) -> list[str]:
     return [_markdown_row(head), _markdown_row(["---", "---:", "---:", "---:"]), *rows, ""]
 
 
-def _video_lines(evaluation: Evaluation, folder: Path) -> list[str]:
+def _video_lines(evaluation: Evaluation) -> list[str]:
     links = [
         f"- {_short_name(task)}: " + ", ".join(f"[{Path(p).stem}]({p})" for p in paths)
         for task, paths in evaluation.videos.items()

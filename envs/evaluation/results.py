@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from telic.envs.evaluation.outputs import FORMAT, Outputs
 from telic.envs.evaluation.protocol import EvaluationProtocol, Outcome
 from telic.envs.evaluation.protocols import protocol_from_json
 from telic.envs.evaluation.statistics import (
@@ -24,8 +25,6 @@ from telic.envs.evaluation.statistics import (
 )
 from telic.envs.records import read_record
 from telic.envs.rollout.rollout import EpisodeResult
-
-FORMAT = "telic-evaluation 1"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -255,9 +254,14 @@ def _score_difference(first: Evaluation, second: Evaluation) -> Score | None:
     return Score.of([score - theirs[key] for key, score in mine.items() if key in theirs])
 
 
+def results_file(path: Path) -> Path:
+    """Return the results.json that `path` names itself or by its folder."""
+    return path / "results.json" if path.is_dir() else path
+
+
 def read_evaluation(path: Path) -> Evaluation:
     """Return the evaluation in results.json at `path` (or in the folder `path`)."""
-    file = path / "results.json" if path.is_dir() else path
+    file = results_file(path)
     try:
         data = json.loads(file.read_text())
     except FileNotFoundError as error:
@@ -298,13 +302,12 @@ def read_comparable(path: Path, protocol: EvaluationProtocol) -> Evaluation:
 
 
 def write_evaluation(
-    evaluation: Evaluation, comparison: Comparison | None, folder: Path
+    evaluation: Evaluation, comparison: Comparison | None, folder: Path, overwrite: bool = False
 ) -> dict[str, Any]:
-    """Write `folder`/results.json in one move; return what was written."""
+    """Write `folder`/results.json; return what was written. ValueError where it cannot be."""
     text = json.dumps(evaluation.to_json() | {"comparison": _asdict(comparison)}, indent=1)
-    partial = folder / "results.json.partial"
-    partial.write_text(text)
-    partial.replace(folder / "results.json")
+    with Outputs(folder=folder, overwrite=overwrite).results.writing() as fresh:
+        fresh.write_text(text)
     return json.loads(text)
 
 

@@ -29,7 +29,6 @@ SCATTER_NEAR_M: Final = 0.016  # before a block, which the open fingers must sti
 _HIGH_REACH_M: Final = 0.72  # of a tool that points down from the height of transit
 FRONT_Y: Final = -0.10  # m; before the cabinet, clear of its handles
 CLOSE_STEPS: Final = 9
-CARRY_SPEED: Final = 0.7  # faster, and a small block slips out of the fingers
 
 
 class Hand:
@@ -98,10 +97,7 @@ class Hand:
             position["xyz".index(axis)] = value
         now = self.here(self.world.gripper)
         position = within_reach(position) if "z" in axes else position
-        speed = 1.0 if self.held() is None else CARRY_SPEED
-        return Waypoint(
-            position=position, euler=now.euler, gripper=now.gripper, within=0.03, speed=speed
-        )
+        return Waypoint(position=position, euler=now.euler, gripper=now.gripper, within=0.03)
 
     def above(self, x: float, y: float, yaw: float, gripper: float, lean: float = 0.0) -> Plan:
         """Yield the way to a point at the height of transit, up first."""

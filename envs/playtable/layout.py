@@ -23,8 +23,9 @@ BLOCK_LENGTHS: Final = {"small": 0.04, "middle": 0.056, "big": 0.08}  # along th
 BLOCK_WIDTH: Final = 0.04  # along its y and z
 BLOCK_KG: Final = 1.0
 
-SURFACE_Z: Final = 0.44  # of the desk and of the shelf
-DRAWER_FLOOR_Z: Final = 0.34
+SURFACE_Z: Final = 0.44  # of the desk
+SHELF_Z: Final = 0.4412  # as high as CALVIN's convex parts carry a block; drawn there it is 0.44
+DRAWER_FLOOR_Z: Final = 0.3425  # likewise; 0.34
 BLOCK_Y: Final[Range] = (-0.15, -0.03)  # where a reset puts blocks on the desk
 SHELF_Y: Final[Range] = (0.05, 0.12)  # and on the shelf
 

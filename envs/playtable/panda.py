@@ -7,6 +7,14 @@ from typing import Any, Final
 
 import numpy as np
 
+from telic.envs.playtable.motors import (
+    ARM_ROTOR,
+    CLOSING_ROTOR_KG,
+    FINGER_CONTACT,
+    FINGER_KG,
+    add_arm_motor,
+    add_finger_motor,
+)
 from telic.envs.playtable.rotations import quaternion
 from telic.spec import Array
 
@@ -21,15 +29,15 @@ FINGER_RANGE: Final = 0.04
 TCP_Z: Final = 0.14  # of the tool's point, on the hand
 FINGERTIP_Z: Final = 0.154
 
-# of each joint: origin in the link before, turn of its frame about x, N m/rad, kg of its link
+# of each joint: origin in the link before, turn of its frame about x, kg of its link
 _CHAIN: Final = (
-    ((0.0, 0.0, 0.333), 0.0, 3000.0, 3.0),
-    ((0.0, 0.0, 0.0), -pi / 2, 3000.0, 3.0),
-    ((0.0, -0.316, 0.0), pi / 2, 2500.0, 2.5),
-    ((0.0825, 0.0, 0.0), pi / 2, 2500.0, 2.5),
-    ((-0.0825, 0.384, 0.0), -pi / 2, 1200.0, 2.0),
-    ((0.0, 0.0, 0.0), pi / 2, 1200.0, 1.5),
-    ((0.088, 0.0, 0.0), pi / 2, 800.0, 0.7),
+    ((0.0, 0.0, 0.333), 0.0, 3.0),
+    ((0.0, 0.0, 0.0), -pi / 2, 3.0),
+    ((0.0, -0.316, 0.0), pi / 2, 2.5),
+    ((0.0825, 0.0, 0.0), pi / 2, 2.5),
+    ((-0.0825, 0.384, 0.0), -pi / 2, 2.0),
+    ((0.0, 0.0, 0.0), pi / 2, 1.5),
+    ((0.088, 0.0, 0.0), pi / 2, 0.7),
 )
 # of each link: capsules from, to, radius
 _CAPSULES: Final = (
@@ -41,12 +49,7 @@ _CAPSULES: Final = (
     (((0, 0, -0.03), (0, 0, 0.03), 0.05), ((0, 0, 0), (0.088, 0, 0), 0.045)),
     (((0, 0, 0), (0, 0, 0.07), 0.045),),
 )
-SERVO_S: Final = 0.06  # so that ten unit steps along x lag 26 mm behind, as CALVIN's do
-MAX_TORQUE: Final = 200.0
-GRIP_N: Final = 60.0
-RELEASE_N: Final = 10.0
-
-_WHITE = (0.86, 0.86, 0.86, 1.0)
+_WHITE = (1.0, 1.0, 1.0, 1.0)
 _GREY = (0.55, 0.55, 0.57, 1.0)
 HAND_SENSES: Final = {"contype": 0, "conaffinity": 3}  # touches table, parts and blocks, not itself
 
@@ -68,13 +71,13 @@ def add_arm(spec: Any, mujoco: Any, contact: dict[str, float]) -> Any:
     body.add_geom(
         type=capsule, size=[0.07, 0, 0], fromto=[0, 0, 0, 0, 0, 0.13], rgba=_WHITE, **visual
     )
-    for index, (place, turn, stiffness, kilograms) in enumerate(_CHAIN):
+    for index, (place, turn, kilograms) in enumerate(_CHAIN):
         body = body.add_body(
             name=f"link{index + 1}", pos=place, quat=quaternion(np.array([turn, 0, 0])), gravcomp=1
         )
         body.add_joint(
             name=f"arm_{index + 1}", type=mujoco.mjtJoint.mjJNT_HINGE, axis=[0, 0, 1],
-            range=[LOW[index], HIGH[index]], limited=True, armature=0.1,
+            range=[LOW[index], HIGH[index]], limited=True, armature=ARM_ROTOR,
         )  # fmt: skip
         shapes = _CAPSULES[index]
         for start, end, radius in shapes:
@@ -82,7 +85,7 @@ def add_arm(spec: Any, mujoco: Any, contact: dict[str, float]) -> Any:
                 type=capsule, size=[radius, 0, 0], fromto=[*start, *end], rgba=_WHITE,
                 mass=kilograms / len(shapes), **visual,
             )  # fmt: skip
-        _add_servo(spec, mujoco, f"arm_{index + 1}", stiffness, (-MAX_TORQUE, MAX_TORQUE))
+        add_arm_motor(spec, mujoco, f"arm_{index + 1}")
     return _add_hand(spec, mujoco, body, contact)
 
 
@@ -100,32 +103,22 @@ def _add_hand(spec: Any, mujoco: Any, flange: Any, contact: dict[str, float]) ->
         finger = hand.add_body(name=name, pos=[0, 0, 0.0584], gravcomp=1)
         finger.add_joint(
             name=name, type=mujoco.mjtJoint.mjJNT_SLIDE, axis=[0, side, 0],
-            range=[0, FINGER_RANGE], limited=True, armature=0.2,
+            range=[0, FINGER_RANGE], limited=True, armature=CLOSING_ROTOR_KG,
         )  # fmt: skip
         for half, place, colour in (
             ((0.010, 0.010, 0.024), (0, 0.010 * side, 0.024), _GREY),
             ((0.009, 0.006, 0.0238), (0, 0.006 * side, 0.0718), _WHITE),
         ):
             finger.add_geom(
-                type=box, size=half, pos=place, rgba=colour, mass=0.05, condim=4,
-                friction=[1.0, 0.02, 0.0001], **touching,
+                type=box, size=half, pos=place, rgba=colour, mass=FINGER_KG / 2, condim=4,
+                friction=[0.5, 0.02, 0.0001], **(touching | FINGER_CONTACT),
             )  # fmt: skip
-        _add_servo(spec, mujoco, name, 3000.0, (-GRIP_N, RELEASE_N))
+        add_finger_motor(spec, mujoco, name)
     spec.add_equality(
         name="fingers", type=mujoco.mjtEq.mjEQ_JOINT, objtype=mujoco.mjtObj.mjOBJ_JOINT,
         name1="finger_left", name2="finger_right", data=[0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0],
     )  # fmt: skip
     return hand
-
-
-def _add_servo(spec: Any, mujoco: Any, joint: str, stiffness: float, force: Any) -> None:
-    """Add a position motor whose error decays with the time constant SERVO_S."""
-    spec.add_actuator(
-        name=joint, target=joint, trntype=mujoco.mjtTrn.mjTRN_JOINT,
-        gaintype=mujoco.mjtGain.mjGAIN_FIXED, biastype=mujoco.mjtBias.mjBIAS_AFFINE,
-        gainprm=[stiffness, *[0] * 9], biasprm=[0, -stiffness, -stiffness * SERVO_S, *[0] * 7],
-        forcerange=force, forcelimited=True,
-    )  # fmt: skip
 
 
 def arm_limits_problem(joints: Array, slack: float) -> str | None:

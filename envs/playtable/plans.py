@@ -15,7 +15,6 @@ import numpy as np
 from telic.envs.playtable import layout as table
 from telic.envs.playtable.experts import CLOSED, NEUTRAL_YAW, OPEN, Follower, Manner, Plan
 from telic.envs.playtable.hand import (
-    CARRY_SPEED,
     CLOSE_STEPS,
     FRONT_Y,
     SCATTER_NEAR_M,
@@ -35,6 +34,10 @@ _ALONG_X: Final = pi / 2  # yaws: the fingers close along x, along y
 _ALONG_Y: Final = 0.0
 _LEAN: Final = 0.35  # into the cabinet
 _TURN: Final = 1.3  # rad
+_PUSHED_M: Final = 0.105  # of a block: a little more than is asked for
+_STROKE_M: Final = 0.018  # of the last strokes of a push, the block sliding on by itself
+_SLIDES_M: Final = (0.015, 0.025)
+_BESIDE_M: Final = 0.085  # from a block's middle to that of one beside it, however they lie
 _CLEAR_M: Final = 0.03  # before where it was, to which a block in the way is pulled
 _DESK_M: Final = 0.42  # above it, a block lies on desk or shelf
 
@@ -92,9 +95,8 @@ def lift_from_shelf(colour: str) -> Attempt:
         yield hand.at(before, yaw, OPEN, lean=lean, speed=0.9, scatter=SCATTER_NEAR_M)
         yield hand.at(there, yaw, OPEN, lean=lean, within=0.007, speed=0.6)
         yield hand.at(there, yaw, CLOSED, lean=lean, stay=CLOSE_STEPS)
-        yield hand.at(there + [0, 0, 0.05], yaw, CLOSED, lean=lean, speed=0.7)
-        out = [before[0], FRONT_Y, 0.55]
-        yield hand.at(out, yaw, CLOSED, lean=lean, speed=0.8)
+        yield hand.at(there + [0, 0, 0.05], yaw, CLOSED, lean=lean)
+        yield hand.at([before[0], FRONT_Y, 0.55], yaw, CLOSED, lean=lean)
 
     return attempt
 
@@ -108,10 +110,8 @@ def rotate(colour: str, direction: int) -> Attempt:
         raised = hand.world.target[:3] + [0, 0, 0.008]
         yield hand.at(raised, yaw, CLOSED)
         yield hand.at(raised, yaw + turn, CLOSED, stay=2)
-        lowered = raised - [0, 0, 0.008]
-        yield hand.at(lowered, yaw + turn, CLOSED)
-        yield hand.at(lowered, yaw + turn, OPEN, stay=6)
-        yield hand.at(lowered + [0, 0, 0.1], yaw + turn, OPEN)
+        yield hand.at(raised, yaw + turn, OPEN, stay=6)  # it lands out of the hand, and is done so
+        yield hand.at(raised + [0, 0, 0.1], yaw + turn, OPEN)
 
     return attempt
 
@@ -127,15 +127,18 @@ def push(colour: str, direction: int) -> Attempt:
         near = [behind - direction * 0.02, y, z + 0.05]
         yield hand.at(near, yaw, CLOSED, speed=0.9, scatter=SCATTER_NEAR_M)
         yield hand.at([behind, y, z + 0.006], yaw, CLOSED, speed=0.9)
-        far = x + direction * hand.rng.uniform(0.125, 0.135)
-        stride = hand.rng.uniform(0.007, 0.01)  # faster, and the block slides on far beyond
-        while direction * (far - hand.place(colour)[0]) > 0:
+        stride = hand.rng.uniform(0.007, 0.01)
+        slides = hand.rng.uniform(*_SLIDES_M)  # out of the hand's reach, and is done so
+        while (left := _PUSHED_M - direction * (hand.place(colour)[0] - x)) > slides:
             target = hand.world.target[:3]
             step = np.clip(hand.place(colour)[1] - target[1], -0.004, 0.004)
-            ahead = np.array([target[0] + direction * stride, target[1] + step, z + 0.006])
-            if direction * (ahead[0] - far) > 0:
+            faster = _STROKE_M if left < slides + _STROKE_M else stride
+            ahead = np.array([target[0] + direction * faster, target[1] + step, z + 0.006])
+            if direction * (ahead[0] - x) > _PUSHED_M:
                 break
             yield hand.at(ahead, yaw, CLOSED, within=0.05)
+        back = hand.world.target[:3] - [direction * 0.03, 0.0, 0.0]
+        yield hand.at(back, yaw, CLOSED, within=0.05)
         yield from hand.rise()
 
     return attempt
@@ -230,7 +233,7 @@ def place_in_slider(hand: Hand) -> Plan:
     z = 0.478 + (hand.world.tcp()[2] - _held_z(hand))
     yield from hand.rise()
     front = [x, FRONT_Y, 0.57]
-    yield hand.at(front, _ALONG_X, CLOSED, lean=_LEAN, speed=CARRY_SPEED, scatter=SCATTER_NEAR_M)
+    yield hand.at(front, _ALONG_X, CLOSED, lean=_LEAN, scatter=SCATTER_NEAR_M)
     yield hand.at([x, 0.02, z + 0.03], _ALONG_X, CLOSED, lean=_LEAN, speed=0.8)
     yield hand.at([x, y, z], _ALONG_X, CLOSED, lean=_LEAN, speed=0.7)
     yield hand.at([x, y, z - 0.012], _ALONG_X, CLOSED, lean=_LEAN)
@@ -243,6 +246,10 @@ def place_in_drawer(hand: Hand) -> Plan:
     yield from _pick_up_again(hand)
     pulled = hand.world.facts().joints["drawer"]
     x = hand.plan.drawer_x + 0.07 * hand.manner.offset
+    lying = [place[0] for place in map(hand.place, COLOURS) if place[2] < _DESK_M]
+    if any(abs(x - other) < _BESIDE_M for other in lying):
+        choices = hand.plan.drawer_x + np.array([-0.09, 0.0, 0.09])
+        x = max(choices, key=lambda choice: min(abs(choice - other) for other in lying))
     y = -0.06 - pulled + 0.01 * hand.manner.offset
     yield from hand.above(x, y, _ALONG_X, CLOSED)
     yield hand.at([x, y, 0.41], _ALONG_X, CLOSED, speed=0.9)
@@ -283,7 +290,7 @@ def stack(hand: Hand) -> Plan:
     yield from hand.rise()
     over = goal + hand.world.tcp()[:3] - hand.place(held)
     above = [over[0], over[1], 0.60]
-    yield hand.at(above, yaw, CLOSED, speed=CARRY_SPEED, scatter=SCATTER_NEAR_M)
+    yield hand.at(above, yaw, CLOSED, scatter=SCATTER_NEAR_M)
     over = goal + hand.world.tcp()[:3] - hand.place(held)
     yield hand.at(over + [0, 0, 0.03], yaw, CLOSED, within=0.006, patience=15)
     for height in (0.012, 0.003):

@@ -9,22 +9,27 @@ from typing import Any, Final
 import numpy as np
 
 from telic.envs.playtable import layout as table
+from telic.envs.playtable.appearance import dress
 from telic.envs.playtable.layout import CAMERAS, OUT, UP, Layout
+from telic.envs.playtable.motors import PHYSICS_HZ
 from telic.envs.playtable.panda import add_arm
+from telic.envs.playtable.robot_visuals import HIDDEN_GROUP, add_robot_visuals
 from telic.envs.playtable.rotations import matrix, quaternion
 from telic.envs.rendering import load_mujoco
 from telic.spec import Array
 
-PHYSICS_HZ: Final = 120
-CONTACT: Final = {"margin": 0.001, "gap": 0.001}  # seen from 1 mm on, felt from 0 on
+CONTACT: Final = {"margin": 0.0007, "gap": 0.0007}  # seen from 0.7 mm on, felt from 0 on
 BULB_RGBA: Final = ((1.0, 1.0, 1.0, 1.0), (1.0, 1.0, 0.0, 1.0))  # off, on
 LED_RGBA: Final = ((1.0, 1.0, 1.0, 1.0), (0.0, 1.0, 0.0, 1.0))
 
 _FIXTURE: Final = {"contype": 1, "conaffinity": 0, "friction": [0.35, 0.005, 0.0001]} | CONTACT
 _BLOCK: Final = {"contype": 2, "conaffinity": 3, "friction": [0.35, 0.005, 0.0001]} | CONTACT
-_GREY: Final = (0.27, 0.27, 0.27, 1.0)
+# the bars of the handles, as thick to the fingers as CALVIN's convex parts: 43 and 25 mm
+_ONLY_DRAWN: Final = {"contype": 0, "conaffinity": 0}
+_ONLY_FELT: Final = {"group": HIDDEN_GROUP}
+_GREY: Final = (0.37, 0.37, 0.37, 1.0)
 _FRICTION_N: Final = 4.0  # of door, drawer and switch: CALVIN's motors resist with as much
-_HOLDS: Final = [0.998, 0.998, 0.001, 0.5, 2]  # friction that hardly creeps
+_HOLDS: Final = [0.9999, 0.9999, 0.001, 0.5, 2]  # friction that hardly creeps
 _SLOPE: Final = quaternion(np.array([-pi / 6, 0.0, 0.0]))  # y and z of the slope: -OUT and UP
 
 
@@ -43,6 +48,8 @@ def build(scene: str) -> Any:
     _Furniture(spec, mujoco, plan).add_all()
     hand = add_arm(spec, mujoco, CONTACT)
     _add_cameras(spec, hand)
+    add_robot_visuals(spec, mujoco)
+    dress(spec, mujoco, plan, scene)
     return spec.compile()
 
 
@@ -51,32 +58,17 @@ def _set_options(spec: Any, mujoco: Any) -> None:
     option = spec.option
     option.timestep = 1 / PHYSICS_HZ
     option.gravity = [0, 0, -9.8]
-    option.integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST
+    option.integrator = mujoco.mjtIntegrator.mjINT_EULER
     option.cone = mujoco.mjtCone.mjCONE_ELLIPTIC
     option.impratio = 10
     spec.visual.map.znear, spec.visual.map.zfar = 0.01, 10.0
     spec.visual.quality.numslices, spec.visual.quality.numstacks = 14, 8
     spec.stat.extent = 1.0  # unit of the two above
-    spec.visual.headlight.ambient = [0.45, 0.45, 0.45]
-    spec.visual.headlight.diffuse = [0.0, 0.0, 0.0]
-    spec.visual.headlight.specular = [0.0, 0.0, 0.0]
 
 
 def _add_surroundings(spec: Any, mujoco: Any) -> None:
-    spec.add_texture(
-        name="checker", type=mujoco.mjtTexture.mjTEXTURE_2D, width=64, height=64,
-        builtin=mujoco.mjtBuiltin.mjBUILTIN_CHECKER, rgb1=[0.99] * 3, rgb2=[0.86] * 3,
-    )  # fmt: skip
-    floor = spec.add_material(name="floor", texrepeat=[1, 1], texuniform=True)
-    floor.textures[mujoco.mjtTextureRole.mjTEXROLE_RGB] = "checker"
     world = spec.worldbody
-    world.add_geom(
-        name="floor", type=mujoco.mjtGeom.mjGEOM_PLANE, size=[3, 3, 1], material="floor", **_FIXTURE
-    )
-    world.add_light(
-        pos=[1, -1, 4], dir=[-0.35, 0.45, -0.82], directional=True,
-        diffuse=[0.62, 0.62, 0.62], specular=[0.05, 0.05, 0.05], castshadow=False,
-    )  # fmt: skip
+    world.add_geom(name="floor", type=mujoco.mjtGeom.mjGEOM_PLANE, size=[3, 3, 1], **_FIXTURE)
 
 
 class _Furniture:
@@ -126,7 +118,7 @@ class _Furniture:
         base, wood, plan = self._base, self._wood, self._plan
         left, right = plan.plank_x - table.PLANK_HALF_X, plan.plank_x + table.PLANK_HALF_X
         plank = self._spec.worldbody.add_body(name="plank")
-        self._box(plank, (left, right), (0.02, table.CAVITY_BACK_Y), (0.42, 0.44), wood)
+        self._box(plank, (left, right), (0.02, table.CAVITY_BACK_Y), (0.42, table.SHELF_Z), wood)
         self._box(base, (left, right), (table.CAVITY_BACK_Y, 0.18), (0.42, 0.648), wood)
         self._box(base, (left, right), (0.13, table.CAVITY_BACK_Y), (0.628, 0.648), wood)
         for name, x in (("left", (-0.44, left)), ("right", (right, 0.44))):
@@ -139,11 +131,6 @@ class _Furniture:
             base.add_geom(
                 type=self._mujoco.mjtGeom.mjGEOM_MESH, meshname=f"cabinet_{name}", rgba=wood,
                 **_FIXTURE,
-            )  # fmt: skip
-        for rail in (plan.switch_x - 0.05, plan.switch_x + 0.05):
-            base.add_geom(
-                type=self._mujoco.mjtGeom.mjGEOM_BOX, size=[0.01, 0.002, 0.06], quat=_SLOPE,
-                pos=[rail, 0.087, 0.54], rgba=_GREY, contype=0, conaffinity=0,
             )  # fmt: skip
 
     def _add_lights(self) -> None:
@@ -160,8 +147,8 @@ class _Furniture:
     def _part(
         self, name: str, pos: Any, axis: Any, reach: float, kilograms: float, **more: Any
     ) -> Any:
-        """Add a part that slides along `axis` from 0 to `reach`, weightless and rubbing."""
-        body = self._spec.worldbody.add_body(name=name, pos=pos, gravcomp=1)
+        """Add a part that slides along `axis` from 0 to `reach`, and rubs."""
+        body = self._spec.worldbody.add_body(name=name, pos=pos)
         body.add_joint(
             name=name, type=self._mujoco.mjtJoint.mjJNT_SLIDE, axis=axis, range=[0, reach],
             limited=True, solimp_friction=_HOLDS, **more,
@@ -170,30 +157,32 @@ class _Furniture:
         body.mass, body.inertia, body.ipos = kilograms, [0.01, 0.01, 0.01], [0, 0, 0]
         return body
 
-    def _slanted(self, body: Any, x: Any, up: Any, out: Any, rgba: Any) -> None:
+    def _slanted(self, body: Any, x: Any, up: Any, out: Any, rgba: Any, **more: Any) -> None:
         """Add a box on the slope: limits along x, up the slope and out of it."""
         centre = np.mean(up) * UP + np.mean(out) * OUT
         body.add_geom(
             type=self._mujoco.mjtGeom.mjGEOM_BOX, quat=_SLOPE, rgba=rgba,
             pos=[np.mean(x), centre[1], centre[2]],
-            size=[np.ptp(x) / 2, np.ptp(out) / 2, np.ptp(up) / 2], **_FIXTURE,
+            size=[np.ptp(x) / 2, np.ptp(out) / 2, np.ptp(up) / 2], **(_FIXTURE | more),
         )  # fmt: skip
 
     def _add_slide(self) -> None:
         body = self._part(
             "slide", [self._plan.slide_x, *table.SLIDE_YZ], [-1, 0, 0], self._plan.slide_range,
-            1.54, frictionloss=_FRICTION_N, damping=10,
+            1.54, frictionloss=_FRICTION_N, damping=0.04 * 1.54,
         )  # fmt: skip
         self._slanted(body, (0, table.DOOR_WIDTH), (-0.11, 0.11), (0.0, 0.02), self._parts)
         handle = (table.SLIDE_HANDLE_X - 0.02, table.SLIDE_HANDLE_X + 0.02)
-        self._slanted(body, handle, (-0.08, 0.08), (0.06, 0.08), _GREY)
+        self._slanted(body, handle, (-0.08, 0.08), (0.06, 0.08), _GREY, **_ONLY_DRAWN)
         self._slanted(body, handle, (-0.08, -0.06), (0.02, 0.06), _GREY)
         self._slanted(body, handle, (0.06, 0.08), (0.02, 0.06), _GREY)
+        held = (handle[0] - 0.0008, handle[1] + 0.0008)
+        self._slanted(body, held, (-0.08, 0.08), (0.06, 0.08), _GREY, **_ONLY_FELT)
 
     def _add_drawer(self) -> None:
         body = self._part(
             "drawer", [self._plan.drawer_x, 0, 0], [0, -1, 0], table.DRAWER_RANGE,
-            4.23, frictionloss=_FRICTION_N, damping=10,
+            4.23, frictionloss=_FRICTION_N, damping=0.04 * 4.23,
         )  # fmt: skip
         tray, front = (0.32, 0.40), (-0.18, -0.16)
         self._box(body, (-0.20, 0.20), (-0.16, 0.06), (0.32, table.DRAWER_FLOOR_Z), self._parts)
@@ -201,15 +190,18 @@ class _Furniture:
         self._box(body, (0.18, 0.20), (-0.16, 0.06), tray, self._parts)
         self._box(body, (-0.18, 0.18), (0.04, 0.06), tray, self._parts)
         self._box(body, (-0.22, 0.22), front, (0.30, 0.40), self._parts)
-        self._box(body, (-0.12, 0.12), (-0.26, -0.24), (0.34, 0.38), _GREY)
+        self._box(body, (-0.12, 0.12), (-0.26, -0.24), (0.34, 0.38), _GREY, **_ONLY_DRAWN)
         self._box(body, (-0.12, -0.10), (-0.24, -0.18), (0.34, 0.38), _GREY)
         self._box(body, (0.10, 0.12), (-0.24, -0.18), (0.34, 0.38), _GREY)
+        held = (-0.2617, -0.2383)
+        self._box(body, (-0.12, 0.12), held, (0.34, 0.38), _GREY, **_ONLY_FELT)
 
     def _add_button(self) -> None:
         body = self._part(
             "button", [self._plan.button_x, table.BUTTON_Y, 0.472], [0, 0, -1],
-            table.BUTTON_RANGE, 0.154, stiffness=200, damping=8,
+            table.BUTTON_RANGE, 0.154, stiffness=270, damping=11,
         )  # fmt: skip
+        body.gravcomp = 1
         body.add_geom(
             type=self._mujoco.mjtGeom.mjGEOM_CYLINDER, size=[0.032, 0.012, 0],
             rgba=(0, 0, 0, 1), **_FIXTURE,
@@ -218,7 +210,7 @@ class _Furniture:
     def _add_switch(self) -> None:
         body = self._part(
             "switch", [self._plan.switch_x, *table.SWITCH_YZ], UP, table.SWITCH_RANGE,
-            0.239, frictionloss=_FRICTION_N, damping=5,
+            0.239, frictionloss=_FRICTION_N, damping=0.04 * 0.239,
         )  # fmt: skip
         grey = (0.4, 0.4, 0.4, 1.0)
         self._slanted(body, (-0.06, -0.04), (-0.008, 0.024), (0.0, 0.064), grey)

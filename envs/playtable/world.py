@@ -9,6 +9,7 @@ import numpy as np
 
 from telic.envs.playtable import layout as table
 from telic.envs.playtable import panda, starts
+from telic.envs.playtable.appearance import set_light
 from telic.envs.playtable.control import (
     ACTION_SPEC,
     NUM_ACTIONS,
@@ -17,10 +18,13 @@ from telic.envs.playtable.control import (
     STEP_RAD,
     InverseKinematics,
     opening,
+    within_speed,
 )
 from telic.envs.playtable.facts import ROBOT, BlockFacts, Facts, block
+from telic.envs.playtable.motors import Gripper
 from telic.envs.playtable.rotations import euler, quaternion
-from telic.envs.playtable.scene import BULB_RGBA, LED_RGBA, PHYSICS_HZ, build
+from telic.envs.playtable.scene import BULB_RGBA, CONTACT, LED_RGBA, build
+from telic.envs.playtable.shadows import ArmShadow
 from telic.envs.rendering import SceneRenderer, load_mujoco
 from telic.spec import Array, near_misses
 
@@ -42,17 +46,18 @@ SCENE_OBS: Final = (
 )  # fmt: skip
 _SLACK: Final = 0.01  # m or rad by which a recorded joint may lie beyond its limit
 _SINK_M: Final = 1e-5  # at a distance of exactly 0, MuJoCo 3.3 throws one box in 100 off another
-_SUBSTEPS: Final = round(PHYSICS_HZ / RATE_HZ)
 
 
 class World:
     """The table of one scene with its robot, at 30 actions a second.
 
     A new world must be reset. `target` [6] is the pose that the arm is on its way to: position in
-    m and angles about x, y, z in rad, world frame; `gripper` is +1.0 (opening) or -1.0.
+    m and angles about x, y, z in rad, world frame; `gripper` is +1.0 (opening) or -1.0. Pictures
+    have the light of CALVIN's renderer "opengl" (its default) or "tiny" (without EGL).
     """
 
-    def __init__(self, scene: str = "D") -> None:
+    def __init__(self, scene: str = "D", *, renderer: str = "opengl") -> None:
+        self._light = renderer
         self._mujoco = load_mujoco()
         self._ik = InverseKinematics()
         self._renderer: SceneRenderer | None = None
@@ -64,6 +69,7 @@ class World:
         self.close()
         self.scene, self.layout = scene, plan
         model: Any = copy.copy(build(scene))
+        set_light(model, self._light)
         self._model, self._data = model, self._mujoco.MjData(model)
         address = {model.joint(i).name: int(model.jnt_qposadr[i]) for i in range(model.njnt)}
         self._arm = np.array([address[f"arm_{i}"] for i in range(1, 8)])
@@ -73,6 +79,7 @@ class World:
         self._block_ids = {c: model.body(block(c)).id for c in table.COLOURS}
         self._speeds = {c: int(model.joint(block(c)).dofadr[0]) for c in table.COLOURS}
         self._site = model.site("tcp").id
+        self._gripper = Gripper(model)
         self._lamps = model.geom("bulb").id, model.geom("led").id
         self._owners = _owners(model)
 
@@ -111,8 +118,8 @@ class World:
             qpos[address : address + 3] = pose[:3] - [0, 0, _SINK_M]
             qpos[address + 3 : address + 7] = quaternion(pose[3:])
         self.gripper = opening(robot[14])
-        self._angles = qpos[self._arm].copy()
-        self._command(self._angles)
+        self._gripper.begin(self.gripper < 0)
+        self._command(qpos[self._arm])
         self._mujoco.mj_forward(self._model, self._data)
         self.target = self.tcp()
 
@@ -135,10 +142,12 @@ class World:
 
     def _advance(self, gripper: float) -> None:
         self.gripper = opening(gripper)
-        self._angles = self._ik.joints(self.target[:3], self.target[3:], self._angles)
-        self._command(self._angles)
         mujoco, model, data = self._mujoco, self._model, self._data
-        mujoco.mj_step(model, data, nstep=_SUBSTEPS)
+        measured = data.qpos[self._arm]
+        wanted = self._ik.joints(self.target[:3], self.target[3:], measured)
+        self._command(within_speed(wanted, measured))
+        rate = self._gripper.command(self.gripper < 0, data.qvel)
+        mujoco.mj_step(model, data, nstep=round(rate / RATE_HZ))
         mujoco.mj_kinematics(model, data)  # poses and contacts of the moment reached
         mujoco.mj_collision(model, data)
         pressed = data.qpos[self._parts[2]] > table.LED_TOGGLES
@@ -197,7 +206,8 @@ class World:
     def _touching(self) -> dict[str, set[str]]:
         """Return who touches whom, by name, both ways."""
         found: dict[str, set[str]] = {}
-        for one, other in self._data.contact.geom.tolist():
+        contact = self._data.contact
+        for one, other in contact.geom[contact.dist < CONTACT["margin"]].tolist():
             a, b = self._owners[one], self._owners[other]
             found.setdefault(a, set()).add(b)
             found.setdefault(b, set()).add(a)
@@ -217,7 +227,7 @@ class World:
     def _drawing(self, camera: str) -> SceneRenderer:
         check_camera(camera)
         if self._renderer is None:
-            self._renderer = SceneRenderer(self._model)
+            self._renderer = SceneRenderer(self._model, ArmShadow(self._model, self._mujoco).add)
         self._mujoco.mj_camlight(self._model, self._data)
         bulb, led = self._lamps
         self._model.geom_rgba[bulb] = BULB_RGBA[self._lightbulb]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from telic.envs.records import read_record
-from telic.replacement import Kind, replacing
+from telic.replacement import Kind, Replacement
 
 _WAY_OUT = "pass overwrite=true or another out"
 KEPT, FAILED, CRASHED = "kept", "failed", "crashed"
@@ -40,7 +40,7 @@ class CollectionLog:
         self.path = path
         self.attempts = list(attempts)
         lines = [dict(plan), *(asdict(attempt) for attempt in attempts)]
-        with replacing(path, ATTEMPTS, asked=True) as fresh:
+        with Replacement(path, ATTEMPTS, overwrite=True).writing() as fresh:
             fresh.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
     @classmethod

@@ -20,7 +20,7 @@ from telic.envs import registry
 from telic.envs.rollout.env_worker import Crashed, EnvChoice, Refused, Report
 from telic.envs.rollout.episode import Advance, Begin, Progress
 from telic.envs.rollout.pool import Pool, open_pool
-from telic.envs.rollout.video import Film, part_path
+from telic.envs.rollout.video import Film, film_at
 from telic.ranges import require_range
 from telic.spec import (
     ActionChunk,
@@ -309,7 +309,7 @@ class _Rollout:
     def _remove_part(self, slot: int) -> None:
         """Delete what a killed worker left of a film."""
         if (video := self._live[slot].job.video) is not None:
-            part_path(video).unlink(missing_ok=True)
+            film_at(video).tidy()
 
     def _update(self, live: _Live, report: Report) -> None:
         """Take in where an episode stands; ValueError if it cannot be run with this policy."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,30 @@ import imageio_ffmpeg
 import numpy as np
 
 from telic.envs.task import TaskEnv
+from telic.replacement import Kind, Replacement
 from telic.spec import Array, ArraySpec
+
+_MARK = "telic-film"  # the comment in a film of ours
+_TAIL = 1 << 16  # bytes from a film's end in which it is
+
+
+def is_film(path: Path) -> bool:
+    """Return whether a film of ours stands at `path`."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - _TAIL))
+            return _MARK.encode() in file.read()
+    except OSError:
+        return False
+
+
+def is_films(path: Path) -> bool:
+    """Return whether `path` is a folder of our films and nothing else."""
+    return path.is_dir() and all(film.is_file() and is_film(film) for film in path.iterdir())
+
+
+FILM = Kind("a film of an episode", is_film)
+FILMS = Kind("a folder of films of episodes", is_films)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,9 +52,10 @@ class Film:
 
 
 class VideoWriter:
-    """An mp4 in the making: `part_path(path)` until it is closed, then `path`.
+    """An mp4 in the making, which stands at `path` once it is closed.
 
-    Raises ValueError for odd sizes, which the pixel format cannot hold.
+    Raises ValueError for odd sizes, which the pixel format cannot hold, and where something else
+    than a film of ours stands at `path`.
     """
 
     def __init__(self, path: Path, size: tuple[int, int], fps: float) -> None:
@@ -39,12 +63,18 @@ class VideoWriter:
             raise ValueError(f"{path}: video size {size[0]}x{size[1]} must be even in both")
         path.parent.mkdir(parents=True, exist_ok=True)
         self._spec = ArraySpec(shape=(*size, 3), dtype="uint8")
-        self._path = path
-        self._part = part_path(path)
-        self._frames = imageio_ffmpeg.write_frames(
-            str(self._part), (size[1], size[0]), fps=fps, macro_block_size=2, quality=7
-        )
-        self._frames.send(None)
+        with ExitStack() as stack:
+            fresh = stack.enter_context(film_at(path).writing())
+            self._frames = imageio_ffmpeg.write_frames(
+                str(fresh),
+                (size[1], size[0]),
+                fps=fps,
+                macro_block_size=2,
+                quality=7,
+                output_params=["-metadata", f"comment={_MARK}"],
+            )
+            self._frames.send(None)
+            self._ending = stack.pop_all()
 
     def add(self, frame: Array) -> None:
         """Append a frame, u8 [h w 3] in any memory order; ValueError for anything else."""
@@ -55,17 +85,22 @@ class VideoWriter:
     def close(self) -> None:
         """Finish the file and put it in its place."""
         self._frames.close()
-        self._part.replace(self._path)
+        self._ending.close()
 
     def abandon(self) -> None:
         """Leave no file."""
         self._frames.close()
-        self._part.unlink(missing_ok=True)
+        with suppress(_AbandonedError), self._ending:
+            raise _AbandonedError
 
 
-def part_path(path: Path) -> Path:
-    """Return where a film lies that is not finished."""
-    return path.with_name(f"{path.stem}.part.mp4")
+class _AbandonedError(Exception):
+    """What ends the writing of a film that is not to be."""
+
+
+def film_at(path: Path) -> Replacement:
+    """A film that is to stand at `path`, in the place of an earlier one."""
+    return Replacement(path, FILM, overwrite=True)
 
 
 class Camera:

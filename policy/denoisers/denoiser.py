@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, Generic, NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +18,12 @@ from torch import Tensor, nn
 
 from telic.policy.diffusion.edm import EdmConfig
 from telic.policy.diffusion.formulation import FormulationConfig
-from telic.policy.routing.routing import RoutedLayer, Routes, RoutingConfig
+from telic.policy.routing.routing import Route, RoutedLayer, Routes, RoutingConfig
+
+# What a kind computes of a context once for a chunk, and what its steps read of that: trees of
+# tensors (layers/tensors.py), rows first. In most kinds both are the same.
+MemoryT = TypeVar("MemoryT")
+PreparedT = TypeVar("PreparedT")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -99,26 +104,26 @@ class Level:
     """
 
     embedding: Tensor
-    routes: Routes
+    routes: Routes[Route]
     modulations: list[Tensor] = field(default_factory=list)
     fixed: Fixed | None = None
 
 
-class Denoiser(nn.Module, ABC):
+class Denoiser(nn.Module, ABC, Generic[MemoryT, PreparedT]):
     """The network of one kind: `encode` once per chunk, `level` and `step` once per step.
 
     A plan (plan.py) asks for the levels of a whole schedule before the first chunk.
     """
 
     @abstractmethod
-    def encode(self, context: Context) -> Any:
+    def encode(self, context: Context) -> MemoryT:
         """Return the kind's own memory of a context: all that no step changes, rows first.
 
         An encoder's output, keys and values of cross-attention, a stream's prefix.
         """
 
     @abstractmethod
-    def latent(self, memory: Any) -> Float[Tensor, "b n d"]:
+    def latent(self, memory: MemoryT) -> Float[Tensor, "b n d"]:
         """Return the tokens of a memory that auxiliary objectives read."""
 
     @abstractmethod
@@ -129,7 +134,9 @@ class Denoiser(nn.Module, ABC):
         """
 
     @abstractmethod
-    def step(self, x: Float[Tensor, "b h a"], level: Level, memory: Any) -> Prediction:
+    def step(
+        self, x: Float[Tensor, "b h a"], level: Level, memory: MemoryT | PreparedT
+    ) -> Prediction:
         """Answer actions x, scaled by the formulation, at a noise level of one row or of B.
 
         memory: of `encode`, or of `prepare` for this level.
@@ -143,7 +150,7 @@ class Denoiser(nn.Module, ABC):
         self,
         x: Float[Tensor, "b h a"],
         sigma: Float[Tensor, " s"],
-        memory: Any,
+        memory: MemoryT,
         generator: torch.Generator | None = None,
         fixed: Fixed | None = None,
     ) -> Prediction:
@@ -158,7 +165,13 @@ class Denoiser(nn.Module, ABC):
             level = self.blend(level, clean, fixed.mask, memory)
         return self.step(x, level, memory)
 
-    def blend(self, noisy: Level, clean: Level, fixed: Bool[Tensor, "b h"], memory: Any) -> Level:
+    def blend(
+        self,
+        noisy: Level,
+        clean: Level,
+        fixed: Bool[Tensor, "b h"],
+        memory: MemoryT | PreparedT,
+    ) -> Level:
         """Return the level at which `fixed` actions are at the clean level, all else at the noisy.
 
         Either has one row or B. memory: that of the step. Losses of the routing are in proportion
@@ -179,11 +192,11 @@ class Denoiser(nn.Module, ABC):
             fixed=Fixed(fixed, clean.embedding),
         )
 
-    def num_before(self, memory: Any) -> int:
+    def num_before(self, memory: MemoryT | PreparedT) -> int:
         """Return how many tokens a step at this memory puts before the actions."""
         return 0
 
-    def prepare(self, joined: Level, memory: Any) -> list[Any]:
+    def prepare(self, joined: Level, memory: MemoryT) -> Sequence[MemoryT | PreparedT]:
         """Return the memory that `step` reads at each of the S joined levels.
 
         A kind may compute here, for all of them in one batch, what its steps would each compute
@@ -193,7 +206,7 @@ class Denoiser(nn.Module, ABC):
 
     def join(self, levels: Sequence[Level]) -> Level:
         """Return one level of S rows from S levels of one row: embeddings and routes."""
-        layers: list[Any] = [None] * len(levels[0].routes.layers)
+        layers: list[Route] = [None] * len(levels[0].routes.layers)
         for number, layer in enumerate(self._routed()):
             layers[number] = layer.join([level.routes.layers[number] for level in levels])
         embedding = torch.cat([level.embedding for level in levels])
@@ -221,6 +234,11 @@ class DenoiserConfig:
     kind: str = ""
     width: int = 128  # of the tokens, D
     routing: RoutingConfig | None = None  # of the feed-forwards; None: the kind's own
+
+    @classmethod
+    def small(cls) -> DenoiserConfig:
+        """An example that is built and trained in milliseconds: what tests run."""
+        return cls(width=32)
 
     def build(self, sizes: Sizes) -> Denoiser:
         """Return a Denoiser for contexts and chunks of these sizes."""

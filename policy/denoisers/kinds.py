@@ -1,4 +1,7 @@
-"""The kinds of denoiser by name. A kind is one file and one entry here."""
+"""The kinds of denoiser by name. A kind is one file and one entry here.
+
+A kind of another package adds itself: `KINDS.register("mine", MyConfig)` in a plug-in.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +12,18 @@ from telic.policy.denoisers.mdt import MdtConfig
 from telic.policy.denoisers.mmdit import MmditConfig
 from telic.policy.denoisers.mode import ModeConfig
 from telic.policy.denoisers.rdt import RdtConfig
+from telic.registry import Registry
 from telic.spec import near_misses
 
-KINDS: dict[str, type[DenoiserConfig]] = {
-    "mode": ModeConfig,
-    "mdt": MdtConfig,
-    "rdt": RdtConfig,
-    "mmdit": MmditConfig,
-}
+KINDS: Registry[type[DenoiserConfig]] = Registry(
+    "kind",
+    {
+        "mode": ModeConfig,
+        "mdt": MdtConfig,
+        "rdt": RdtConfig,
+        "mmdit": MmditConfig,
+    },
+)
 
 
 def require_kind(kind: str, known: Iterable[str], where: str, what: str = "kind") -> None:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -35,6 +34,7 @@ from telic.policy.routing.dense import build_routing
 from telic.policy.routing.routing import (
     Losses,
     NoiseLevels,
+    Route,
     add_losses,
     apply_feed_forward,
     mask_in,
@@ -96,6 +96,11 @@ class MdtConfig(DenoiserConfig):
         return Mdt(self, sizes)
 
     @classmethod
+    def small(cls) -> MdtConfig:
+        """What tests run."""
+        return cls(width=32, num_heads=2, hidden=64)
+
+    @classmethod
     def published(cls) -> MdtConfig:
         """Return MDT's published size and numerics: 51 M parameters with its input projections."""
         return cls(
@@ -135,7 +140,7 @@ class MdtMemory:
     mask: Tensor | None = None
 
 
-class Mdt(Denoiser):
+class Mdt(Denoiser[MdtMemory, MdtMemory]):
     """The denoiser. Contexts come as tokens of its width."""
 
     position_rows: Tensor
@@ -273,7 +278,7 @@ class DecoderLayer(nn.Module):
         keys: Float[Tensor, "b g n c"],
         values: Float[Tensor, "b g n c"],
         mask: Bool[Tensor, "b n"] | None,
-        route: Any,
+        route: Route,
     ) -> tuple[Float[Tensor, "b h d"], Losses]:
         """Return the action tokens after this layer and the losses of its routing."""
         shift, scale, gate, shift_2, scale_2, gate_2 = modulation.unbind(1)

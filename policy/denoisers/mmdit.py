@@ -15,7 +15,6 @@ B samples, N goal and observation tokens, H actions, D width, G heads of width C
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -38,6 +37,7 @@ from telic.policy.routing.dense import build_routing
 from telic.policy.routing.routing import (
     Losses,
     NoiseLevels,
+    Route,
     add_losses,
     apply_feed_forward,
     mask_in,
@@ -68,6 +68,11 @@ class MmditConfig(DenoiserConfig):
                 f"num_heads={self.num_heads}"
             )
 
+    @classmethod
+    def small(cls) -> MmditConfig:
+        """What tests run."""
+        return cls(width=32, num_layers=2, num_heads=2, hidden=64)
+
     def build(self, sizes: Sizes) -> Mmdit:
         """Return the network with random weights."""
         return Mmdit(self, sizes)
@@ -91,7 +96,7 @@ class MmditMemory:
     mask: Tensor | None
 
 
-class Mmdit(Denoiser):
+class Mmdit(Denoiser[MmditMemory, MmditMemory]):
     """The denoiser. Contexts come as tokens of its width."""
 
     def __init__(self, config: MmditConfig, sizes: Sizes) -> None:
@@ -234,7 +239,7 @@ class ActionLayer(nn.Module):
         keys: Float[Tensor, "b g n c"],
         values: Float[Tensor, "b g n c"],
         mask: Bool[Tensor, "b t"] | None,
-        route: Any,
+        route: Route,
     ) -> tuple[Float[Tensor, "b h d"], Losses]:
         """Return the actions after this layer and the losses of its routing.
 

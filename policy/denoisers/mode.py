@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -40,6 +40,7 @@ from telic.policy.routing.noise import NoiseRoutingConfig
 from telic.policy.routing.routing import (
     Losses,
     NoiseLevels,
+    Route,
     RoutingConfig,
     add_losses,
     mask_in,
@@ -101,6 +102,11 @@ class ModeConfig(DenoiserConfig):
         return self.routing or NoiseRoutingConfig()
 
     @classmethod
+    def small(cls) -> ModeConfig:
+        """What tests run."""
+        return cls(width=32, num_layers=3, num_heads=2, feed_forward=32)
+
+    @classmethod
     def published(cls) -> ModeConfig:
         """Return the published size and numerics: 12 layers of 1024, 686 M parameters."""
         return cls(
@@ -114,7 +120,7 @@ class ModeConfig(DenoiserConfig):
         )
 
 
-class Mode(Denoiser):
+class Mode(Denoiser[Tensor, list[KeysValues]]):
     """The denoiser. Contexts come as tokens of its width."""
 
     position_rows: Tensor
@@ -237,7 +243,7 @@ class Block(nn.Module):
         self,
         x: Float[Tensor, "b t d"],
         embedding: Float[Tensor, "s _t d"],
-        route: Any,
+        route: Route,
         past: KeysValues | None = None,
     ) -> tuple[Float[Tensor, "b t d"], Losses]:
         """Return the stream after this layer and the losses of its routing.
@@ -255,7 +261,7 @@ class Block(nn.Module):
         self,
         x: Float[Tensor, "s t d"],
         embedding: Float[Tensor, "s 1 d"],
-        route: Any,
+        route: Route,
         length: int,
         *,
         last: bool,

@@ -18,7 +18,7 @@ B samples, T = 2 + O + H tokens, D width, H actions, A entries, S = max(A, P) sl
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, cast
+from typing import ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -43,6 +43,7 @@ from telic.policy.routing.dense import build_routing
 from telic.policy.routing.routing import (
     Losses,
     NoiseLevels,
+    Route,
     add_losses,
     apply_feed_forward,
     mask_in,
@@ -88,6 +89,11 @@ class RdtConfig(DenoiserConfig):
         return DdpmConfig()
 
     @classmethod
+    def small(cls) -> RdtConfig:
+        """What tests run."""
+        return cls(width=32, num_layers=2, num_heads=2)
+
+    @classmethod
     def published(cls) -> RdtConfig:
         """Return the published RDT-170M: 14 layers of 1024."""
         return cls(
@@ -103,7 +109,7 @@ class RdtConfig(DenoiserConfig):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Memory:
+class RdtMemory:
     """What no step changes: the tokens between timestep and actions, and each layer's context.
 
     prefix: rate and states [B 1+O D]; context: all tokens of goal and images [B G+N D];
@@ -118,7 +124,7 @@ class Memory:
     action_mask: Tensor
 
 
-class Rdt(Denoiser):
+class Rdt(Denoiser[RdtMemory, RdtMemory]):
     """The denoiser. Goals and images come as tokens of its width, states as numbers."""
 
     def __init__(self, config: RdtConfig, sizes: Sizes) -> None:
@@ -146,7 +152,7 @@ class Rdt(Denoiser):
         self.routing = build_routing(config.routing, config.num_layers, width, hidden)
         nn.init.normal_(self.action_out.contract.weight, std=0.02)
 
-    def encode(self, context: Context) -> Memory:
+    def encode(self, context: Context) -> RdtMemory:
         """Return the tokens of rate and state, and every layer's keys and values."""
         tokens, masks = self._parts(context)
         layers = [
@@ -164,7 +170,7 @@ class Rdt(Denoiser):
             states = context.state[:, -self.sizes.num_states :]
             prefix.append(self.slots_in(self._slots(states, mask)))
         actions = context.goal.new_empty(len(context.goal), 1, self.sizes.action_dim)
-        return Memory(
+        return RdtMemory(
             prefix=torch.cat(prefix, 1) + self.positions[1 : 2 + self.sizes.num_states],
             context=torch.cat(tokens, 1),
             keys_values=[attention.keys_values(tokens[part]) for attention, part in layers],
@@ -172,7 +178,7 @@ class Rdt(Denoiser):
             action_mask=_entries(context.action_mask, actions),
         )
 
-    def latent(self, memory: Memory) -> Float[Tensor, "b n d"]:
+    def latent(self, memory: RdtMemory) -> Float[Tensor, "b n d"]:
         """Return the tokens that the layers attend to."""
         return memory.context
 
@@ -184,7 +190,7 @@ class Rdt(Denoiser):
             routes = self.routing(NoiseLevels(sigma, noise, self.embed), num_tokens, generator)
         return Level(embedding=noise, routes=routes)
 
-    def step(self, x: Float[Tensor, "b h a"], level: Level, memory: Memory) -> Prediction:
+    def step(self, x: Float[Tensor, "b h a"], level: Level, memory: RdtMemory) -> Prediction:
         """Return the answer [B H A] and, in training, the losses of the routing."""
         first = (level.embedding.unsqueeze(1) + self.positions[:1]).expand(len(x), -1, -1)
         actions = self.slots_in(self._slots(x, memory.action_mask))
@@ -202,7 +208,7 @@ class Rdt(Denoiser):
         actions = self.action_out(self.norm(tokens[:, -x.shape[1] :]))
         return Prediction(actions=actions, losses=add_losses(losses))
 
-    def num_before(self, memory: Memory) -> int:
+    def num_before(self, memory: RdtMemory) -> int:
         """Return the tokens of timestep, rate and states."""
         return 1 + memory.prefix.shape[1]
 
@@ -264,7 +270,7 @@ class Block(nn.Module):
         x: Float[Tensor, "b t d"],
         keys_values: KeysValues,
         mask: Bool[Tensor, "b s"] | None,
-        route: Any,
+        route: Route,
     ) -> tuple[Float[Tensor, "b t d"], Losses]:
         """Return the stream after this layer and the losses of its routing."""
         channels = mask_of(self.feed_forward, x, route)

@@ -45,7 +45,7 @@ class DdpmConfig(FormulationConfig):
     prediction_type: PredictionType = PredictionType.sample  # what the network predicts
 
     def __post_init__(self) -> None:
-        require_range(self, "num_timesteps", at_least=2, at_most=1e5, prefix="formulation.")
+        require_range(self, "num_timesteps", at_least=2, at_most=1e5, prefix="policy.formulation.")
 
     def build(self) -> Ddpm:
         """Return the formulation."""

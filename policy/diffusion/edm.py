@@ -27,10 +27,10 @@ class EdmConfig(FormulationConfig):
     def __post_init__(self) -> None:
         if not 0 < self.sigma_min < self.sigma_max < math.inf:
             raise ValueError(
-                f"formulation.sigma_min={self.sigma_min} and sigma_max={self.sigma_max} "
+                f"policy.formulation.sigma_min={self.sigma_min} and sigma_max={self.sigma_max} "
                 "must satisfy 0 < sigma_min < sigma_max < infinity"
             )
-        require_range(self, "sigma_data", "density_scale", above=0, prefix="formulation.")
+        require_range(self, "sigma_data", "density_scale", above=0, prefix="policy.formulation.")
 
     def build(self) -> Edm:
         """Return the formulation."""
@@ -61,7 +61,8 @@ class Edm(Formulation):
         config = self.config
         if not highest > config.sigma_min:
             raise ValueError(
-                f"sigma_trunc={highest:.4g} must be above formulation.sigma_min={config.sigma_min}"
+                f"sigma_trunc={highest:.4g} must be above policy.formulation.sigma_min="
+                f"{config.sigma_min}"
             )
         location = math.log(config.sigma_data)
         low, high = (

@@ -38,10 +38,10 @@ class FlowConfig(FormulationConfig):
     t_max: float = 0.999  # largest t; sigma is infinite at 1
 
     def __post_init__(self) -> None:
-        require_range(self, "logit_std", "beta_a", above=0, prefix="formulation.")
-        require_range(self, "logit_mean", prefix="formulation.")
+        require_range(self, "logit_std", "beta_a", above=0, prefix="policy.formulation.")
+        require_range(self, "logit_mean", prefix="policy.formulation.")
         if not 0 < self.t_max < 1:
-            raise ValueError(f"formulation.t_max={self.t_max} must lie between 0 and 1")
+            raise ValueError(f"policy.formulation.t_max={self.t_max} must lie between 0 and 1")
 
     def build(self) -> Flow:
         """Return the formulation."""

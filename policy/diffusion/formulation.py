@@ -13,7 +13,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -46,6 +46,12 @@ class FormulationConfig:
     """A base; each formulation adds its own settings and registers itself (formulations.py)."""
 
     name: str = ""
+    place: ClassVar[str] = "policy.formulation"  # or policy.future.edm (typed_keys.py)
+
+    @classmethod
+    def small(cls) -> FormulationConfig:
+        """An example: what tests run."""
+        return cls()
 
     def build(self) -> Formulation:
         """Return the formulation."""

@@ -6,9 +6,13 @@ from telic.policy.diffusion.ddpm import DdpmConfig
 from telic.policy.diffusion.edm import EdmConfig
 from telic.policy.diffusion.flow import FlowConfig
 from telic.policy.diffusion.formulation import FormulationConfig
+from telic.registry import Registry
 
-FORMULATIONS: dict[str, type[FormulationConfig]] = {
-    "edm": EdmConfig,
-    "ddpm": DdpmConfig,
-    "flow": FlowConfig,
-}
+FORMULATIONS: Registry[type[FormulationConfig]] = Registry(
+    "formulation",
+    {
+        "edm": EdmConfig,
+        "ddpm": DdpmConfig,
+        "flow": FlowConfig,
+    },
+)

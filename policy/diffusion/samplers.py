@@ -5,15 +5,21 @@ ends in 0 (schedules.py); `denoise` gets sigma as f32 [1] of it, shared by the b
 can be looked up by its sigma without waiting for a GPU. Each returns x at the last sigma. What a
 stochastic sampler adds is given to it: `noise` [n B ...], standard normal, row i for step i, so a
 sample is a function of x and noise alone. A step to 0 adds none.
+
+A sampler is such a function and one entry in `SAMPLERS`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
+
+from telic.registry import Registry
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
 
@@ -114,3 +120,35 @@ def _steps(sigmas: Tensor) -> Iterator[tuple[float, Tensor, float]]:
     levels = sigmas.tolist()
     for index in range(len(levels) - 1):
         yield levels[index], sigmas[index : index + 1], levels[index + 1]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sampler:
+    """A loop over sigmas: `walk(denoise, x, sigmas)`, or, where it `adds_noise`,
+    `walk(denoise, x, sigmas, noise, eta)`.
+
+    order: by which power of the step its error falls, for a stochastic one that of the variance.
+    also: the other name that it is known by, which configs have instead.
+    """
+
+    walk: Callable[..., Any]
+    order: int
+    adds_noise: bool = False
+    also: str = ""
+
+
+_EULER = Sampler(walk=euler, order=1)
+_ANCESTRAL = Sampler(walk=euler_ancestral, order=1, adds_noise=True)
+
+SAMPLERS: Registry[Sampler] = Registry(
+    "sampler",
+    {
+        "euler": _EULER,
+        "ddim": replace(_EULER, also="euler"),  # DDIM in sigma is Euler: one loop, two names
+        "heun": Sampler(walk=heun, order=2),
+        "dpmpp_2m": Sampler(walk=dpmpp_2m, order=2),
+        "euler_ancestral": _ANCESTRAL,
+        "ddpm": replace(_ANCESTRAL, also="euler_ancestral"),  # likewise, with eta 1
+        "dpmpp_2m_sde": Sampler(walk=dpmpp_2m_sde, order=2, adds_noise=True),
+    },
+)

@@ -4,68 +4,101 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from enum import Enum
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from telic.policy.diffusion import samplers, schedules
+from telic.policy.diffusion import schedules
 from telic.policy.diffusion.ddpm import Betas, timestep_sigmas
-from telic.policy.diffusion.samplers import Denoise
+from telic.policy.diffusion.samplers import SAMPLERS, Denoise
 from telic.policy.diffusion.schedules import Spacing
 from telic.ranges import require_range
+from telic.registry import Registry
 from telic.spec import near_misses
 
 
-class Sampler(Enum):
-    """The loop over sigmas."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Schedule:
+    """A way to space sigmas, as functions of the settings of a sampling.
 
-    euler = "euler"
-    ddim = "euler"  # noqa: PIE796 (DDIM in sigma is Euler: one loop, two names)
-    heun = "heun"
-    dpmpp_2m = "dpmpp_2m"
-    euler_ancestral = "euler_ancestral"
-    ddpm = "euler_ancestral"  # noqa: PIE796 (likewise, with eta 1)
-    dpmpp_2m_sde = "dpmpp_2m_sde"
+    levels: the sigmas, f32 [steps + 1], the last one 0. span: the first of them, and what sigmas
+    must stay above. truncated: the sampling of as many steps that begins at another first sigma.
+    check: raises ValueError for settings that do not go together.
+    """
 
-
-class Schedule(Enum):
-    """How sigmas are spaced (schedules.py)."""
-
-    exponential = "exponential"
-    karras = "karras"
-    linear = "linear"
-    flow = "flow"  # evenly in flow time, from sigma_max to 0
-    timesteps = "timesteps"  # those of a DDPM's timesteps
+    levels: Callable[[SamplingConfig], Tensor]
+    span: Callable[[SamplingConfig], tuple[float, float]] = lambda c: (c.sigma_max, c.sigma_min)
+    truncated: Callable[[SamplingConfig, float], SamplingConfig] = lambda c, first: replace(
+        c, sigma_max=first
+    )
+    check: Callable[[SamplingConfig], object] = lambda c: None
 
 
-_SAMPLERS: dict[Sampler, Callable[[Denoise, Tensor, Tensor], Tensor]] = {
-    Sampler.euler: samplers.euler,
-    Sampler.heun: samplers.heun,
-    Sampler.dpmpp_2m: samplers.dpmpp_2m,
-}
-_STOCHASTIC: dict[Sampler, Callable[[Denoise, Tensor, Tensor, Tensor, float], Tensor]] = {
-    Sampler.euler_ancestral: samplers.euler_ancestral,
-    Sampler.dpmpp_2m_sde: samplers.dpmpp_2m_sde,
-}
-_SCHEDULES: dict[Schedule, Callable[[SamplingConfig], Tensor]] = {
-    Schedule.exponential: lambda c: schedules.exponential(c.steps, c.sigma_min, c.sigma_max),
-    Schedule.karras: lambda c: schedules.karras(c.steps, c.sigma_min, c.sigma_max),
-    Schedule.linear: lambda c: schedules.linear(c.steps, c.sigma_min, c.sigma_max),
-    Schedule.flow: lambda c: schedules.flow(c.steps, c.sigma_max, c.shift),
-    Schedule.timesteps: lambda c: schedules.discrete(c.steps, c.spacing, c.betas, c.num_timesteps),
-}
+def _timestep_span(config: SamplingConfig) -> tuple[float, float]:
+    table = timestep_sigmas(config.betas, config.num_timesteps)
+    return float(table[-1]), float(table[0])
+
+
+def _truncated_timesteps(config: SamplingConfig, first: float) -> SamplingConfig:
+    """The sampling that visits as many of the timesteps up to a sigma."""
+    table = timestep_sigmas(config.betas, config.num_timesteps)
+    below = int((table <= first * (1 + 1e-6)).sum())
+    visited = schedules.timesteps(config.steps, config.spacing, below)
+    return replace(config, sigmas=table[visited].tolist())
+
+
+def _given(config: SamplingConfig) -> list[float]:
+    assert config.sigmas is not None
+    return config.sigmas
+
+
+# of `sigmas`, where they are given
+_EXPLICIT = Schedule(
+    levels=lambda c: schedules.explicit(_given(c)),
+    span=lambda c: (_given(c)[0], 0.0),
+    truncated=lambda c, first: replace(
+        c, sigmas=[sigma * (first / _given(c)[0]) for sigma in _given(c)]
+    ),
+)
+
+SCHEDULES: Registry[Schedule] = Registry(
+    "schedule",
+    {
+        # evenly in ln(sigma), from sigma_max to sigma_min
+        "exponential": Schedule(
+            levels=lambda c: schedules.exponential(c.steps, c.sigma_min, c.sigma_max)
+        ),
+        # evenly in sigma^(1/7), from sigma_max to sigma_min
+        "karras": Schedule(levels=lambda c: schedules.karras(c.steps, c.sigma_min, c.sigma_max)),
+        # evenly in sigma, from sigma_max to sigma_min
+        "linear": Schedule(levels=lambda c: schedules.linear(c.steps, c.sigma_min, c.sigma_max)),
+        # evenly in flow time, from sigma_max to 0
+        "flow": Schedule(
+            levels=lambda c: schedules.flow(c.steps, c.sigma_max, c.shift),
+            span=lambda c: (c.sigma_max, 0.0),
+        ),
+        # those of a DDPM's timesteps
+        "timesteps": Schedule(
+            levels=lambda c: schedules.discrete(c.steps, c.spacing, c.betas, c.num_timesteps),
+            span=_timestep_span,
+            truncated=_truncated_timesteps,
+            check=lambda c: schedules.timesteps(c.steps, c.spacing, c.num_timesteps),
+        ),
+    },
+)
 
 
 @dataclass(kw_only=True, slots=True)
 class SamplingConfig:
     """Ten steps by default, the published schedule. `sigmas`, where given, replace the schedule."""
 
-    sampler: Sampler = Sampler.euler  # the loop over sigmas
+    # the loop over sigmas
+    sampler: str = field(default="euler", metadata={"choices": SAMPLERS})
     eta: float = 1.0  # noise of euler_ancestral and dpmpp_2m_sde: 0 none, 1 all of the SDE's
-    schedule: Schedule = Schedule.exponential  # how sigmas are spaced
+    # how sigmas are spaced
+    schedule: str = field(default="exponential", metadata={"choices": SCHEDULES})
     steps: int = 10  # denoising steps of a chunk
     sigma_min: float = 0.001  # last sigma before 0, of exponential, karras, linear
     sigma_max: float = 80.0  # first sigma, of exponential, karras, linear, flow
@@ -78,6 +111,8 @@ class SamplingConfig:
     sigmas: list[float] | None = None
 
     def __post_init__(self) -> None:
+        self.sampler = SAMPLERS.require(self.sampler, "sampling.sampler").also or self.sampler
+        SCHEDULES.require(self.schedule, "sampling.schedule")
         if self.sigmas is not None:
             self.steps = len(schedules.explicit(self.sigmas)) - 1
         require_range(self, "steps", at_least=1, at_most=1e4, prefix="sampling.")
@@ -91,19 +126,20 @@ class SamplingConfig:
             raise ValueError(f"sampling.eta={self.eta} must lie between 0 and 1")
         if not 0 < self.shift < math.inf:
             raise ValueError(f"sampling.shift={self.shift} must be positive and finite")
-        if self.sigmas is None and self.schedule is Schedule.timesteps:
-            schedules.timesteps(self.steps, self.spacing, self.num_timesteps)
+        self._spacing.check(self)
+
+    @property
+    def _spacing(self) -> Schedule:
+        return _EXPLICIT if self.sigmas is not None else SCHEDULES[self.schedule]
 
     @property
     def title(self) -> str:
         """The sampler and its steps, for people: "heun, 2 steps"."""
-        return f"{self.sampler.value}, {self.steps} step{'' if self.steps == 1 else 's'}"
+        return f"{self.sampler}, {self.steps} step{'' if self.steps == 1 else 's'}"
 
     def levels(self) -> Float[Tensor, " levels"]:
         """Return the sigmas, f32 [steps + 1], the last one 0."""
-        if self.sigmas is not None:
-            return schedules.explicit(self.sigmas)
-        return _SCHEDULES[self.schedule](self)
+        return self._spacing.levels(self)
 
     def truncated(self, sigma_trunc: float) -> SamplingConfig:
         """Return the sampling of as many steps that begins at sigma_trunc.
@@ -111,33 +147,19 @@ class SamplingConfig:
         A list of `sigmas` is scaled, a schedule in sigma has another sigma_max, one of timesteps
         visits those up to sigma_trunc. ValueError where that lies outside of the schedule.
         """
-        by_timestep = self.sigmas is None and self.schedule is Schedule.timesteps
-        table = timestep_sigmas(self.betas, self.num_timesteps)
-        lowest, first = 0.0, self.sigma_max
-        if self.sigmas is not None:
-            first = self.sigmas[0]
-        elif by_timestep:
-            lowest, first = float(table[0]), float(table[-1])
-        elif self.schedule is not Schedule.flow:
-            lowest = self.sigma_min
+        first, lowest = self._spacing.span(self)
         if not lowest < sigma_trunc <= first * (1 + 1e-6):  # NaN too
             raise ValueError(
                 f"sigma_trunc={sigma_trunc:.4g} lies outside of the schedule, which goes from "
                 f"{first:.4g} to {lowest:.4g}; choose another sampling, or train with "
                 "policy.anchors.sigma_trunc between"
             )
-        if self.sigmas is not None:
-            return replace(self, sigmas=[sigma * (sigma_trunc / first) for sigma in self.sigmas])
-        if by_timestep:
-            below = int((table <= sigma_trunc * (1 + 1e-6)).sum())
-            visited = schedules.timesteps(self.steps, self.spacing, below)
-            return replace(self, sigmas=table[visited].tolist())
-        return replace(self, sigma_max=sigma_trunc)
+        return self._spacing.truncated(self, sigma_trunc)
 
     @property
     def num_draws(self) -> int:
         """Return how many draws of noise a sample takes: the start, and one a step of an SDE."""
-        return 1 + (self.steps if self.sampler in _STOCHASTIC else 0)
+        return 1 + (self.steps if SAMPLERS[self.sampler].adds_noise else 0)
 
     def sample(
         self,
@@ -153,15 +175,18 @@ class SamplingConfig:
         sigmas = self.levels()
         x = float(sigmas[0]) * unit_noise
         x = x if start is None else start + x
-        if self.sampler not in _STOCHASTIC:
-            return _SAMPLERS[self.sampler](denoise, x, sigmas)
+        sampler = SAMPLERS[self.sampler]
+        if not sampler.adds_noise:
+            walked: Tensor = sampler.walk(denoise, x, sigmas)
+            return walked
         given = 0 if step_noise is None else len(step_noise)
         if step_noise is None or given < self.num_draws - 1:
             raise ValueError(
-                f"sampling.sampler={self.sampler.value} adds noise in {self.num_draws - 1} steps, "
+                f"sampling.sampler={self.sampler} adds noise in {self.num_draws - 1} steps, "
                 f"got {given} draws of step_noise; draw num_draws - 1, or set sampler=euler"
             )
-        return _STOCHASTIC[self.sampler](denoise, x, sigmas, step_noise, self.eta)
+        drawn: Tensor = sampler.walk(denoise, x, sigmas, step_noise, self.eta)
+        return drawn
 
 
 def first_non_finite(

@@ -6,6 +6,7 @@ Radford et al. 2021, "Learning Transferable Visual Models From Natural Language 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -25,14 +26,15 @@ class ClipVisionConfig:
     width: int = 768  # token width
     layers: int = 12  # transformer blocks
     out: int = 512  # size of the output vector
+    place: ClassVar[str] = "policy.images.clip"  # or policy.goal.image.clip (typed_keys.py)
 
     def __post_init__(self) -> None:
         sizes = ("side", "patch", "width", "layers", "out")
-        require_range(self, *sizes, at_least=1, prefix="images.clip.")
+        require_range(self, *sizes, at_least=1, prefix="policy.images.clip.")
         if self.side % self.patch or self.width % HEAD:
             raise ValueError(
-                f"images.clip: side={self.side} must be a multiple of patch={self.patch} and "
-                f"width={self.width} of {HEAD}"
+                f"policy.images.clip.side={self.side} must be a multiple of patch={self.patch}, "
+                f"and policy.images.clip.width={self.width} of {HEAD}"
             )
 
     def build(self) -> ClipVision:

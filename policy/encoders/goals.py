@@ -5,9 +5,8 @@ B samples, M kinds of goal, D width of tokens, P state size.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from enum import Enum
 from typing import NamedTuple
 
 import torch
@@ -19,14 +18,20 @@ from telic.policy.encoders.images import ImageConfig, ImageEncoder
 from telic.policy.encoders.language import LanguageConfig, WordEncoder
 from telic.policy.encoders.state import StateEncoder
 from telic.policy.layers.feed_forward import Adaptor, goal_mlp
+from telic.registry import Registry
 
-
-class GoalProjection(Enum):
-    """How a sentence vector becomes a token."""
-
-    linear = "linear"  # without a bias (MoDE)
-    mlp = "mlp"  # two layers with biases and a GELU between (MDT)
-    adaptor = "adaptor"  # two layers of the token's width, GELU (tanh) between (RDT)
+# What makes a token of a sentence vector: (size of the vector, width of the token) -> layers.
+PROJECTIONS: Registry[Callable[[int, int], nn.Module]] = Registry(
+    "projection",
+    {
+        # without a bias (MoDE)
+        "linear": lambda size, width: nn.Linear(size, width, bias=False),
+        # two layers with biases and a GELU between (MDT)
+        "mlp": goal_mlp,
+        # two layers of the token's width, GELU (tanh) between (RDT)
+        "adaptor": lambda size, width: Adaptor(size, width, 2),
+    },
+)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -37,7 +42,8 @@ class GoalConfig:
     images: bool = False  # pictures can be goals
     state: bool = False  # states can be goals
     language: LanguageConfig = field(default_factory=LanguageConfig)
-    projection: GoalProjection = GoalProjection.linear  # layers from a sentence vector to a token
+    # layers from a sentence vector to a token
+    projection: str = field(default="linear", metadata={"choices": PROJECTIONS})
     image: ImageConfig = field(default_factory=ImageConfig)  # towers of goal pictures
     dropout: float = 0.0  # probability of hiding the whole goal
     # probability of hiding one entry of a sentence vector (published MoDE: 0.1)
@@ -48,6 +54,7 @@ class GoalConfig:
         for name in ("dropout", "element_dropout", "modality_dropout"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"policy.goal.{name}={getattr(self, name)} must lie in [0, 1]")
+        PROJECTIONS.require(self.projection, "policy.goal.projection")
         if not (self.text or self.images or self.state):
             raise ValueError("policy.goal has neither text, images nor state; switch one on")
         if self.reads_words and (self.images or self.state):
@@ -109,17 +116,13 @@ class GoalEncoder(nn.Module):
         self.config, self.width = config, width
         self.language = config.language.build() if config.text else None
         if self.language is not None:
-            self.text_in: nn.Module = nn.Linear(self.language.dim, width, bias=False)
-            if config.projection is GoalProjection.mlp:
-                self.text_in = goal_mlp(self.language.dim, width)
-            elif config.projection is GoalProjection.adaptor:
-                self.text_in = Adaptor(self.language.dim, width, 2)
+            self.text_in = PROJECTIONS[config.projection](self.language.dim, width)
         self.picture_dim = 0
         self.num_tokens = config.language.max_words if config.reads_words else 1
         if config.images:
             if not cameras:
                 raise ValueError("policy.goal.images is on, but there is no camera to show goals")
-            self.image_in = ImageEncoder(config.image, cameras, width)
+            self.image_in = ImageEncoder(config.image, cameras, width, where="policy.goal.image")
             self.picture_dim = self.image_in.tower(0).channels if self.image_in.pools else 0
         if config.state:
             self.state_in = StateEncoder(state_dim, width)

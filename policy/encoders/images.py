@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +16,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
 from telic.policy.encoders.clip_vision import ClipVisionConfig
-from telic.policy.encoders.towers import RESNET18, VisionTower, load_tower
+from telic.policy.encoders.towers import RESNET18, TOWERS, VisionTower, load_tower
 from telic.policy.layers.feed_forward import Adaptor, goal_mlp
 from telic.policy.layers.patches import CLIP_MEAN, CLIP_STD
 from telic.policy.layers.perceiver import PerceiverConfig, grid_positions
@@ -40,8 +40,8 @@ class ImageConfig:
     """Cameras, tower, pooling and projection of images."""
 
     cameras: list[str] | None = None  # names of the cameras used; None: all; []: none
-    # resnet18, keypoint_conv, film_resnet50, efficientnet_lite0, mobilenet_v2, ... (load_tower)
-    tower: str = RESNET18
+    # one of these, or a vision model of Hugging Face by its name or folder
+    tower: str = field(default=RESNET18, metadata={"choices": TOWERS})
     frozen: bool = False  # a pretrained tower's weights stay as they are; FiLM layers learn
     share_tower: bool = False  # one tower for all cameras
     share_projection: bool = False  # one projection to tokens for all, without a bias (MoDE's)
@@ -57,23 +57,31 @@ class ImageConfig:
     clip_pixels: bool = False  # pixels scaled as CLIP's, not as the tower's (MDT)
     clip_pixels_first: bool = False  # pixels scaled as CLIP's and then as the tower's (MDT-V)
     random_shift: int = 4  # largest random shift of a picture in training, pixels
+    place: ClassVar[str] = "policy.images"  # or policy.goal.image (typed_keys.py)
 
     def __post_init__(self) -> None:
-        require_range(self, "random_shift", "absent", at_least=0, prefix="images.")
+        require_range(self, "random_shift", "absent", at_least=0, prefix="policy.images.")
         if self.clip_pixels and self.clip_pixels_first:
-            raise ValueError("images.clip_pixels and images.clip_pixels_first exclude each other")
+            raise ValueError(
+                "policy.images.clip_pixels and policy.images.clip_pixels_first exclude each other"
+            )
         if self.adaptor and self.mlp:
-            raise ValueError("images.adaptor and images.mlp are two projections; choose one")
+            raise ValueError(
+                "policy.images.adaptor and policy.images.mlp are two projections; choose one"
+            )
         if self.absent and not (self.share_tower and self.share_projection):
             raise ValueError(
-                f"images.absent={self.absent} needs images.share_tower=true and "
-                "images.share_projection=true, for nothing is learnt of a camera never seen"
+                f"policy.images.absent={self.absent} needs policy.images.share_tower=true and "
+                "policy.images.share_projection=true, for nothing is learnt of a camera never seen"
             )
         if self.absent and self.pooling is Pooling.perceiver:
-            raise ValueError(f"images.absent={self.absent} goes with any pooling but perceiver")
+            raise ValueError(
+                f"policy.images.absent={self.absent} goes with any "
+                "policy.images.pooling but perceiver"
+            )
         for camera, side in self.resize.items():
             if side < 1:
-                raise ValueError(f"images.resize.{camera}={side} must be at least 1")
+                raise ValueError(f"policy.images.resize.{camera}={side} must be at least 1")
 
     def choose(self, offered: Mapping[str, object]) -> list[str]:
         """Return the cameras to use of those offered; ValueError for one that is not there."""
@@ -106,32 +114,26 @@ class ImageEncoder(nn.Module):
         width: int,
         obs_horizon: int = 1,
         sentence_dim: int = 0,
+        where: str = ImageConfig.place,
     ) -> None:
-        """`sentence_dim`: size of the sentence vectors that towers may look at images under."""
+        """`sentence_dim`: size of the sentence vectors that towers may look at images under;
+        where: the place of `config`, for errors."""
         super().__init__()
         self.config, self.cameras = config, cameras
         self.obs_horizon, self.num_patches = obs_horizon, 1
-        perceives = config.pooling is Pooling.perceiver
-        num_towers = 1 if config.share_tower else len(cameras)
-        self.towers = nn.ModuleList(build_tower(config, sentence_dim) for _ in range(num_towers))
+        self.towers = nn.ModuleList(
+            build_tower(config, sentence_dim, where)
+            for _ in range(1 if config.share_tower else len(cameras))
+        )
         first = cast(VisionTower, self.towers[0])
+        _require_pooled(config, first, where)
         channels, self.conditioned, self.pools = first.channels, first.conditioned, first.pools
-        if config.pooling is not Pooling.average and first.pools:
-            raise ValueError(
-                f"images.pooling={config.pooling.value} needs a feature map, and images.tower="
-                f"{config.tower} answers one vector; use pooling=average"
-            )
         if config.pooling is Pooling.keypoints:
             channels *= 2
         if config.pooling is Pooling.patches:
-            if first.num_patches is None:
-                raise ValueError(
-                    f"images.pooling=patches needs a vision transformer that sees pictures of one "
-                    f"size, and images.tower={config.tower} is none; use pooling=average"
-                )
-            self.num_patches = first.num_patches
+            self.num_patches = first.num_patches or 1
         self.num_tokens = obs_horizon * (len(cameras) + config.absent) * self.num_patches
-        if perceives:
+        if config.pooling is Pooling.perceiver:
             self.num_tokens = config.perceiver.latents
             perceived = channels if self.projects_last else width
             self.perceiver = config.perceiver.build(perceived, obs_horizon)
@@ -248,20 +250,40 @@ class ImageEncoder(nn.Module):
         return cast(VisionTower, self.towers[0 if self.config.share_tower else index])
 
 
-def build_tower(config: ImageConfig, sentence_dim: int = 0) -> VisionTower:
-    """Return the tower of a configuration, its pixels scaled as that says."""
+def build_tower(
+    config: ImageConfig, sentence_dim: int = 0, where: str = ImageConfig.place
+) -> VisionTower:
+    """Return the tower of a configuration, with pixels scaled as that says.
+
+    sentence_dim, where: as `ImageEncoder` has them.
+    """
     tower = load_tower(
         config.tower,
         config.frozen,
-        patches=config.pooling in (Pooling.patches, Pooling.perceiver),
+        patches=config.pooling in (Pooling.perceiver, Pooling.patches),
         sentence_dim=sentence_dim,
         clip=config.clip,
+        where=where,
     )
     if config.clip_pixels:
         tower.scale_pixels(CLIP_MEAN, CLIP_STD)
     if config.clip_pixels_first:
         tower.scale_pixels_first(CLIP_MEAN, CLIP_STD)
     return tower
+
+
+def _require_pooled(config: ImageConfig, tower: VisionTower, where: str) -> None:
+    """Raise ValueError unless the pooling can read what the tower answers."""
+    if config.pooling is not Pooling.average and tower.pools:
+        raise ValueError(
+            f"{where}.pooling={config.pooling.value} needs a feature map, and {where}.tower="
+            f"{config.tower} answers one vector; use pooling=average"
+        )
+    if config.pooling is Pooling.patches and tower.num_patches is None:
+        raise ValueError(
+            f"{where}.pooling=patches needs a vision transformer that sees pictures of one "
+            f"size, and {where}.tower={config.tower} is none; use pooling=average"
+        )
 
 
 def _projection(config: ImageConfig, channels: int, width: int) -> nn.Module:

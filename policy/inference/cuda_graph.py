@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from telic.policy.layers.tensors import each_tensor, tensors_of
 MOST = 8  # graphs kept, each with memory of its own; chunks of further shapes run without
 _WARM_UPS = 3
 
-Draw = Callable[[Any], Tensor]  # of a tree of tensors
+InputsT = TypeVar("InputsT")  # a tree of tensors (tensors.py)
 Key = tuple[object, ...]
 
 
@@ -31,10 +31,10 @@ class ChunkGraphs:
     def __init__(self) -> None:
         self._graphs: dict[Key, ChunkGraph | None] = {}  # None: could not be recorded
 
-    def draw(self, how: str, draw: Draw, inputs: Any) -> Tensor:
+    def draw(self, how: str, draw: Callable[[InputsT], Tensor], inputs: InputsT) -> Tensor:
         """Return `draw(inputs)`, from a graph where one can be had.
 
-        how: what the kernels depend on besides shapes; inputs: a tree of tensors (tensors.py).
+        how: what the kernels depend on besides shapes; inputs: a tree of tensors.
         Warns, once for a shape, where recording fails.
         """
         key = (how, *((name, t.shape, t.dtype) for name, t in tensors_of(inputs).items()))
@@ -44,10 +44,10 @@ class ChunkGraphs:
         return draw(inputs) if graph is None else graph(inputs)
 
 
-class ChunkGraph:
+class ChunkGraph(Generic[InputsT]):
     """One recorded chunk; raises RuntimeError where CUDA cannot record it."""
 
-    def __init__(self, draw: Draw, inputs: Any) -> None:
+    def __init__(self, draw: Callable[[InputsT], Tensor], inputs: InputsT) -> None:
         kept = each_tensor(inputs, Tensor.clone)
         self._inputs = tensors_of(kept)
         aside = torch.cuda.Stream()
@@ -60,7 +60,7 @@ class ChunkGraph:
         with torch.cuda.graph(self._graph):
             self._out = draw(kept)
 
-    def __call__(self, inputs: Any) -> Tensor:
+    def __call__(self, inputs: InputsT) -> Tensor:
         """Return the chunk of these inputs, in memory of its own."""
         for name, tensor in tensors_of(inputs).items():
             self._inputs[name].copy_(tensor)
@@ -68,7 +68,7 @@ class ChunkGraph:
         return self._out.clone()
 
 
-def _record(draw: Draw, inputs: Any) -> ChunkGraph | None:
+def _record(draw: Callable[[InputsT], Tensor], inputs: InputsT) -> ChunkGraph[InputsT] | None:
     try:
         return ChunkGraph(draw, inputs)
     except RuntimeError as error:

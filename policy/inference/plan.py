@@ -11,20 +11,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Generic
 
 import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
 
-from telic.policy.denoisers.denoiser import Denoiser, Level
+from telic.policy.denoisers.denoiser import Denoiser, Level, MemoryT, PreparedT
 from telic.policy.diffusion.formulation import CLEAN_SIGMA, Formulation
 from telic.policy.diffusion.samplers import Denoise
 from telic.policy.diffusion.sampling import SamplingConfig
 from telic.policy.inference.cuda_graph import ChunkGraphs
 
 
-class Plan:
+class Plan(Generic[MemoryT, PreparedT]):
     """The levels of one schedule, for a denoiser at rest and the weights it has now.
 
     joined: all levels as one of S rows; sigmas: f32 [S] on the denoiser's device; graphs: of the
@@ -32,7 +32,10 @@ class Plan:
     """
 
     def __init__(
-        self, denoiser: Denoiser, formulation: Formulation, sampling: SamplingConfig
+        self,
+        denoiser: Denoiser[MemoryT, PreparedT],
+        formulation: Formulation,
+        sampling: SamplingConfig,
     ) -> None:
         assert not denoiser.training
         self._denoiser, self._formulation = denoiser, formulation
@@ -49,7 +52,7 @@ class Plan:
             self.joined = denoiser.join(self._unfolded)
             self._levels = [denoiser.fold(level) for level in self._unfolded]
 
-    def begin(self, memory: Any, fixed: Bool[Tensor, "b h"] | None = None) -> Denoise:
+    def begin(self, memory: MemoryT, fixed: Bool[Tensor, "b h"] | None = None) -> Denoise:
         """Return `denoise` for one chunk, or for a batch of them.
 
         memory: `Denoiser.encode` of the context. fixed: the actions that x holds without noise.

@@ -41,7 +41,7 @@ class StartConfig:
     def __post_init__(self) -> None:
         if self.best < 0:
             raise ValueError(
-                f"anchors={self.best} to begin from must be 0 or more; 0 begins at noise alone"
+                f"best={self.best} anchors to begin from must be 0 or more; 0 begins at noise alone"
             )
         if not 0 <= self.temperature < math.inf:
             raise ValueError(
@@ -113,6 +113,11 @@ class TruncatedConfig(ObjectiveConfig):
                 "the policy was trained up to sigma_trunc and needs an anchor to begin from; ask "
                 "for 1, or train it with policy.anchors.full_range=true"
             )
+
+    @classmethod
+    def small(cls) -> TruncatedConfig:
+        """What tests run."""
+        return cls(weight=0.4, count=3, sigma_trunc=0.5)
 
     def build(self, around: ObjectiveContext) -> Truncated:
         """Return the anchors, all 0 as yet, and their scores with random weights."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -31,6 +32,7 @@ class PerceiverConfig:
     positions: bool = True  # tokens get their place in the image; some towers add it themselves
     # projection to the policy's width at the output, not at the input (MDT-V)
     projects_last: bool = False
+    place: ClassVar[str] = "policy.images.perceiver"  # or policy.goal.image.perceiver
 
     def __post_init__(self) -> None:
         counts = ("latents", "depth", "num_heads", "head_width")

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass, replace
-from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import TypeVar, cast
 
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from telic.spec import near_misses
+
+TreeT = TypeVar("TreeT")  # a tree of tensors
 
 
 def save_tensors(
@@ -52,37 +53,44 @@ def load_exactly(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -
     module.load_state_dict(tensors)
 
 
-def each_tensor(tree: Any, change: Callable[[Tensor], Tensor]) -> Any:
+def each_tensor(tree: TreeT, change: Callable[[Tensor], Tensor]) -> TreeT:
     """Return `tree` with each of its tensors changed.
 
     A tree is a tensor, None, or a list, tuple, mapping or dataclass of trees.
     """
+    return cast(TreeT, _changed(tree, change))
+
+
+def _changed(tree: object, change: Callable[[Tensor], Tensor]) -> object:
     if tree is None or isinstance(tree, Tensor):
         return tree if tree is None else change(tree)
-    again = partial(each_tensor, change=change)
-    if is_dataclass(tree):
-        parts = {f.name: again(getattr(tree, f.name)) for f in fields(tree)}
-        return replace(cast(Any, tree), **parts)
+    if is_dataclass(tree) and not isinstance(tree, type):
+        parts = {f.name: _changed(getattr(tree, f.name), change) for f in fields(tree)}
+        return replace(tree, **parts)
     if isinstance(tree, Mapping):
-        return {name: again(part) for name, part in tree.items()}
-    changed = map(again, tree)
-    return type(tree)(*changed) if hasattr(tree, "_fields") else type(tree)(changed)
+        return {name: _changed(part, change) for name, part in tree.items()}
+    assert isinstance(tree, list | tuple), f"a {type(tree).__name__} is no tree of tensors"
+    entries = [_changed(part, change) for part in tree]
+    return tree._make(entries) if hasattr(tree, "_make") else type(tree)(entries)
 
 
-def tensors_of(tree: Any, name: str = "") -> dict[str, Tensor]:
+def tensors_of(tree: object, name: str = "") -> dict[str, Tensor]:
     """Return the tensors of a tree by where they are in it, such as "context.goal"."""
     if tree is None or isinstance(tree, Tensor):
         return {} if tree is None else {name: tree}
     if is_dataclass(tree):
-        parts = {f.name: getattr(tree, f.name) for f in fields(tree)}
+        parts: dict[object, object] = {f.name: getattr(tree, f.name) for f in fields(tree)}
+    elif isinstance(tree, Mapping):
+        parts = dict(tree)
     else:
-        parts = dict(tree if isinstance(tree, Mapping) else {str(i): p for i, p in enumerate(tree)})
+        assert isinstance(tree, list | tuple), f"a {type(tree).__name__} is no tree of tensors"
+        parts = dict(enumerate(tree))
     found: dict[str, Tensor] = {}
     for key, part in parts.items():
         found |= tensors_of(part, f"{name}.{key}" if name else str(key))
     return found
 
 
-def repeat_rows(tree: Any, times: int) -> Any:
+def repeat_rows(tree: TreeT, times: int) -> TreeT:
     """Return `tree` with each row of its tensors `times` in succession."""
     return tree if times == 1 else each_tensor(tree, lambda t: t.repeat_interleave(times, 0))

@@ -98,6 +98,11 @@ class AlignmentConfig(ObjectiveConfig):
             )
 
     @classmethod
+    def small(cls) -> AlignmentConfig:
+        """What tests run."""
+        return cls(weight=0.3, num_heads=2)
+
+    @classmethod
     def published(cls) -> AlignmentConfig:
         """Return MDT's way: the second token, and a projection of pictures for it alone."""
         return cls(

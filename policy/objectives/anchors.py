@@ -24,7 +24,7 @@ from scipy.cluster.vq import kmeans2
 
 from telic.policy.encoders.normalizer import Normalizer
 from telic.policy.layers.tensors import save_tensors
-from telic.replacement import Kind, replacing
+from telic.replacement import Kind, Replacement
 from telic.spec import Array, Interface
 
 FORMAT = "telic-anchors"
@@ -69,7 +69,7 @@ class AnchorSet:
             for name in ("chunks", "counts", "residual", "columns", "center", "scale")
         }
         about = {"format": FORMAT, "about": json.dumps({"rms": self.rms})}
-        with replacing(path, ANCHORS, asked=overwrite) as fresh:
+        with Replacement(path, ANCHORS, overwrite=overwrite).writing() as fresh:
             try:
                 save_tensors(arrays, fresh, about)
             except SafetensorError as error:

@@ -77,6 +77,11 @@ class ForesightConfig(ObjectiveConfig):
         return Foresight(self, around.cameras, around.width)
 
     @classmethod
+    def small(cls) -> ForesightConfig:
+        """What tests run."""
+        return cls(weight=0.7, side=16, width=16, num_layers=1, num_heads=2)
+
+    @classmethod
     def published(cls) -> ForesightConfig:
         """Return the published size and weight: 3.9 M parameters."""
         return cls(weight=1.0, side=112, patch=16, width=192, num_layers=6, num_heads=8)

@@ -77,6 +77,11 @@ class FutureConfig(ObjectiveConfig):
                     f"policy.future.{name}={getattr(self, name)} must be a multiple of {divisor}"
                 )
 
+    @classmethod
+    def small(cls) -> FutureConfig:
+        """What tests run."""
+        return cls(weight=0.5, side=16, width=16, num_layers=1, num_heads=2)
+
     def build(self, around: ObjectiveContext) -> Future:
         """Return the head with random weights."""
         self.need_cameras(around)

@@ -130,6 +130,11 @@ class ObjectiveConfig(ABC):
         if not 0 <= self.weight < float("inf"):
             raise ValueError(f"policy.{self.name}.weight={self.weight} must be 0 or positive")
 
+    @classmethod
+    def small(cls) -> ObjectiveConfig:
+        """An example that is on, and is built and trained in milliseconds: what tests run."""
+        return cls(weight=0.5)
+
     @property
     def on(self) -> bool:
         """Return whether the policy has it."""

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from telic.policy.encoders.images import resize
 from telic.policy.encoders.pretrained import CHANNELS, WHEELS
-from telic.policy.encoders.towers import EFFICIENTNET, VisionTower, load_tower
+from telic.policy.encoders.towers import EFFICIENTNET, TOWERS, VisionTower, Weights, load_tower
 from telic.policy.objectives.objective import Encoded, Objective, ObjectiveConfig, ObjectiveContext
 from telic.ranges import require_range
 
@@ -37,6 +37,11 @@ class RepaConfig(ObjectiveConfig):
     def __post_init__(self) -> None:
         ObjectiveConfig.__post_init__(self)
         require_range(self, "hidden", "side", at_least=1, prefix="policy.repa.")
+
+    @classmethod
+    def small(cls) -> RepaConfig:
+        """What tests run."""
+        return cls(weight=0.5, hidden=16)
 
     def build(self, around: ObjectiveContext) -> Repa:
         """Return the projector with random weights; the frozen tower is loaded at its first use."""
@@ -110,7 +115,16 @@ class Teacher:
     def tower(self) -> VisionTower:
         """Return the tower, loaded at the first use."""
         if self._tower is None:
-            tower = load_tower(self.name, frozen=True, patches=True).eval()
+            known = TOWERS.get(self.name)
+            if known is not None and known.weights is not Weights.packaged:
+                raise ValueError(
+                    f"policy.repa.tower={self.name} has no weights of its own to align to; use one "
+                    f"that has, such as {EFFICIENTNET}"
+                )
+            # under a sentence of any size, only to be refused for that
+            tower = load_tower(
+                self.name, frozen=True, patches=True, sentence_dim=1, where="policy.repa"
+            ).eval()
             if tower.conditioned or tower.pools:
                 raise ValueError(
                     f"policy.repa.tower={self.name} has no map of the picture alone; use one that "

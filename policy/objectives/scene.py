@@ -35,6 +35,11 @@ class SceneConfig(ObjectiveConfig):
         ObjectiveConfig.__post_init__(self)
         require_range(self, "hidden", "num_heads", at_least=1, prefix="policy.scene.")
 
+    @classmethod
+    def small(cls) -> SceneConfig:
+        """What tests run."""
+        return cls(weight=0.5, hidden=16, num_heads=2)
+
     def build(self, around: ObjectiveContext) -> Scene:
         """Return the head with random weights."""
         if FIELD not in around.stats:

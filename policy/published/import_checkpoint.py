@@ -18,7 +18,8 @@ from telic.policy.published.imported import Imported, ImportOptions, read_json
 from telic.policy.published.mdt import importer as import_mdt
 from telic.policy.published.mode import importer as import_mode
 from telic.policy.published.rdt import importer as import_rdt
-from telic.replacement import require_replaceable
+from telic.registry import Registry
+from telic.replacement import Replacement
 from telic.spec import Array, Interface
 
 
@@ -31,23 +32,27 @@ class Source:
     read: Callable[[Path, ImportOptions], Imported]
 
 
-SOURCES: dict[str, Source] = {
-    "mode": Source(
-        holds=f"a directory with config.yaml and {import_mode.WEIGHTS}",
-        recognises=import_mode.recognises,
-        read=import_mode.read,
-    ),
-    "mdt": Source(
-        holds=f"a Lightning .ckpt with {import_mdt.CONFIG} in a folder above it, or that folder",
-        recognises=import_mdt.recognises,
-        read=import_mdt.read,
-    ),
-    "rdt": Source(
-        holds=f"a directory with {import_rdt.CONFIG} and one of {', '.join(import_rdt.WEIGHTS)}",
-        recognises=import_rdt.recognises,
-        read=import_rdt.read,
-    ),
-}
+# An import format is one file and one entry here.
+SOURCES: Registry[Source] = Registry(
+    "source",
+    {
+        "mode": Source(
+            holds=f"a directory with config.yaml and {import_mode.WEIGHTS}",
+            recognises=import_mode.recognises,
+            read=import_mode.read,
+        ),
+        "mdt": Source(
+            holds=f"a Lightning .ckpt with {import_mdt.CONFIG} in a folder above it, or the folder",
+            recognises=import_mdt.recognises,
+            read=import_mdt.read,
+        ),
+        "rdt": Source(
+            holds=f"a folder with {import_rdt.CONFIG} and one of {', '.join(import_rdt.WEIGHTS)}",
+            recognises=import_rdt.recognises,
+            read=import_rdt.read,
+        ),
+    },
+)
 
 
 def import_checkpoint(
@@ -66,9 +71,8 @@ def import_checkpoint(
     missing or does not fit.
     """
     kind = recognise(source)
-    require_replaceable(
-        target, CHECKPOINT, asked=overwrite, by="--overwrite", sources=_read_for(source, options)
-    )
+    read = _read_for(source, options)
+    Replacement(target, CHECKPOINT, overwrite=overwrite, by="--overwrite", sources=read).require()
     if tokenizer is not None and not _tokenizer_files(tokenizer):
         wanted = " or ".join(TOKENIZER_FILES)
         raise ValueError(f"--tokenizer {tokenizer}: holds no {wanted}")
@@ -90,6 +94,7 @@ def import_checkpoint(
         policy,
         extra={"imported": {"kind": kind, "source": str(source), "dead": imported.dead}},
         write_language=write_language if imported.language is not None else None,
+        overwrite=overwrite,
     )
     return imported, policy
 

@@ -5,27 +5,27 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from telic.policy.diffusion.sampling import Sampler, SamplingConfig, Schedule
+from telic.policy.diffusion.samplers import SAMPLERS
+from telic.policy.diffusion.sampling import SCHEDULES, SamplingConfig
+from telic.registry import Registry
 from telic.spec import near_misses
 
 
 def edm_sampling(agent: Mapping[str, Any]) -> SamplingConfig:
     """Return the sampling that the section of a published agent's config names."""
     return SamplingConfig(
-        sampler=Sampler[_known("sampler_type", agent.get("sampler_type", "ddim"), Sampler)],
-        schedule=Schedule[
-            _known("noise_scheduler", agent.get("noise_scheduler", "exponential"), Schedule)
-        ],
+        sampler=_known("sampler_type", agent.get("sampler_type", "ddim"), SAMPLERS),
+        schedule=_known("noise_scheduler", agent.get("noise_scheduler", "exponential"), SCHEDULES),
         steps=int(agent["num_sampling_steps"]),
         sigma_min=float(agent["sigma_min"]),
         sigma_max=float(agent["sigma_max"]),
     )
 
 
-def _known(key: str, value: str, enum: type[Sampler] | type[Schedule]) -> str:
-    if value not in enum.__members__:
+def _known(key: str, value: str, choices: Registry[Any]) -> str:
+    if value not in choices:
         raise ValueError(
-            f"published config: {key}={value} is not one of {', '.join(enum.__members__)}"
-            f"{near_misses(value, enum.__members__)}"
+            f"published config: {key}={value} is not one of {', '.join(choices)}"
+            f"{near_misses(value, choices)}"
         )
     return value

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from telic.policy.diffusion.edm import EdmConfig
 from telic.policy.diffusion.formulation import squared_error
-from telic.policy.diffusion.sampling import Sampler, SamplingConfig, Schedule
+from telic.policy.diffusion.sampling import SamplingConfig
 from telic.spec import near_misses
 
 Names = Iterable[tuple[str, list[str]]]  # our name, the published names of what it is made of
@@ -78,8 +78,8 @@ def edm_answers(
     """Return inner, denoised, loss and sample for the inputs of a golden file of an EDM kind."""
     edm = EdmConfig(sigma_data=config["sigma_data"]).build()
     sampling = SamplingConfig(
-        sampler=Sampler[config["sampler"]],
-        schedule=Schedule[config["schedule"]],
+        sampler=config["sampler"],
+        schedule=config["schedule"],
         steps=config["num_steps"],
         sigma_min=config["sigma_min"],
         sigma_max=config["sigma_max"],

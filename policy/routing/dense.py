@@ -6,7 +6,7 @@ B samples, T tokens, D width, M hidden width.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Generic
 
 import torch
 from jaxtyping import Float
@@ -14,10 +14,12 @@ from torch import Tensor
 
 from telic.policy.layers.feed_forward import SwishGLU
 from telic.policy.routing.routing import (
+    FoldedT,
     Losses,
     NoiseLevels,
     RoutedLayer,
     Routes,
+    RouteT,
     Routing,
     RoutingConfig,
 )
@@ -33,12 +35,12 @@ class DenseRoutingConfig(RoutingConfig):
         """Return the routing, which has no weights."""
         return DenseRouting(num_layers)
 
-    def layer(self, width: int, hidden: int, dropout: float = 0.0) -> DenseLayer:
+    def layer(self, width: int, hidden: int, dropout: float = 0.0) -> DenseLayer[None, None]:
         """Return one SwishGLU of the whole hidden width."""
-        return DenseLayer(width, hidden, dropout)
+        return DenseLayer[None, None](width, hidden, dropout)
 
 
-class DenseRouting(Routing):
+class DenseRouting(Routing[None]):
     """Routes that say nothing."""
 
     def __init__(self, num_layers: int) -> None:
@@ -47,7 +49,7 @@ class DenseRouting(Routing):
 
     def forward(
         self, levels: NoiseLevels, num_tokens: int, generator: torch.Generator | None = None
-    ) -> Routes:
+    ) -> Routes[None]:
         """Return an empty route for each layer."""
         return Routes(layers=[None] * self.num_layers)
 
@@ -59,13 +61,13 @@ def build_routing(
     return DenseRouting(num_layers) if config is None else config.build(num_layers, width, hidden)
 
 
-class DenseLayer(RoutedLayer):
+class DenseLayer(RoutedLayer[RouteT, FoldedT], Generic[RouteT, FoldedT]):
     """One feed-forward; also what layers that route by channel masks are built on."""
 
     def __init__(self, width: int, hidden: int, dropout: float = 0.0) -> None:
         super().__init__()
         self.feed_forward = SwishGLU(width, hidden, bias_out=False, dropout=dropout)
 
-    def forward(self, x: Float[Tensor, "b t d"], route: Any) -> tuple[Tensor, Losses]:
+    def forward(self, x: Float[Tensor, "b t d"], route: RouteT | FoldedT) -> tuple[Tensor, Losses]:
         """Return the feed-forward of x [B T D]; it has no losses."""
         return self.feed_forward(x), {}

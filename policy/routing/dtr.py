@@ -49,7 +49,7 @@ class DtrRoutingConfig(RoutingConfig):
         return DtrLayer(width, hidden, dropout)
 
 
-class DtrRouting(Routing):
+class DtrRouting(Routing[Tensor]):
     """The route of every layer is the mask [S 1 D] of each sample's noise level."""
 
     masks: Tensor
@@ -61,12 +61,12 @@ class DtrRouting(Routing):
 
     def forward(
         self, levels: NoiseLevels, num_tokens: int, generator: torch.Generator | None = None
-    ) -> Routes:
+    ) -> Routes[Tensor]:
         """Return the same mask for all layers."""
         return Routes(layers=[self.masks[timesteps(levels.sigma)].unsqueeze(1)] * self.num_layers)
 
 
-class DtrLayer(DenseLayer):
+class DtrLayer(DenseLayer[Tensor, Tensor]):
     """A dense feed-forward in a masked block."""
 
     def mask(

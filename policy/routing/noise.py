@@ -76,7 +76,7 @@ class NoiseRoute(NamedTuple):
     chosen: Chosen | None
 
 
-class NoiseRouting(Routing):
+class NoiseRouting(Routing[NoiseRoute]):
     """Routers, and gates for the shared expert where there is one."""
 
     def __init__(
@@ -94,7 +94,7 @@ class NoiseRouting(Routing):
 
     def forward(
         self, levels: NoiseLevels, num_tokens: int, generator: torch.Generator | None = None
-    ) -> Routes:
+    ) -> Routes[NoiseRoute]:
         """Return the routes and, in training, the load-balance loss of the routed experts."""
         choices = self.routers(levels.embedding, num_tokens, generator)
         losses: Losses = {"load_balance": load_balance_loss(choices)} if self.training else {}
@@ -114,7 +114,7 @@ class NoiseRouting(Routing):
         return [dict.fromkeys([*layer, *shared], None) for layer in picked]
 
 
-class NoiseLayer(RoutedLayer):
+class NoiseLayer(RoutedLayer[NoiseRoute, MergedExperts]):
     """The experts of one layer."""
 
     def __init__(self, width: int, num_experts: int, hidden: int, dropout: float = 0.0) -> None:

@@ -16,13 +16,18 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Generic, NamedTuple, TypeAlias, TypeVar, cast
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 Losses = dict[str, Tensor]
+# Where a layer's tokens go: what one kind of routing says to its own layers, and no other reads.
+# None: nothing.
+Route: TypeAlias = Tensor | tuple[object, ...] | None
+RouteT = TypeVar("RouteT", bound=Route)
+FoldedT = TypeVar("FoldedT", bound=Route)
 
 
 class NoiseLevels(NamedTuple):
@@ -34,49 +39,56 @@ class NoiseLevels(NamedTuple):
 
 
 @dataclass(kw_only=True, slots=True)
-class Routes:
-    """layers: each layer's route, in a form that its routing alone knows; losses: in training."""
+class Routes(Generic[RouteT]):
+    """layers: each layer's route; losses: in training."""
 
-    layers: list[Any]
+    layers: list[RouteT]
     losses: Losses = field(default_factory=dict)
 
 
-class Routing(nn.Module, ABC):
+class Routing(nn.Module, ABC, Generic[RouteT]):
     """What follows from the noise level alone, for all layers. Run it outside autocast."""
 
     @abstractmethod
     def forward(
         self, levels: NoiseLevels, num_tokens: int, generator: torch.Generator | None = None
-    ) -> Routes:
+    ) -> Routes[RouteT]:
         """Return the routes of `num_tokens` tokens a sample; `generator` draws what is random."""
 
 
-class RoutedLayer(nn.Module, ABC):
-    """The routed part of one block."""
+class RoutedLayer(nn.Module, ABC, Generic[RouteT, FoldedT]):
+    """The routed part of one block: of a kind of route, and of what `fold` makes of one."""
 
-    def mask(self, x: Float[Tensor, "b t d"], route: Any) -> Float[Tensor, "#b #t d"] | None:
+    def mask(
+        self, x: Float[Tensor, "b t d"], route: RouteT | FoldedT
+    ) -> Float[Tensor, "#b #t d"] | None:
         """Return m for what enters the block, in x's dtype, or None if the block takes it all."""
         return None
 
     @abstractmethod
-    def forward(self, x: Float[Tensor, "b t d"], route: Any) -> tuple[Tensor, Losses]:
+    def forward(self, x: Float[Tensor, "b t d"], route: RouteT | FoldedT) -> tuple[Tensor, Losses]:
         """Return the feed-forward of x [B T D] and, in training, the layer's own losses."""
 
-    def join(self, routes: Sequence[Any]) -> Any:
+    def join(self, routes: Sequence[RouteT]) -> RouteT:
         """Return the route of samples that each have one of these routes of a single noise level.
 
         Of a network at rest. Tensors are joined row by row; None stays None.
         """
-        return None if routes[0] is None else torch.cat(list(routes))
+        first = routes[0]
+        if first is None:
+            return first
+        return cast(RouteT, torch.cat(cast(list[Tensor], list(routes))))
 
-    def blend(self, noisy: Any, clean: Any, fixed: Bool[Tensor, "b t 1"]) -> Any:
+    def blend(self, noisy: RouteT, clean: RouteT, fixed: Bool[Tensor, "b t 1"]) -> RouteT:
         """Return the route by which `fixed` tokens take the clean route, all others the noisy one.
 
         Neither is folded. Tensors are chosen from token by token; None stays None.
         """
-        return None if noisy is None else torch.where(fixed, clean, noisy)
+        if noisy is None:
+            return noisy
+        return cast(RouteT, torch.where(fixed, cast(Tensor, clean), cast(Tensor, noisy)))
 
-    def fold(self, route: Any) -> Any:
+    def fold(self, route: RouteT) -> RouteT | FoldedT:
         """Return the route of a single noise level with what its steps would compute anew.
 
         It follows the weights as they are now.
@@ -89,6 +101,11 @@ class RoutingConfig:
     """A base; each routing adds its own settings and registers itself (routings.py)."""
 
     name: str = ""
+
+    @classmethod
+    def small(cls) -> RoutingConfig:
+        """An example that goes with any kind's `small`: what tests run."""
+        return cls()
 
     def build(self, num_layers: int, width: int, hidden: int) -> Routing:
         """Return the routing of a network whose blocks have layers of these sizes."""
@@ -103,7 +120,7 @@ class RoutingConfig:
         return {}
 
 
-def apply_feed_forward(layer: nn.Module, x: Tensor, route: Any) -> tuple[Tensor, Losses]:
+def apply_feed_forward(layer: nn.Module, x: Tensor, route: Route) -> tuple[Tensor, Losses]:
     """Return what a block's feed-forward makes of x, and its losses; it may be the kind's own."""
     if isinstance(layer, RoutedLayer):
         fed: tuple[Tensor, Losses] = layer(x, route)
@@ -111,7 +128,7 @@ def apply_feed_forward(layer: nn.Module, x: Tensor, route: Any) -> tuple[Tensor,
     return layer(x), {}
 
 
-def mask_of(layer: nn.Module, x: Tensor, route: Any) -> Tensor | None:
+def mask_of(layer: nn.Module, x: Tensor, route: Route) -> Tensor | None:
     """Return the mask of what enters a block with this feed-forward."""
     return layer.mask(x, route) if isinstance(layer, RoutedLayer) else None
 

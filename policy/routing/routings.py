@@ -8,11 +8,15 @@ from telic.policy.routing.noise import NoiseRoutingConfig
 from telic.policy.routing.routing import RoutingConfig
 from telic.policy.routing.switch import SwitchRoutingConfig
 from telic.policy.routing.token import TokenRoutingConfig
+from telic.registry import Registry
 
-ROUTINGS: dict[str, type[RoutingConfig]] = {
-    "dense": DenseRoutingConfig,
-    "noise": NoiseRoutingConfig,
-    "token": TokenRoutingConfig,
-    "switch": SwitchRoutingConfig,
-    "dtr": DtrRoutingConfig,
-}
+ROUTINGS: Registry[type[RoutingConfig]] = Registry(
+    "routing",
+    {
+        "dense": DenseRoutingConfig,
+        "noise": NoiseRoutingConfig,
+        "token": TokenRoutingConfig,
+        "switch": SwitchRoutingConfig,
+        "dtr": DtrRoutingConfig,
+    },
+)

@@ -67,7 +67,7 @@ class SwitchRoutingConfig(RoutingConfig):
         return {"diffusion_prior": self.prior}
 
 
-class SwitchRouting(Routing):
+class SwitchRouting(Routing[Tensor]):
     """The route of a layer is its gates [S 1 N], 0 for experts not chosen, not renormalised."""
 
     prior: Tensor
@@ -82,7 +82,7 @@ class SwitchRouting(Routing):
 
     def forward(
         self, levels: NoiseLevels, num_tokens: int, generator: torch.Generator | None = None
-    ) -> Routes:
+    ) -> Routes[Tensor]:
         """Return the gates and, in training, the diffusion-prior loss."""
         probabilities = self.probabilities(levels.embedding)
         gates = probabilities * choose(probabilities, self.top_k)
@@ -125,7 +125,7 @@ class LinearMask(NamedTuple):
     bias: Tensor
 
 
-class SwitchLayer(DenseLayer):
+class SwitchLayer(DenseLayer[Tensor, LinearMask]):
     """A dense feed-forward in a block whose mask is computed."""
 
     def __init__(self, width: int, hidden: int, num_experts: int, dropout: float = 0.0) -> None:

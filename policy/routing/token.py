@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -60,7 +59,7 @@ class TokenRoutingConfig(RoutingConfig):
         return {"token_balance": self.balance}
 
 
-class TokenLayer(RoutedLayer):
+class TokenLayer(RoutedLayer[None, None]):
     """Gate, routed experts and the shared one."""
 
     def __init__(
@@ -77,7 +76,7 @@ class TokenLayer(RoutedLayer):
         if shared > 0:
             self.shared = SwishGLU(width, shared, bias_out=False, dropout=dropout)
 
-    def forward(self, x: Float[Tensor, "b t d"], route: Any) -> tuple[Tensor, Losses]:
+    def forward(self, x: Float[Tensor, "b t d"], route: None) -> tuple[Tensor, Losses]:
         """Return y [B T D] and, in training, the balance loss."""
         with torch.autocast(x.device.type, enabled=False):
             gates = (x.float() @ self.gate.T).softmax(-1)

@@ -73,21 +73,21 @@ def _train(base: Path, place: Path, again: bool) -> list[str]:
         steps = f"steps={done + 2}"
     given = [f"data.stores=['{base / 'demos.zarr'}']", f"out='{place / 'run'}'"]
     given += [*checkpoints.SETTINGS, steps, "checkpoint_every=20", "data.num_workers=1"]
-    return ["telic.train", *given, *(["resume=true"] if again else [])]
+    return ["train", *given, *(["resume=true"] if again else [])]
 
 
 def _evaluate(base: Path, place: Path, again: bool) -> list[str]:
     checkpoint = base / "scene" / "checkpoints" / "last"
     given = [f"checkpoint='{checkpoint}'", f"out='{place / 'evaluation'}'", f"tasks=[{TASK}]"]
     few = ["episodes_per_task=8", "max_steps=60", "num_workers=2", "envs_per_worker=1"]
-    return ["telic.evaluate", *given, *few, "device=cpu", "threads=1", "sampling=2"]
+    return ["evaluate", *given, *few, "device=cpu", "threads=1", "sampling=2"]
 
 
 def _control(base: Path, place: Path, again: bool) -> list[str]:
     checkpoint = base / "arm" / "checkpoints" / "last"
     given = [f"checkpoint='{checkpoint}'", "robot=arm", f"goal='{SENTENCE}'", "sampling=2"]
     length = "duration_s=1.0" if again else "duration_s=null"
-    return ["telic.control", *given, length, f"out='{place / ('b' if again else 'a')}.json'"]
+    return ["control", *given, length, f"out='{place / ('b' if again else 'a')}.json'"]
 
 
 def _trains(place: Path, err: str) -> bool:
@@ -154,9 +154,16 @@ def judge(result: Result) -> None:
 
 def _start(command: list[str], place: Path) -> subprocess.Popen[bytes]:
     module, *overrides = command
+    # as at a terminal: the background jobs of a shell, of which this may be one, ignore it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with (place / "stdout").open("wb") as out, (place / "stderr").open("wb") as err:
         return subprocess.Popen(
-            [sys.executable, "-m", module, *overrides],
+            [
+                sys.executable,
+                "-c",
+                f"from telic.commands import start; start({module!r})",
+                *overrides,
+            ],
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=err,
@@ -174,8 +181,9 @@ def _end(process: subprocess.Popen[bytes], err: Path, hit: str, number: signal.S
         os.killpg(process.pid, signal.SIGKILL)
         raise RuntimeError(f"did not end within {WAIT_S:g} s of the signal") from error
     told = err.read_text(errors="replace")
-    importing = "KeyboardInterrupt" in told and "<frozen importlib" in told
-    if "Traceback" in told and not importing:  # nothing of ours runs yet
+    # until the command's first line runs, the traceback is Python's own
+    starting = told.rstrip().endswith("KeyboardInterrupt") and ", in start\n" not in told
+    if "Traceback" in told and not starting:
         raise RuntimeError(f"exit status {code}: {told[-700:]}")
     if number is not signal.SIGKILL and hit != "a child" and code not in (128 + number, -number):
         raise RuntimeError(f"exit status {code}: {told[-400:]}")
@@ -207,9 +215,9 @@ def _second(command: list[str], place: Path) -> str:
     told = (place / "stderr").read_text(errors="replace")
     if code:
         raise RuntimeError(f"exit status {code}: {told[-700:]}")
-    if "telic.train" in command:
+    if command[0] == "train":
         load_policy(place / "run" / "checkpoints" / "last")
-    if "telic.evaluate" in command:
+    if command[0] == "evaluate":
         results: dict[str, Any] = json.loads((place / "evaluation/results.json").read_text())
         assert results["complete"], "not complete"
     return EQUAL

@@ -8,6 +8,7 @@ from telic.collect import CollectConfig
 from telic.configs.launch import compose
 from telic.envs.rollout.rollout import RolloutConfig
 from telic.evaluate import EvaluateConfig
+from telic.policy.inference_config import SamplingChoice
 from telic.recipe import RecipeConfig
 from telic.spec import Goal
 from telic.train_baseline import TrainBaselineConfig
@@ -41,7 +42,7 @@ MADE: dict[str, tuple[type[Any], dict[str, Any]]] = {
             "unknown task or tag 'reach-v2'; did you mean reach",
         ),
         ("evaluate", "tasks", [], "no tasks named"),
-        ("evaluate", "sampling", "3", "sampling '3' is not one of"),
+        ("evaluate", "sampling", SamplingChoice(preset="3"), "sampling '3' is not one of"),
         ("collect", "annotated", float("nan"), "annotated=nan must be at least 0 and at most 1"),
         ("collect", "num_workers", -1, "num_workers=-1 must be at least 0"),
         ("collect", "max_steps", 0, "max_steps=0 must be at least 1"),

@@ -79,7 +79,7 @@ def test_without_a_name_it_is_the_demo_and_that_runs_what_it_always_ran() -> Non
         "evaluate-policy experiment=metaworld_mt10 checkpoint=runs/demo/checkpoints/best "
         "sampling=2 out=runs/demo/eval_2",
         "control-daemon checkpoint=runs/demo/checkpoints/best task=drawer-open-v3 sampling=2 "
-        "duration_s=10.0 out=runs/demo/control.json",
+        "duration_s=10.0 out=runs/demo/control.json overwrite=true",
     ]
     assert command_lines("experiment=metaworld_mt10", "out=runs/demo") == demo
     assert command_lines("out=runs/demo") == demo

@@ -11,9 +11,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from telic.configs.launch import compose
+from telic.configs.launch import USER_ERRORS, compose, one_line
 from telic.configs.words import as_hydra, command_line, key_types, sweeps, text_of, word
+from telic.control import ControlConfig
 from telic.evaluate import EvaluateConfig
+from telic.policy.inference_config import SamplingChoice
 
 
 @dataclass(kw_only=True)
@@ -194,3 +196,30 @@ def test_a_recorded_command_is_the_same_config_again() -> None:
     assert words == shlex.split(line)[1:]
     config = compose(EvaluateConfig, "evaluate", words)
     assert {key: getattr(config, key) for key in changed} == changed
+
+
+def test_a_value_for_a_group_is_that_of_its_shorthand() -> None:
+    given_ = ["checkpoint=a", "sampling=2", "sampling.sampler=ddim"]
+    assert as_hydra(given_, EvaluateConfig)[1] == "sampling.preset='2'"
+    config = compose(EvaluateConfig, "evaluate", given_)
+    assert config.sampling == SamplingChoice(preset="2", sampler="euler")
+    assert as_hydra(["sampling=null"], EvaluateConfig) == ["sampling.preset=null"]
+    assert as_hydra(["-m", "sampling=2,5"], EvaluateConfig)[1] == "sampling.preset=2,5"
+    whole = compose(EvaluateConfig, "evaluate", ["checkpoint=a", "sampling={steps: 3}"])
+    assert whole.sampling == SamplingChoice(steps=3)
+
+
+@pytest.mark.parametrize(
+    ("schema", "name"), [(EvaluateConfig, "evaluate"), (ControlConfig, "control")]
+)
+def test_a_sampler_that_is_not_there_is_refused_with_those_that_are(
+    schema: type[Any], name: str
+) -> None:
+    with pytest.raises(USER_ERRORS) as refused:
+        compose(schema, name, ["checkpoint=a", "sampling.sampler=huen"])
+    assert one_line(refused.value, schema) == (
+        "sampling.sampler=huen is not one of euler, ddim, heun, dpmpp_2m, euler_ancestral, ddpm, "
+        "dpmpp_2m_sde; did you mean heun?"
+    )
+    config = compose(schema, name, ["checkpoint=a", "sampling.sampler=heun", "sampling.steps=3"])
+    assert config.sampling == SamplingChoice(sampler="heun", steps=3)

@@ -1,5 +1,6 @@
 """`demo-store`: what it shows, what it finds, and one line for what is wrong."""
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import zarr
 
 from telic.datasets.cli import main
 from telic.datasets.store import EpisodeStore, Segment
+from telic.spec import ArraySpec
 
 MakeStore = Callable[..., EpisodeStore]
 Damage = Callable[[Path], None]
@@ -142,6 +144,79 @@ def test_info_shows_fields_and_tasks(
     shown = capsys.readouterr().out
     for text in ("45 (10 to 20 each)", "20 Hz", "uint8 4x5x3", "push", "1 in 3 segments"):
         assert text in shown
+
+
+@pytest.fixture
+def named(tmp_path: Path) -> Path:
+    """Return two episodes of named entries, one of them constant, with times and a camera."""
+    fields = {
+        "state": ArraySpec(shape=(3,), unit="m", names=("x", "y", "height"), frame="base"),
+        "action": ArraySpec(shape=(2,), unit="m; gripper 1", note="the target"),
+        "timestamp_ns": ArraySpec(shape=(), dtype="int64", unit="ns"),
+        "image/front": ArraySpec(shape=(2, 4, 3), dtype="uint8"),
+    }
+    with EpisodeStore.create(tmp_path / "named.zarr", fields, rate_hz=10) as store:
+        for steps, value in ((5, 1.0), (3, 3.0)):
+            data = {
+                "state": np.tile(np.array([value, 0.5 * value, 0.25], np.float32), (steps, 1)),
+                "action": np.linspace([-1, 0], [1, value], steps, dtype=np.float32),
+                "timestamp_ns": np.arange(steps) * 100_500_000,
+                "image/front": np.full((steps, 2, 4, 3), 100 * value - 50, np.uint8),
+            }
+            store.append(data, [Segment(start=0, end=steps, instruction="go", task="go")])
+    return tmp_path / "named.zarr"
+
+
+def test_info_of_every_entry_as_json(named: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("info", "--json", named) == 0
+    info = json.loads(capsys.readouterr().out)
+    assert (info["episodes"], info["steps"], info["segments"], info["sentences"]) == (2, 8, 2, 1)
+    assert info["steps_per_episode"] == {"min": 3, "mean": 4.0, "max": 5}
+    time = info["time"]
+    assert (time["rate_hz"], time["seconds"]) == (10.0, 0.8)
+    assert time["measured_rate_hz"] == pytest.approx(1 / 0.1005)
+    assert time["longest_period_s"] == pytest.approx(0.1005)
+    state, action, stamps = info["fields"]
+    assert (state["unit"], state["frame"], stamps["name"]) == ("m", "base", "timestamp_ns")
+    x, y, height = state["entries"]
+    assert (x["name"], x["min"], x["max"], x["mean"], x["constant"]) == ("x", 1, 3, 1.75, False)
+    assert x["std"] == pytest.approx(np.std([1] * 5 + [3] * 3))
+    assert (y["q01"], y["q99"]) == (0.5, 1.5)
+    assert (height["name"], height["mean"], height["constant"]) == ("height", 0.25, True)
+    assert [entry["name"] for entry in action["entries"]] == ["0", "1"]
+    (front,) = info["images"]
+    assert (front["camera"], front["height"], front["width"]) == ("front", 2, 4)
+    assert front["brightness"]["mean"] == pytest.approx((5 * 50 + 3 * 250) / 8)
+    assert info["tasks"] == [
+        {"task": "go", "segments": 2, "steps": 8, "sentences": 1, "example": "go"}
+    ]
+
+
+def test_info_fits_80_columns_and_marks_constants(
+    named: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert run("info", named) == 0
+    shown = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    assert max(map(len, shown)) <= 80
+    rows = [line.split() for line in shown]
+    assert ["height", "m", "0.25", "0.25", "0.25", "0", "0.25", "0.25", "constant"] in rows
+    assert ["x", "m", "1", "3", "1.75", "0.9682", "1", "3"] in rows
+    assert ["front", "uint8", "2x4x3", "50", "250", "125", "96.82", "50", "250"] in rows
+    text = "\n".join(shown)
+    assert "time       0.8 s at 10 Hz (0.3 to 0.5 s each)\n" in text
+    assert "measured   9.95 Hz by timestamp_ns, longest period 100.5 ms\n" in text
+    assert "action: float32 2, units m; gripper 1\nthe target\n" in text
+
+
+def test_info_of_an_empty_store(make_store: MakeStore, capsys: pytest.CaptureFixture[str]) -> None:
+    make_store([], name="empty.zarr").close()
+    empty = make_store([], name="empty.zarr").path
+    assert run("info", "--json", empty) == 0
+    info = json.loads(capsys.readouterr().out)
+    assert (info["episodes"], info["fields"][0]["entries"], info["tasks"]) == (0, [], [])
+    assert run("info", empty) == 0
+    assert "front" in capsys.readouterr().out
 
 
 def test_wrong_input_is_one_line_and_exit_code_2(

@@ -11,7 +11,8 @@ import zarr
 
 from telic.datasets.cli import main
 from telic.datasets.lock import WriterLock
-from telic.datasets.store import EpisodeStore, Segment, rebuild_ends
+from telic.datasets.rebuild import rebuild_ends
+from telic.datasets.store import EpisodeStore, Segment
 
 MakeStore = Callable[..., EpisodeStore]
 LENGTHS = [10, 20, 15, 4]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from telic.datasets import validation
-from telic.datasets.robomimic_hdf5 import (
+from telic.datasets.formats.robomimic_hdf5 import (
     Hdf5ExportOptions,
     Hdf5ImportOptions,
     export_hdf5,

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from telic.datasets.robomimic_hdf5 import (
+from telic.datasets.formats.robomimic_hdf5 import (
     Hdf5ExportOptions,
     Hdf5ImportOptions,
     export_hdf5,

@@ -19,7 +19,10 @@ from telic.control import ControlConfig
 from telic.datasets.cli import demo_store_parser
 from telic.envs import registry
 from telic.evaluate import EvaluateConfig
+from telic.policy.diffusion.samplers import SAMPLERS
+from telic.policy.encoders.towers import TOWERS
 from telic.policy.published.import_arguments import parser as import_checkpoint_parser
+from telic.registry import Registry
 from telic.train import TrainConfig
 from telic.train_baseline import TrainBaselineConfig
 
@@ -60,15 +63,19 @@ def settings(words: list[str]) -> list[str]:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _tasks_of_the_pages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Have the task of the documentation where its command lines look for it."""
+def _parts_of_the_pages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Have the task and parts of the documentation where its command lines look for them."""
     folder = tmp_path_factory.mktemp("tasks")
     (folder / "my_tasks.py").write_text(program("docs/how_to/add_a_task.md", "my_tasks.py"))
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(folder))
-        patch.setattr(registry, "_ENTRIES", {t: registry.entry(t) for t in registry.task_ids()})
+        known = {t: registry.entry(t) for t in registry.task_ids()}
+        patch.setattr(registry, "_ENTRIES", Registry("task", known))
+        exec(program("docs/how_to/add_to_it.md", "my_parts.py"), {})
         yield
         sys.modules.pop("my_tasks", None)
+        SAMPLERS.unregister("adams")
+        TOWERS.unregister("two_convolutions")
 
 
 @pytest.mark.parametrize("words", OURS)

@@ -7,7 +7,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from docs_pages import program
 
 from telic.collect import CollectConfig
@@ -17,9 +19,12 @@ from telic.datasets.store import EpisodeStore
 from telic.datasets.validation import validate
 from telic.envs import registry
 from telic.policy.checkpoint import load_policy
+from telic.policy.diffusion.samplers import SAMPLERS
+from telic.policy.encoders.towers import TOWERS, load_tower
 from telic.real_robot.clock import FakeClock
 from telic.real_robot.replay import Timing, replay
 from telic.real_robot.robot import robot_config
+from telic.spec import Observation
 from telic.train import TrainConfig
 from telic.train import run as train
 
@@ -49,13 +54,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(path)
         patch.syspath_prepend(str(path))
-        patch.setattr(registry, "_ENTRIES", {t: registry.entry(t) for t in registry.task_ids()})
         write("docs/how_to/add_a_task.md", "my_tasks.py")
         settings = [f"tasks=[{TASK}]", "episodes_per_task=3", "out=line.zarr", "num_workers=0"]
         collect(compose(CollectConfig, "collect", settings))
         settings = [*SMALL, "data.stores=[line.zarr]", "out=runs/line"]
         train(compose(TrainConfig, "train", settings))
         yield path
+        registry.unregister(TASK.partition(":")[2])
         sys.modules.pop("my_tasks", None)
 
 
@@ -79,13 +84,6 @@ def test_the_quickstart_prints_a_chunk(folder: Path, capsys: pytest.CaptureFixtu
     assert len(code) == 7
 
 
-def test_the_log_becomes_a_curve(folder: Path) -> None:
-    write("docs/how_to/train.md", "loss_curve.py")
-    (folder / "runs/mine").symlink_to(folder / "runs/line")
-    runpy.run_path("loss_curve.py")
-    assert Path("loss_curve.png").stat().st_size > 0
-
-
 def test_a_policy_acts_in_the_task(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write("docs/how_to/use_from_python.md", "in_a_task.py")
     runpy.run_path("in_a_task.py")
@@ -103,6 +101,26 @@ def test_the_robot_is_driven_by_that_policy(folder: Path) -> None:
     summary = replay(robot, policy, clock, timing, duration_s=1.0, goal="go to the middle")
     assert summary["robot"]["x"] != 1.0
     sys.modules.pop("my_robot", None)
+
+
+def test_parts_of_another_package_train_and_act(folder: Path) -> None:
+    write("docs/how_to/add_to_it.md", "my_parts.py")
+    runpy.run_path("my_parts.py")
+    try:
+        chosen = ["policy.sampling.sampler=adams", "policy.images.tower=two_convolutions"]
+        settings = [*SMALL, "data.stores=[line.zarr]", "out=runs/parts", *chosen]
+        settings.append("policy.images.pooling=average")
+        train(compose(TrainConfig, "train", settings))
+        policy = load_policy("runs/parts/checkpoints/last")
+        assert policy.config.sampling.sampler == "adams"
+        start = Observation(state=np.zeros(1, np.float32), t_obs_ns=0)
+        assert np.isfinite(policy.act(start, "go to the middle").actions).all()
+        images = np.zeros((2, 32, 32, 3), np.uint8)
+        tower = load_tower("two_convolutions", frozen=False)
+        assert tower(torch.from_numpy(images)).shape[:2] == (2, 32)
+    finally:
+        SAMPLERS.unregister("adams")
+        TOWERS.unregister("two_convolutions")
 
 
 def test_numpy_arrays_become_a_store_that_trains(folder: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from telic.configs.launch import compose
+from telic.datasets.lock import WriterLock
 from telic.datasets.store import EpisodeStore, Segment
 from telic.evaluate import EvaluateConfig
 from telic.evaluate import run as evaluate
@@ -159,6 +160,21 @@ def test_a_step_is_robomimics_own(tmp_path: Path) -> None:
         expected = (policy.nets["policy"]({"state": shown, "goal": goals[:, 0]}) - 0.5).square()
     batch = {"obs": {"state": state, "goal": goals}, "actions": torch.full((4, 1, 1), 0.5)}
     assert policy.train_step(batch)["loss"] == pytest.approx(float(expected.mean()), rel=1e-5)
+
+
+def test_a_run_that_another_process_trains_is_left_alone(tmp_path: Path) -> None:
+    store, out = make_store(tmp_path / "demos.zarr"), tmp_path / "run"
+    out.mkdir()
+    other = WriterLock(out)
+    with pytest.raises(ValueError, match="another writer has this run open"):
+        train(store, out, "bc")
+    assert not list(out.iterdir())
+    other.release()
+    train(store, out, "bc")
+    other = WriterLock(out)  # this one let go of it
+    with pytest.raises(ValueError, match=r"somebody is writing .*run; close it first"):
+        train(store, out, "bc", "overwrite=true")
+    other.release()
 
 
 def test_bad_input_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

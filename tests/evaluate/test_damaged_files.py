@@ -83,7 +83,7 @@ def test_a_damaged_first_line_is_not_gone_on_with(log: Path, first: str) -> None
     lines = [first, *log.read_text().splitlines()[1:]]
     log.write_text("\n".join(lines))
     before = log.read_bytes()
-    with pytest.raises(ValueError, match=r"resume=false replaces what .* holds"):
+    with pytest.raises(ValueError, match=r"overwrite=true replaces what .* holds"):
         EpisodeLog(log, HEADER, KEYS)
     assert log.read_bytes() == before
 

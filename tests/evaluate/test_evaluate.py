@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -15,7 +16,8 @@ from telic.configs.launch import compose
 from telic.envs.evaluation.statistics import wilson_interval
 from telic.envs.rendering import choose_backend
 from telic.evaluate import EvaluateConfig, run
-from telic.policy.diffusion.sampling import Sampler, SamplingConfig
+from telic.policy.diffusion.sampling import SamplingConfig
+from telic.policy.inference_config import SamplingChoice
 
 from .conftest import TOY, checkpoint
 
@@ -81,7 +83,9 @@ def test_an_interrupted_evaluation_goes_on(toy: str, toy_checkpoint: Path, tmp_p
         evaluate(toy_checkpoint, tmp_path, *few, "seed=11")
     with pytest.raises(ValueError, match="is of sampling="):
         evaluate(toy_checkpoint, tmp_path, *few, "sampling=5")
-    other = evaluate(toy_checkpoint, tmp_path, *few, "seed=11", "resume=false")
+    with pytest.raises(ValueError, match=r"jsonl: is already there; resume=true .* overwrite=true"):
+        evaluate(toy_checkpoint, tmp_path, *few, "resume=false")
+    other = evaluate(toy_checkpoint, tmp_path, *few, "seed=11", "overwrite=true")
     assert [e["seed"] for e in other["episodes"]] == list(range(11, 17))
 
 
@@ -169,7 +173,7 @@ def test_all_phrasings_take_turns(toy: str, toy_checkpoint: Path, tmp_path: Path
 def test_titles_and_comparisons_name_the_sampler(toy: str, tmp_path: Path) -> None:
     samplings = {
         "euler": SamplingConfig(steps=2),
-        "heun": SamplingConfig(steps=2, sampler=Sampler.heun),
+        "heun": SamplingConfig(steps=2, sampler="heun"),
     }
     few = [f"tasks=['{toy}']", "episodes_per_task=1", "sampling=null"]
     for name, sampling in samplings.items():
@@ -184,6 +188,27 @@ def test_titles_and_comparisons_name_the_sampler(toy: str, tmp_path: Path) -> No
 
     again = evaluate(saved, tmp_path / "again", *few, f"compare={tmp_path / 'heun'}")
     assert again["comparison"]["second"] == f"mode, heun, 2 steps ({saved})"
+
+
+def test_a_sampler_can_be_chosen_and_is_recorded(toy: str, tmp_path: Path) -> None:
+    own = SamplingConfig(sigma_max=9.0)
+    heun = SamplingConfig(sigma_max=9.0, sampler="heun", steps=3)
+    few = [f"tasks=['{toy}']", "episodes_per_task=1", "sampling=null"]
+    ours, theirs = (
+        checkpoint(tmp_path / str(n), TOY, ["add up"], sampling)
+        for n, sampling in enumerate((own, heun))
+    )
+    chosen = ["sampling.sampler=heun", "sampling.steps=3"]
+    result = evaluate(ours, tmp_path / "chosen", *few, *chosen)
+    assert result["policy"] == "mode, heun, 3 steps"
+    assert (
+        result["about"]["sampling"] == evaluate(theirs, tmp_path / "own", *few)["about"]["sampling"]
+    )
+    assert result["about"]["config"]["sampling"]["sampler"] == "heun"
+    words = shlex.split(result["about"]["command"])
+    assert words[-2:] == chosen
+    again = compose(EvaluateConfig, "evaluate", words[1:])
+    assert again.sampling == SamplingChoice(sampler="heun", steps=3)
 
 
 def test_the_recorded_command_runs_again_in_a_shell(toy: str, tmp_path: Path) -> None:

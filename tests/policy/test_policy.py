@@ -13,7 +13,7 @@ import torch
 
 from telic.policy.config import PolicyConfig
 from telic.policy.denoisers.mode import ModeConfig
-from telic.policy.diffusion.sampling import Sampler, SamplingConfig, preset
+from telic.policy.diffusion.sampling import SamplingConfig, preset
 from telic.policy.noise import unit_noise
 from telic.policy.policy import Policy
 from telic.spec import Goal, Interface
@@ -116,9 +116,9 @@ def test_noise_is_a_function_of_seed_and_step(
         assert not np.allclose(first, policy.act_batch([replace(request, **change)])[0].actions)
 
 
-@pytest.mark.parametrize("sampler", [Sampler.euler_ancestral, Sampler.dpmpp_2m_sde])
+@pytest.mark.parametrize("sampler", ["euler_ancestral", "dpmpp_2m_sde"])
 def test_noise_of_the_steps_is_a_function_of_seed_and_step(
-    sampler: Sampler, config: PolicyConfig, build: Build, make_requests: Any, make_batch: Any
+    sampler: str, config: PolicyConfig, build: Build, make_requests: Any, make_batch: Any
 ) -> None:
     policy = build(config)
     policy.sampling = SamplingConfig(sampler=sampler, sigmas=[2.0, 1.0, 0.5])

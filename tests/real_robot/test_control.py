@@ -19,6 +19,7 @@ from telic.envs.registry import make
 from telic.policy.checkpoint import save_checkpoint
 from telic.policy.config import PolicyConfig
 from telic.policy.denoisers.mode import ModeConfig
+from telic.policy.inference_config import InferenceConfig, SamplingChoice
 from telic.policy.policy import Policy
 from telic.real_robot.policy_worker import open_checkpoint, unlike_trained
 from telic.real_robot.simulated_arm import arm_interface
@@ -66,7 +67,7 @@ def test_a_policy_runs_a_metaworld_scene(scene_checkpoint: str, tmp_path: Path) 
         task="drawer-open-v3",
         robot_options={"max_steps": 60},
         duration_s=2.0,
-        sampling="2",
+        sampling=SamplingChoice(preset="2"),
         prefixing="guided",
         out=str(out),
     )
@@ -122,15 +123,17 @@ def test_a_killed_worker_gives_1_with_the_reason(arm_checkpoint: str, tmp_path: 
 def test_a_summary_that_cannot_be_written_is_printed_and_gives_1(
     arm_checkpoint: str, tmp_path: Path
 ) -> None:
-    (tmp_path / ".control.json.writing").mkdir()  # as good as a full disk, also for root
     out = tmp_path / "control.json"
     process = start_command(
-        f"checkpoint={arm_checkpoint}", "robot=arm", "duration_s=0.3", f"out={out}"
+        f"checkpoint={arm_checkpoint}", "robot=arm", "duration_s=1", f"out={out}"
     )
+    wait_until_active(process)
+    out.write_text("somebody else's")
     stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == 1
     assert "time is up, after" in stdout
     assert f"error: the summary could not be written to {out}" in stderr
+    assert out.read_text() == "somebody else's"
 
 
 def test_sigterm_to_the_control_process_alone_gives_143(
@@ -236,9 +239,11 @@ def test_a_sentence_unlike_any_trained_is_said(arm_checkpoint: str) -> None:
 
 def test_what_the_worker_cannot_open_is_told_in_words(arm_checkpoint: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="sampling '3' is not one of"):
-        open_checkpoint(arm_checkpoint, sampling="3")
+        open_checkpoint(
+            arm_checkpoint, inference=InferenceConfig(sampling=SamplingChoice(preset="3"))
+        )
     with pytest.raises(ValueError, match="trained without prefixes; use prefixing=guided"):
-        open_checkpoint(arm_checkpoint, prefixing="trained")
+        open_checkpoint(arm_checkpoint, inference=InferenceConfig(prefixing="trained"))
     with pytest.raises(ValueError, match="nowhere"):
         open_checkpoint(str(tmp_path / "nowhere"))
 

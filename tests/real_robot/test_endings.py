@@ -2,10 +2,12 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -102,31 +104,72 @@ def test_an_out_that_cannot_be_written_is_refused_before_anything_is_started(
 
 
 def test_what_is_refused_leaves_neither_file_nor_folder(tmp_path: Path) -> None:
-    out, kept = tmp_path / "new" / "control.json", tmp_path / "kept.json"
-    kept.write_text("{}")
-    for path in (out, kept):
-        with SummaryFile(str(path)):
-            pass
-    assert not out.parent.exists() and kept.read_text() == "{}"
+    out = tmp_path / "new" / "control.json"
+    with SummaryFile(str(out)):
+        pass
+    assert not out.parent.exists()
 
 
-def test_a_summary_replaces_the_one_before_as_a_whole_or_says_why_not(tmp_path: Path) -> None:
+def summary(ticks: int) -> dict[str, Any]:
+    return {"ended": {"reason": "time is up"}, "duration_s": 1.0, "ticks": ticks, "events": []}
+
+
+@pytest.mark.parametrize("text", ["before", "{}", "[1]", '{"ticks": 3}', "\x00\xff"])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_file_that_is_no_summary_is_never_replaced(
+    tmp_path: Path, text: str, overwrite: bool
+) -> None:
+    out = tmp_path / "thesis.json"
+    out.write_bytes(text.encode("latin-1"))
+    with pytest.raises(ValueError, match=r"thesis.json: is .*not the summary of a run.*give ano"):
+        run(ControlConfig(checkpoint="nowhere", robot="arm", out=str(out), overwrite=overwrite))
+    assert out.read_bytes() == text.encode("latin-1") and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_summary_is_replaced_as_a_whole_if_that_is_asked_for(tmp_path: Path) -> None:
     out = tmp_path / "control.json"
-    out.write_text("before")
+    out.touch()  # as a killed run leaves it, or mktemp makes it
     with SummaryFile(str(out)) as file:
-        assert out.read_text() == "before"
-        assert file.write({"ticks": 3}) is None
-    assert json.loads(out.read_text()) == {"ticks": 3}
+        assert file.write(summary(3)) is None
+    before = out.read_text()
+    assert json.loads(before) == summary(3)
+    with pytest.raises(ValueError, match=r"json: is already there; overwrite=true replaces it, or"):
+        run(ControlConfig(checkpoint="nowhere", robot="arm", out=str(out)))
+    with SummaryFile(str(out), overwrite=True) as file:
+        assert out.read_text() == before
+        assert file.write(summary(4)) is None
+    assert json.loads(out.read_text()) == summary(4)
+    assert [path.name for path in tmp_path.iterdir()] == ["control.json"]
+
+
+def test_what_came_to_stand_there_during_the_run_stays_and_is_told(tmp_path: Path) -> None:
+    out = tmp_path / "control.json"
     with SummaryFile(str(out)) as file:
-        (tmp_path / f".{out.name}.writing").mkdir()  # as good as a full disk, also for root
-        problem = file.write({"ticks": 4})
-        assert problem is not None and "could not be written to" in problem
-    assert json.loads(out.read_text()) == {"ticks": 3}
+        out.unlink()
+        out.write_text("a thesis")
+        problem = file.write(summary(1))
+    assert problem is not None and problem.startswith(f"the summary could not be written to {out}")
+    assert out.read_text() == "a thesis"
+
+
+def test_a_folder_that_is_gone_and_a_pipe_are_written_all_the_same(tmp_path: Path) -> None:
+    out, pipe = tmp_path / "new" / "control.json", tmp_path / "pipe"
+    with SummaryFile(str(out)) as file:
+        shutil.rmtree(out.parent)
+        assert file.write(summary(1)) is None
+    assert json.loads(out.read_text()) == summary(1)
+    os.mkfifo(pipe)
+    reading = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    with SummaryFile(str(pipe)) as file:
+        assert file.write(summary(2)) is None
+    assert json.loads(os.read(reading, 65536)) == summary(2)
+    os.close(reading)
 
 
 HOLD = """
 import sys, time
 from pathlib import Path
+from typing import Any
 from telic.real_robot.lease import Lease
 lease = Lease(Path(sys.argv[1]), "{}")
 print("held", flush=True)

@@ -10,19 +10,40 @@ from telic.envs.registry import make
 from telic.envs.rendering import choose_backend
 from telic.envs.task import image_specs
 from telic.real_robot.clock import NS, FakeClock
-from telic.real_robot.robot import ROBOTS, robot_config
+from telic.real_robot.replay import Timing, replay
+from telic.real_robot.robot import ROBOTS, robot_config, robot_schema
 from telic.real_robot.simulated import MetaWorldConfig
 from telic.real_robot.simulated_arm import ArmConfig, arm_interface
-from telic.spec import Interface
+from telic.spec import ActionChunk, ActRequest, Interface
 
-NEEDS = {"metaworld": make("drawer-open-v3").interface, "arm": arm_interface()}
+DRAWER = make("drawer-open-v3").interface
+
+
+class Restless:
+    """A policy whose actions are drawn at random within the bounds."""
+
+    obs_horizon, action_horizon = 1, 6
+
+    def __init__(self, interface: Interface) -> None:
+        self.interface, self.rng = interface, np.random.default_rng(0)
+
+    def act_batch(self, requests: list[ActRequest]) -> list[ActionChunk]:
+        return [
+            ActionChunk(
+                actions=np.stack([self.interface.action.sample(self.rng) for _ in range(6)]),
+                t_obs_ns=request.observation.t_obs_ns,
+                dt_ns=round(NS / self.interface.rate_hz),
+            )
+            for request in requests
+        ]
 
 
 @pytest.mark.parametrize("name", ROBOTS)
 def test_every_robot_does_what_the_loop_relies_on(name: str) -> None:
     clock = FakeClock(t_ns=5 * NS)
-    robot = robot_config(name, {}, {"seed": 1}).build(NEEDS[name], clock)
-    NEEDS[name].require(robot.interface, "the policy", f"robot {name}")
+    config, needs = robot_schema(name).small()
+    robot = config.build(needs, clock)
+    needs.require(robot.interface, "the policy", f"robot {name}")
     robot.connect()
     rng = np.random.default_rng(0)
     held = robot.hold()
@@ -45,9 +66,21 @@ def test_every_robot_does_what_the_loop_relies_on(name: str) -> None:
     assert isinstance(robot.report(), dict)
 
 
+@pytest.mark.parametrize("name", ROBOTS)
+def test_every_robot_is_driven_by_the_control_loop(name: str) -> None:
+    clock = FakeClock(t_ns=5 * NS)
+    config, needs = robot_schema(name).small()
+    robot = config.build(needs, clock)
+    timing = Timing(latency_ns=lambda: NS // 50)
+    summary = replay(robot, Restless(robot.interface), clock, timing, duration_s=1.0, goal="go")
+    assert not summary["ended"]["failed"], summary["ended"]
+    assert summary["ticks"] >= robot.control_hz - 1  # and those in which it comes to rest
+    assert isinstance(summary["robot"], dict)
+
+
 def test_the_scene_moves_one_step_per_command_and_starts_anew_when_its_time_is_up() -> None:
     config = MetaWorldConfig(task="drawer-open-v3", seed=7, max_steps=5)
-    scene = config.build(NEEDS["metaworld"], FakeClock())
+    scene = config.build(DRAWER, FakeClock())
     env = make("drawer-open-v3", max_steps=5)
     scene.connect()
     action = np.array([0.5, -0.5, 0.2, 1.0], np.float32)
@@ -63,7 +96,7 @@ def test_the_scene_moves_one_step_per_command_and_starts_anew_when_its_time_is_u
 
 
 def test_the_scene_begins_anew_at_success() -> None:
-    scene = MetaWorldConfig(task="drawer-open-v3").build(NEEDS["metaworld"], FakeClock())
+    scene = MetaWorldConfig(task="drawer-open-v3").build(DRAWER, FakeClock())
     scene.connect()
     expert = scene._env.expert()
     while (reading := scene.read()).episode == 0:
@@ -73,7 +106,7 @@ def test_the_scene_begins_anew_at_success() -> None:
 
 
 def test_holding_moves_no_hand_and_keeps_the_gripper() -> None:
-    scene = MetaWorldConfig().build(NEEDS["metaworld"], FakeClock())
+    scene = MetaWorldConfig().build(DRAWER, FakeClock())
     scene.connect()
     scene.command(np.array([1.0, 0.0, 0.0, 0.7], np.float32))
     assert scene.hold().tolist() == pytest.approx([0.0, 0.0, 0.0, 0.7])
@@ -82,7 +115,7 @@ def test_holding_moves_no_hand_and_keeps_the_gripper() -> None:
 def test_a_scene_shows_the_cameras_that_are_needed_one_a_tick() -> None:
     if choose_backend() is None:
         pytest.skip("no library for off-screen rendering is installed")
-    full = NEEDS["metaworld"]
+    full = DRAWER
     images = image_specs(["corner2"], (32, 48)) | image_specs(["gripperPOV"], (24, 24))
     needs = Interface(
         state=make("reach-v3", state="robot").interface.state,

@@ -18,6 +18,7 @@ from telic.evaluate import EvaluateConfig
 from telic.evaluate import run as evaluate
 from telic.policy.checkpoint import load_policy
 from telic.policy.inference.truncated import StartConfig
+from telic.policy.inference_config import InferenceConfig, SamplingChoice
 from telic.policy.objectives.anchors import AnchorSet
 from telic.policy.policy import Policy
 from telic.real_robot.policy_worker import open_checkpoint
@@ -130,7 +131,11 @@ def test_evaluation_and_control_choose_among_the_anchors(trained: Path, tmp_path
     assert header["start"] == {"best": 3, "temperature": 0.5, "hysteresis": 1.0}
     with pytest.raises(ValueError, match="is of start="):
         evaluate(compose(EvaluateConfig, "evaluate", given))
-    policy = open_checkpoint(str(checkpoint), "cpu", sampling="1", anchors=2)
+    policy = open_checkpoint(
+        str(checkpoint),
+        "cpu",
+        InferenceConfig(sampling=SamplingChoice(preset="1"), anchors=2),
+    )
     assert isinstance(policy, Policy) and policy.start == StartConfig(best=2)
 
 
@@ -142,7 +147,7 @@ def test_what_cannot_be_is_one_line(demos: Path, trained: Path, tmp_path: Path) 
         (trained, "7 anchors are asked for, the policy has 6; ask for at most as many"),
     ):
         for ask in (
-            lambda path: open_checkpoint(path, "cpu", anchors=7),
+            lambda path: open_checkpoint(path, "cpu", InferenceConfig(anchors=7)),
             lambda path: evaluate(
                 EvaluateConfig(checkpoint=path, tasks=["detour"], anchors=7, out=str(tmp_path))
             ),

@@ -210,8 +210,12 @@ def test_what_reads_pictures_is_refused(overrides: list[str], match: str, tmp_pa
     [
         (["--crops", "0"], "--crops=0 must be at least 1"),
         (["--tower", "voltron"], "--tower voltron: its weights come with a checkpoint alone"),
-        (["--tower", "resnet18"], "would freeze resnet18 at random weights"),
-        (["--tower", "film_resnet18"], "would freeze film_resnet18 at random weights"),
+        (
+            ["--tower", "resnet18"],
+            "--tower resnet18: it has no weights of its own, only random",
+        ),
+        (["--tower", "film_resnet18"], "--tower film_resnet18: it has no weights of its own"),
+        (["--tower", f"film_{TOWER}"], f"tower film_{TOWER} looks at pictures under a sentence"),
         (["--cameras", "fron"], "no camera 'fron', only front; did you mean"),
         (["--resize", "front=0"], "--resize front=0: expected CAMERA=SIDE"),
     ],

@@ -98,10 +98,14 @@ def losses(out: Path) -> list[float]:
 
 
 def test_training_lowers_the_loss_and_leaves_a_policy_that_acts(
-    demos: Path, tmp_path: Path
+    demos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "run"
     numbers = run(config(demos, out, "steps=120", "batch_size=24", "validate_every=60"))
+    said = capsys.readouterr().err
+    assert re.search(r"120 steps: about \S+ s and 2 validations on this machine at", said), said
+    assert "a checkpoint every 1000 steps; stop with Ctrl-C, go on with resume=true" in said
+    assert re.search(r"validation took \S+ s: about \S+ s left with 1 more of them", said), said
     history = losses(out)
     assert np.mean(history[-20:]) < 0.75 * np.mean(history[:20])
     assert numbers["held_out_action_error"] < 1.0
@@ -241,6 +245,11 @@ def test_a_second_run_does_not_write_over_the_first(demos: Path, tmp_path: Path)
     with pytest.raises(ValueError, match="resume=true"):
         run(config(demos, out, "steps=1"))
     run(config(demos, out, "steps=1", "overwrite=true"))
+    (out / "log.jsonl").write_text("somebody else's")
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    with pytest.raises(ValueError, match=r"log.jsonl: is not the log of a training"):
+        run(config(demos, out, "steps=1", "overwrite=true"))
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
 
 
 def test_a_run_that_another_process_trains_is_left_alone(demos: Path, tmp_path: Path) -> None:

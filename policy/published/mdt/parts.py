@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from telic.policy.encoders.goals import GoalConfig, GoalProjection
+from telic.policy.encoders.goals import GoalConfig
 from telic.policy.encoders.images import ImageConfig, Pooling
 from telic.policy.encoders.language import CLIP_NAME, LanguageConfig
 from telic.policy.encoders.towers import CLIP_VISION, RESNET18, VOLTRON
@@ -92,7 +92,7 @@ def goals_of(
     """
     config = GoalConfig(
         language=LanguageConfig(encoder=CLIP_NAME, dim=sizes["goal_dim"]),
-        projection=GoalProjection.mlp,
+        projection="mlp",
     )
     sentences = split_off(weights, "goal_in.text." if perceives else "goal_in.image.")
     ours = {

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from telic.embodiment import Embodiment, unified_interface
 from telic.policy.config import PolicyConfig
-from telic.policy.encoders.goals import GoalConfig, GoalProjection
+from telic.policy.encoders.goals import GoalConfig
 from telic.policy.encoders.images import ImageConfig, Pooling
 from telic.policy.encoders.language import LanguageConfig
 from telic.policy.encoders.towers import load_tower
@@ -157,7 +157,7 @@ def policy_config(
             pad_square=True,
             random_shift=0,
         ),
-        goal=GoalConfig(language=language, projection=GoalProjection.adaptor, dropout=0.1),
+        goal=GoalConfig(language=language, projection="adaptor", dropout=0.1),
         sampling=replace(
             preset.sampling,
             steps=config["num_inference_timesteps"],

@@ -80,19 +80,6 @@ def turn(axis: int) -> Array:
     return action
 
 
-def test_absolute_poses_are_reached() -> None:
-    world = World("D")
-    rng = np.random.default_rng(1)
-    low, high = [-0.15, -0.3, 0.47, 3.0, -0.2, 0.6], [0.3, -0.08, 0.65, 3.3, 0.2, 2.4]
-    for _ in range(10):
-        pose = rng.uniform(low, high)
-        world.reset(seed=_CLEAR)
-        for _ in range(45):
-            world.step_to(np.append(pose, 1.0))
-        np.testing.assert_allclose(world.tcp()[:3], pose[:3], atol=3e-3)
-        np.testing.assert_allclose(matrix(world.tcp()[3:]), matrix(pose[3:]), atol=0.02)
-
-
 def test_inverse_kinematics_find_what_forward_ones_say_and_keep_near_neutral() -> None:
     world, solver = World("D"), InverseKinematics()
     rng = np.random.default_rng(2)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from telic.collect import CollectConfig, Mode, run
+from telic.collect import CollectConfig, EpisodeKind, run
 from telic.datasets.store import EpisodeStore
 from telic.envs.playtable.chain_start import start_obs
 from telic.envs.playtable.instructions import instructions
@@ -86,7 +86,12 @@ def test_a_task_not_done_in_time_is_given_up() -> None:
 
 def config(out: Path, **changes: object) -> CollectConfig:
     """Return a config of one short episode of play."""
-    settings = {"env": "playtable", "mode": Mode.play, "episodes_per_task": 1, "num_workers": 0}
+    settings = {
+        "env": "playtable",
+        "mode": EpisodeKind.play,
+        "episodes_per_task": 1,
+        "num_workers": 0,
+    }
     return CollectConfig(out=str(out), seed=SEED, **(settings | changes))  # type: ignore[arg-type]
 
 

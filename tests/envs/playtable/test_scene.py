@@ -13,6 +13,7 @@ from telic.envs.playtable import panda
 from telic.envs.playtable.layout import SCENES
 from telic.envs.playtable.starts import apart
 from telic.envs.playtable.world import World
+from telic.envs.rendering import load_mujoco
 from telic.spec import Array
 
 _CLEAR = 6  # a seed under which all blocks lie on the shelf, out of the arm's way
@@ -39,11 +40,13 @@ def scene_obs(scene: str, **values: float) -> Array:
 
 
 def extent(world: World, body: str, geoms: slice = slice(None)) -> tuple[Array, Array]:
-    """Return the corners of the box around a body's geoms, world frame."""
+    """Return the corners of the box around a body's geoms but for meshes, world frame."""
     model, data = world._model, world._data
     first, count = model.body(body).geomadr[0], model.body(body).geomnum[0]
     corners = []
-    for geom in range(first, first + count)[geoms]:
+    mesh = load_mujoco().mjtGeom.mjGEOM_MESH  # only seen, over the boxes
+    plain = [geom for geom in range(first, first + count) if model.geom_type[geom] != mesh]
+    for geom in plain[geoms]:
         middle, half = model.geom_aabb[geom, :3], model.geom_aabb[geom, 3:]
         signs = np.stack(np.meshgrid(*[[-1, 1]] * 3), -1).reshape(-1, 3)
         corners.append(
@@ -66,11 +69,11 @@ def test_parts_are_where_calvin_has_them(scene: str) -> None:
     np.testing.assert_allclose(high, [button + 0.032, -0.088, 0.484], atol=1e-6)
     low, high = extent(world, "switch")
     np.testing.assert_allclose([low[0], high[0]], [switch - 0.06, switch + 0.06], atol=1e-6)
-    low, high = extent(world, "slide", slice(1, None))
+    low, high = extent(world, "slide", slice(1, 4))
     np.testing.assert_allclose([low[0], high[0]], [slide - 0.02, slide + 0.02], atol=1e-6)
     moved = scene_obs(scene, slide=0.2, drawer=0.15, button=0.02, switch=0.088)
     world.reset(scene_obs=moved)
-    assert extent(world, "slide", slice(1, None))[0][0] == pytest.approx(slide - 0.02 - 0.2)
+    assert extent(world, "slide", slice(1, 4))[0][0] == pytest.approx(slide - 0.02 - 0.2)
     assert extent(world, "drawer", slice(5, 6))[0][1] == pytest.approx(-0.26 - 0.15)
     assert extent(world, "button")[1][2] == pytest.approx(0.464)
 
@@ -95,7 +98,7 @@ def test_blocks_rest_on_desk_shelf_and_drawer_and_parts_stay(scene: str) -> None
     for _ in range(60):
         world.step(HOLD)
     now = world.scene_obs()
-    np.testing.assert_allclose(now[[8, 14, 20]], [0.46, 0.36, 0.46], atol=1e-3)
+    np.testing.assert_allclose(now[[8, 14, 20]], [0.46, 0.3623, 0.461], atol=3e-4)
     np.testing.assert_allclose(now[:4], vector[:4], atol=5e-4)
     touches = [world.facts().blocks[colour].touches for colour in plan.order]
     assert touches == [{"base"}, {"drawer"}, {"plank"}]
@@ -106,8 +109,9 @@ def test_blocks_rest_on_desk_shelf_and_drawer_and_parts_stay(scene: str) -> None
 
 def test_parts_move_from_four_newtons_on_and_the_button_springs_back() -> None:
     world = World("D")
-    for name in ("slide", "drawer", "switch"):
-        for newtons, moves in ((3.6, False), (4.5, True)):
+    weight = 0.239 * 9.8 * np.sqrt(0.75)  # of the switch, down its slope
+    for name, up in (("slide", 0.0), ("drawer", 0.0), ("switch", weight)):
+        for newtons, moves in ((3.6 + up, False), (4.5 + up, True)):
             world.reset(scene_obs=scene_obs("D"))
             world._data.qfrc_applied[world._model.joint(name).dofadr[0]] = newtons
             for _ in range(30):

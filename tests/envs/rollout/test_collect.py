@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from telic.collect import CollectConfig, Phrasings, run
+from telic.collect import CollectConfig, EpisodeSentences, run
 from telic.configs.launch import compose
 from telic.datasets.store import EpisodeStore
 from telic.envs import registry
@@ -166,7 +166,7 @@ def test_too_few_successes_are_said_after_the_rest_is_written(tmp_path: Path, to
 
 def test_episodes_are_labelled_with_one_phrasing_or_all(tmp_path: Path, toy: str) -> None:
     said, per_episode = {}, {}
-    for phrasings in Phrasings:
+    for phrasings in EpisodeSentences:
         config = CollectConfig(
             tasks=[toy],
             out=str(tmp_path / phrasings.value),
@@ -179,10 +179,10 @@ def test_episodes_are_labelled_with_one_phrasing_or_all(tmp_path: Path, toy: str
         store = EpisodeStore.open(config.out)
         said[phrasings] = {segment.instruction for segment in store.segments}
         per_episode[phrasings] = {len(store.segments_of(e)) for e in range(store.num_episodes)}
-    assert said[Phrasings.canonical] == {"add up"}
-    assert said[Phrasings.one] == said[Phrasings.all] == {"add up", "b", "c", "d"}
-    assert per_episode[Phrasings.canonical] == per_episode[Phrasings.one] == {1}
-    assert per_episode[Phrasings.all] == {4}
+    assert said[EpisodeSentences.canonical] == {"add up"}
+    assert said[EpisodeSentences.one] == said[EpisodeSentences.all] == {"add up", "b", "c", "d"}
+    assert per_episode[EpisodeSentences.canonical] == per_episode[EpisodeSentences.one] == {1}
+    assert per_episode[EpisodeSentences.all] == {4}
 
 
 def test_what_is_there_is_not_lost(tmp_path: Path, toy: str) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,37 +15,25 @@ import pytest
 import torch
 from torch import Tensor
 
+from telic.policy.auxiliary import OBJECTIVES
+from telic.policy.checkpoint import load_policy, save_checkpoint
 from telic.policy.config import PolicyConfig
 from telic.policy.denoisers.denoiser import Context, Denoiser, DenoiserConfig, Sizes
 from telic.policy.denoisers.kinds import KINDS, require_kind
-from telic.policy.denoisers.mdt import MdtConfig
-from telic.policy.denoisers.mmdit import MmditConfig
 from telic.policy.denoisers.mode import ModeConfig
-from telic.policy.denoisers.rdt import RdtConfig
 from telic.policy.diffusion.formulation import FormulationConfig
 from telic.policy.diffusion.formulations import FORMULATIONS
 from telic.policy.diffusion.sampling import PRESETS
 from telic.policy.encoders.goals import GoalConfig
 from telic.policy.encoders.images import ImageConfig
-from telic.policy.inference.truncated import TruncatedConfig
-from telic.policy.objectives.alignment import AlignmentConfig
-from telic.policy.objectives.foresight import ForesightConfig
-from telic.policy.objectives.future import FutureConfig
-from telic.policy.objectives.objective import ObjectiveConfig
-from telic.policy.objectives.repa import RepaConfig
 from telic.policy.policy import Policy
 from telic.policy.presets import POLICIES
 from telic.policy.routing.routings import ROUTINGS
 from telic.spec import ChunkPolicy
 
-SMALL: dict[str, DenoiserConfig] = {
-    "mode": ModeConfig(width=32, num_layers=2, num_heads=2, feed_forward=32),
-    "mdt": MdtConfig(width=32, num_heads=2, hidden=64),
-    "rdt": RdtConfig(width=32, num_layers=2, num_heads=2),
-    "mmdit": MmditConfig(width=32, num_layers=2, num_heads=2, hidden=64),
-}
+SMALL: dict[str, DenoiserConfig] = {kind: build.small() for kind, build in KINDS.items()}
 ROUTED: dict[str, DenoiserConfig] = {  # every routing in every kind
-    f"{kind}, {name}": replace(config, routing=routing())
+    f"{kind}, {name}": replace(config, routing=routing.small())
     for kind, config in SMALL.items()
     for name, routing in ROUTINGS.items()
 }
@@ -125,8 +114,8 @@ def kind(request: pytest.FixtureRequest) -> DenoiserConfig:
 
 @pytest.fixture(params=sorted(FORMULATIONS))
 def formulation(request: pytest.FixtureRequest) -> FormulationConfig:
-    """Return each formulation with its defaults."""
-    return FORMULATIONS[request.param]()
+    """Return the example of each formulation."""
+    return FORMULATIONS[request.param].small()
 
 
 def policy_config(kind: DenoiserConfig, formulation: FormulationConfig) -> PolicyConfig:
@@ -156,15 +145,6 @@ def test_policy_trains_every_parameter(
     assert not idle
 
 
-OBJECTIVES: dict[str, ObjectiveConfig] = {
-    "foresight": ForesightConfig(weight=0.7, side=16, width=16, num_layers=1, num_heads=2),
-    "alignment": AlignmentConfig(weight=0.3, num_heads=2),
-    "future": FutureConfig(weight=0.5, side=16, width=16, num_layers=1, num_heads=2),
-    "anchors": TruncatedConfig(weight=0.4, count=3, sigma_trunc=0.5),
-    "repa": RepaConfig(weight=0.5, hidden=16),
-}
-
-
 @pytest.mark.parametrize("name", sorted(OBJECTIVES))
 def test_every_objective_trains_itself_and_the_encoders(
     kind: DenoiserConfig,
@@ -174,10 +154,11 @@ def test_every_objective_trains_itself_and_the_encoders(
 ) -> None:
     tower = ImageConfig(tower="keypoint_conv", share_tower=True)
     config = PolicyConfig(denoiser=kind, images=tower, goal=GoalConfig(images=True, image=tower))
-    setattr(config, name, OBJECTIVES[name])
+    objective = OBJECTIVES[name].small()
+    config = config.with_objective(objective)
     policy, batch = build(config).train(), make_batch(config)
     terms = policy(batch, torch.Generator().manual_seed(0))
-    weights = kind.loss_weights() | {name: OBJECTIVES[name].weight}
+    weights = kind.loss_weights() | {name: objective.weight}
     assert terms.parts.keys() == {"diffusion", *weights}
     total = terms.diffusion + sum(weights[part] * terms.parts[part] for part in weights)
     assert torch.allclose(terms.total, total)
@@ -211,6 +192,23 @@ def test_policy_is_a_chunk_policy(
             assert chunk.t_obs_ns == 1000 + seed and chunk.dt_ns == 50_000_000
             assert chunk.actions.shape == (5, 3) and chunk.actions.dtype == np.float32
             assert np.abs(chunk.actions).max() <= 1
+
+
+def test_a_policy_is_saved_and_loads_and_acts_alike(
+    denoiser: DenoiserConfig,
+    build: Callable[[PolicyConfig], Policy],
+    make_requests: Callable[..., Any],
+    tmp_path: Path,
+) -> None:
+    config = PolicyConfig(denoiser=denoiser, action_horizon=5)
+    config.images.cameras = []
+    policy = build(config).eval()
+    save_checkpoint(tmp_path / "saved", policy)
+    loaded = load_policy(tmp_path / "saved")
+    assert isinstance(loaded, Policy) and loaded.config == policy.config
+    requests = make_requests(config)
+    for ours, theirs in zip(policy.act_batch(requests), loaded.act_batch(requests), strict=True):
+        assert np.array_equal(ours.actions, theirs.actions)
 
 
 def test_published_preset_has_the_published_size() -> None:

@@ -28,7 +28,7 @@ from telic.policy.diffusion.ddpm import Betas, DdpmConfig, PredictionType, times
 from telic.policy.diffusion.edm import EdmConfig
 from telic.policy.diffusion.flow import FlowConfig
 from telic.policy.diffusion.formulation import Formulation, Network
-from telic.policy.diffusion.sampling import Sampler, SamplingConfig, Schedule
+from telic.policy.diffusion.sampling import SamplingConfig
 from telic.policy.diffusion.schedules import Spacing
 
 SHAPE = (4, 8, 3)
@@ -37,7 +37,7 @@ PREDICTION = {
     PredictionType.epsilon: "epsilon",
     PredictionType.v_prediction: "v_prediction",
 }
-MULTISTEP = {Sampler.dpmpp_2m: "dpmsolver++", Sampler.dpmpp_2m_sde: "sde-dpmsolver++"}
+MULTISTEP = {"dpmpp_2m": "dpmsolver++", "dpmpp_2m_sde": "sde-dpmsolver++"}
 PREDICTION_TYPES = pytest.mark.parametrize("prediction", list(PredictionType))
 BETAS = pytest.mark.parametrize("betas", list(Betas))
 
@@ -123,10 +123,10 @@ def theirs(
     return x.double()
 
 
-def discrete(sampler: Sampler, spacing: Spacing, betas: Betas, **settings: Any) -> SamplingConfig:
+def discrete(sampler: str, spacing: Spacing, betas: Betas, **settings: Any) -> SamplingConfig:
     """Return ten steps over the timesteps of 1000."""
     return SamplingConfig(
-        sampler=sampler, schedule=Schedule.timesteps, spacing=spacing, betas=betas, **settings
+        sampler=sampler, schedule="timesteps", spacing=spacing, betas=betas, **settings
     )
 
 
@@ -156,7 +156,7 @@ def shrink(levels: Tensor) -> Tensor:
 @pytest.mark.parametrize("spacing", [Spacing.leading, Spacing.trailing])
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
 def test_ddim(prediction: PredictionType, betas: Betas, spacing: Spacing, eta: float) -> None:
-    sampler = Sampler.euler if eta == 0 else Sampler.euler_ancestral
+    sampler = "euler" if eta == 0 else "euler_ancestral"
     sampling = discrete(sampler, spacing, betas, eta=eta)
     scheduler = DDIMScheduler(**table(betas, prediction, spacing), clip_sample=False)
     scheduler.alphas_cumprod = kept(betas)
@@ -171,7 +171,7 @@ def test_ddim(prediction: PredictionType, betas: Betas, spacing: Spacing, eta: f
 @PREDICTION_TYPES
 @BETAS
 def test_ddpm(prediction: PredictionType, betas: Betas) -> None:
-    sampling = discrete(Sampler.ddpm, Spacing.leading, betas)
+    sampling = discrete("ddpm", Spacing.leading, betas)
     scheduler = DDPMScheduler(**table(betas, prediction, Spacing.leading), clip_sample=False)
     scheduler.alphas_cumprod = kept(betas)
     scheduler.set_timesteps(10)
@@ -189,7 +189,7 @@ def test_ddpm(prediction: PredictionType, betas: Betas) -> None:
 )
 @pytest.mark.parametrize("sampler", list(MULTISTEP))
 def test_dpm_solver(
-    prediction: PredictionType, betas: Betas, spacing: Spacing, sampler: Sampler
+    prediction: PredictionType, betas: Betas, spacing: Spacing, sampler: str
 ) -> None:
     sampling = discrete(sampler, spacing, betas)
     if sampling.levels()[0] > 1e4 and prediction is PredictionType.epsilon:
@@ -210,14 +210,14 @@ def test_dpm_solver(
 @pytest.mark.parametrize(
     ("sampler", "kind"),
     [
-        (Sampler.euler, EulerDiscreteScheduler),
-        (Sampler.heun, HeunDiscreteScheduler),
-        (Sampler.euler_ancestral, EulerAncestralDiscreteScheduler),
+        ("euler", EulerDiscreteScheduler),
+        ("heun", HeunDiscreteScheduler),
+        ("euler_ancestral", EulerAncestralDiscreteScheduler),
     ],
     ids=["euler", "heun", "euler_ancestral"],
 )
 def test_schedulers_in_sigma(
-    prediction: PredictionType, betas: Betas, sampler: Sampler, kind: Any
+    prediction: PredictionType, betas: Betas, sampler: str, kind: Any
 ) -> None:
     if kind is EulerAncestralDiscreteScheduler and prediction is PredictionType.sample:
         pytest.skip("diffusers has no x0 prediction for this one")
@@ -235,7 +235,7 @@ def test_schedulers_in_sigma(
 
 @pytest.mark.parametrize("shift", [1.0, 3.0])
 def test_flow_euler(shift: float) -> None:
-    sampling = SamplingConfig(schedule=Schedule.flow, shift=shift, sigma_max=999.0)
+    sampling = SamplingConfig(schedule="flow", shift=shift, sigma_max=999.0)
     levels = sampling.levels()
     even = levels[:-1].double() / shift
     scheduler = FlowMatchEulerDiscreteScheduler(shift=shift)
@@ -246,7 +246,7 @@ def test_flow_euler(shift: float) -> None:
 
 
 @pytest.mark.parametrize("sampler", list(MULTISTEP))
-def test_dpm_solver_over_flow(sampler: Sampler) -> None:
+def test_dpm_solver_over_flow(sampler: str) -> None:
     scheduler = DPMSolverMultistepScheduler(
         algorithm_type=MULTISTEP[sampler],
         prediction_type="flow_prediction",
@@ -265,19 +265,19 @@ def test_dpm_solver_over_flow(sampler: Sampler) -> None:
 @pytest.mark.parametrize(
     ("sampler", "kind", "settings"),
     [
-        (Sampler.euler, EDMEulerScheduler, {}),
-        (Sampler.dpmpp_2m, EDMDPMSolverMultistepScheduler, {}),
+        ("euler", EDMEulerScheduler, {}),
+        ("dpmpp_2m", EDMDPMSolverMultistepScheduler, {}),
         (
-            Sampler.dpmpp_2m_sde,
+            "dpmpp_2m_sde",
             EDMDPMSolverMultistepScheduler,
             {"algorithm_type": "sde-dpmsolver++"},
         ),
     ],
 )
-@pytest.mark.parametrize("schedule", [Schedule.karras, Schedule.exponential])
-def test_edm(sampler: Sampler, kind: Any, settings: Any, schedule: Schedule) -> None:
+@pytest.mark.parametrize("schedule", ["karras", "exponential"])
+def test_edm(sampler: str, kind: Any, settings: Any, schedule: str) -> None:
     sampling = SamplingConfig(sampler=sampler, schedule=schedule, sigma_min=0.002)
-    scheduler = kind(sigma_schedule=schedule.value, **settings)
+    scheduler = kind(sigma_schedule=schedule, **settings)
     scheduler.set_timesteps(10)
     levels = sampling.levels()
     assert torch.allclose(scheduler.sigmas, levels, rtol=1e-4)

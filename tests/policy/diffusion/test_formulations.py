@@ -18,14 +18,14 @@ from telic.policy.diffusion.ddpm import (
 from telic.policy.diffusion.edm import EdmConfig
 from telic.policy.diffusion.flow import FlowConfig, TimeDensity, sigma_of, time_of
 from telic.policy.diffusion.formulation import FormulationConfig, squared_error
+from telic.policy.diffusion.formulations import FORMULATIONS
 
 CPU = torch.device("cpu")
-EVERY = [
-    EdmConfig(),
-    FlowConfig(),
-    *(DdpmConfig(prediction_type=prediction) for prediction in PredictionType),
-]
-NAMES = ["edm", "flow", *(f"ddpm-{prediction.name}" for prediction in PredictionType)]
+NAMED: dict[str, FormulationConfig] = {n: FORMULATIONS[n].small() for n in FORMULATIONS} | {
+    f"ddpm-{prediction.name}": DdpmConfig(prediction_type=prediction)
+    for prediction in PredictionType
+}
+NAMES, EVERY = list(NAMED), list(NAMED.values())
 
 
 @pytest.mark.parametrize("config", EVERY, ids=NAMES)
@@ -83,7 +83,7 @@ def test_a_density_cut_off_is_its_own_lower_part(config: FormulationConfig) -> N
 
 def test_nothing_below_the_lowest_sigma_is_drawn() -> None:
     for config, message in (
-        (EdmConfig(), "sigma_trunc=0.0005 must be above formulation.sigma_min=0.001"),
+        (EdmConfig(), "sigma_trunc=0.0005 must be above policy.formulation.sigma_min=0.001"),
         (DdpmConfig(), "sigma_trunc=0.0005 must be at least that of the first timestep, 0.006"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -16,7 +16,7 @@ from diffusers import (
 from telic.policy.diffusion import schedules
 from telic.policy.diffusion.ddpm import Betas, timestep_sigmas
 from telic.policy.diffusion.flow import sigma_of, time_of
-from telic.policy.diffusion.sampling import SamplingConfig, Schedule
+from telic.policy.diffusion.sampling import SCHEDULES, SamplingConfig
 from telic.policy.diffusion.schedules import Spacing
 
 
@@ -27,19 +27,36 @@ def test_exponential_schedule_is_the_published_one() -> None:
     )
 
 
-@pytest.mark.parametrize("schedule", [Schedule.exponential, Schedule.karras, Schedule.linear])
+@pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("steps", [1, 2, 7])
-def test_schedules_fall_from_max_to_min_to_zero(schedule: Schedule, steps: int) -> None:
-    sigmas = SamplingConfig(schedule=schedule, steps=steps, sigma_min=0.1, sigma_max=10.0).levels()
+def test_schedules_fall_from_max_to_min_to_zero(schedule: str, steps: int) -> None:
+    config = SamplingConfig(schedule=schedule, steps=steps, sigma_min=0.1, sigma_max=10.0)
+    sigmas, (first, lowest) = config.levels(), SCHEDULES[schedule].span(config)
     assert sigmas.dtype == torch.float32 and len(sigmas) == steps + 1
-    assert sigmas[0] == 10 and sigmas[-1] == 0
-    assert steps == 1 or float(sigmas[-2]) == pytest.approx(0.1)
+    assert float(sigmas[0]) == pytest.approx(first, rel=1e-6) and sigmas[-1] == 0
     assert (sigmas[:-1] > sigmas[1:]).all()
+    if (first, lowest) == (10, 0.1):
+        assert sigmas[0] == 10
+        assert steps == 1 or float(sigmas[-2]) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("steps", [1, 2, 7])
+def test_a_truncated_schedule_has_as_many_steps_from_there(schedule: str, steps: int) -> None:
+    config = SamplingConfig(schedule=schedule, steps=steps)
+    first, lowest = SCHEDULES[schedule].span(config)
+    sigmas = config.truncated(0.3).levels()
+    assert len(sigmas) == steps + 1 and sigmas[-1] == 0
+    assert 0.29 < float(sigmas[0]) <= 0.3 * (1 + 1e-6)
+    assert (sigmas[:-1] > sigmas[1:]).all()
+    for outside in (first * 1.1, lowest):
+        with pytest.raises(ValueError, match="lies outside of the schedule"):
+            config.truncated(outside)
 
 
 def test_timesteps_of_rdt() -> None:
     assert schedules.timesteps(5, Spacing.solver_linspace, 1000) == [999, 799, 599, 400, 200]
-    sigmas = SamplingConfig(schedule=Schedule.timesteps, steps=5).levels()
+    sigmas = SamplingConfig(schedule="timesteps", steps=5).levels()
     table = timestep_sigmas(Betas.squared_cosine, 1000)
     assert torch.equal(sigmas[:-1], table[[999, 799, 599, 400, 200]]) and sigmas[-1] == 0
 
@@ -61,7 +78,7 @@ def test_timesteps_are_those_of_diffusers(spacing: Spacing, total: int) -> None:
 
 @pytest.mark.parametrize("shift", [1.0, 3.0, 0.5])
 def test_flow_times_are_even_but_for_the_shift(shift: float) -> None:
-    config = SamplingConfig(schedule=Schedule.flow, steps=8, sigma_max=99.0, shift=shift)
+    config = SamplingConfig(schedule="flow", steps=8, sigma_max=99.0, shift=shift)
     sigmas = config.levels().double()
     assert sigmas[0] == pytest.approx(99) and sigmas[-1] == 0
     even = time_of(sigmas / shift)
@@ -82,13 +99,11 @@ def test_explicit_sigmas_replace_the_schedule() -> None:
 def test_impossible_schedules_are_refused() -> None:
     for shift in (0.0, -1.0, math.inf, math.nan):
         with pytest.raises(ValueError, match=f"sampling.shift={shift} must be positive and finite"):
-            SamplingConfig(schedule=Schedule.flow, shift=shift)
+            SamplingConfig(schedule="flow", shift=shift)
     with pytest.raises(ValueError, match="sigma_max=inf must satisfy"):
         SamplingConfig(sigma_max=math.inf)
     few = r"sampling.steps=10 must be at most 9 with spacing=solver_linspace of num_timesteps=10"
     with pytest.raises(ValueError, match=few):
-        SamplingConfig(schedule=Schedule.timesteps, num_timesteps=10)
-    trailing = SamplingConfig(
-        schedule=Schedule.timesteps, num_timesteps=10, spacing=Spacing.trailing
-    )
+        SamplingConfig(schedule="timesteps", num_timesteps=10)
+    trailing = SamplingConfig(schedule="timesteps", num_timesteps=10, spacing=Spacing.trailing)
     assert len(trailing.levels()) == 11

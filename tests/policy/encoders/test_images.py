@@ -199,9 +199,11 @@ def test_cameras_are_chosen_by_name(
 
 
 def test_two_scalings_and_two_projections_exclude_each_other() -> None:
-    with pytest.raises(ValueError, match=r"clip_pixels and images.clip_pixels_first exclude"):
+    with pytest.raises(
+        ValueError, match=r"clip_pixels and policy.images.clip_pixels_first exclude"
+    ):
         ImageConfig(clip_pixels=True, clip_pixels_first=True)
-    with pytest.raises(ValueError, match=r"adaptor and images.mlp are two projections"):
+    with pytest.raises(ValueError, match=r"adaptor and policy.images.mlp are two projections"):
         ImageConfig(adaptor=True, mlp=True)
     with pytest.raises(ValueError, match="side=225 must be a multiple of patch=16"):
         ClipVisionConfig(side=225)

@@ -18,7 +18,12 @@ from telic.policy.denoisers.rdt import RdtConfig
 from telic.policy.encoders.condition_dropout import ConditionDropoutConfig
 from telic.policy.encoders.goals import GoalConfig
 from telic.policy.encoders.normalizer import Normalizer
-from telic.policy.encoders.state_features import StateFeatures, entries_named, entry_pairs
+from telic.policy.encoders.state_features import (
+    StateFeatures,
+    entries_named,
+    entry_pairs,
+    excluded_entries,
+)
 from telic.policy.policy import Policy
 from telic.spec import ActRequest, ArraySpec, FieldStats, Goal, Interface, Observation
 
@@ -160,3 +165,47 @@ def test_what_is_wrong_with_differences_is_said() -> None:
         entry_pairs([["light", "hand_?"]], NAMES)
     with pytest.raises(ValueError, match=r"policy.differences: no entry .* named 'hand_z'"):
         entry_pairs([["light", "hand_z"]], NAMES)
+
+
+def test_excluded_entries_are_no_features_and_columns_are_of_those_left() -> None:
+    pairs = entry_pairs([["hand_x", "light"]], NAMES)
+    normalizer, mean = Normalizer(np.zeros(5), np.ones(5)), np.zeros(5)
+    whole = StateFeatures(normalizer, mean, ANGLES, pairs)
+    kept = StateFeatures(normalizer, mean, ANGLES, pairs, excluded_entries(["wrist_*"], NAMES, []))
+    state = torch.randn(4, 2, 5)
+    assert kept.size == whole.size - 2 == 8
+    assert torch.equal(kept(state), whole(state)[..., [0, 1, 2, 4, 5, 7, 8, 9]])
+    assert kept.columns([0, 1]) == [0, 1, 4, 5, 6, 7] and kept.columns([3]) == []
+
+
+def test_what_an_excluded_entry_holds_never_reaches_the_network(
+    stats: dict[str, FieldStats], tmp_path: Path
+) -> None:
+    policy = policy_of(stats, exclude_state=["wrist_*"], goal=GoalConfig(state=True))
+    state, other = np.array([0.1, 0.2, 0.3, 0.4, 0.5]), np.array([0.1, 0.2, 0.3, 2.9, 0.5])
+    chunk = act(policy, state)
+    assert np.array_equal(act(policy, other), chunk)
+    goals = [Goal(state=s.astype(np.float32)) for s in (state, other)]
+    assert np.array_equal(act(policy, state, goals[0]), act(policy, state, goals[1]))
+    other[4] = 0.9
+    assert not np.array_equal(act(policy, other), chunk)
+    save_checkpoint(tmp_path / "saved", policy)
+    again = load_policy(tmp_path / "saved")
+    assert isinstance(again, Policy)
+    assert np.array_equal(act(again, state), chunk)
+
+
+def test_what_is_wrong_with_excluded_entries_is_said(stats: dict[str, FieldStats]) -> None:
+    pairs = entry_pairs([["hand_x", "light"]], NAMES)
+    with pytest.raises(ValueError, match=r"policy.exclude_state: no entry .* named 'wrist'"):
+        excluded_entries(["wrist"], NAMES, [])
+    with pytest.raises(ValueError, match=r"policy.exclude_state leaves no entry of the state; use"):
+        excluded_entries(["*"], NAMES, [])
+    with pytest.raises(ValueError, match=r"policy.differences takes light, which policy.exclude"):
+        excluded_entries(["light"], NAMES, pairs)
+    with pytest.raises(ValueError, match=r"policy.exclude_state is for kinds that see a state as"):
+        policy_of(
+            stats,
+            denoiser=RdtConfig(width=32, num_layers=1, num_heads=2),
+            exclude_state=["light"],
+        )

@@ -13,10 +13,7 @@ import torch
 
 from telic.policy.checkpoint import load_policy, save_checkpoint
 from telic.policy.config import PolicyConfig
-from telic.policy.denoisers.denoiser import DenoiserConfig
-from telic.policy.denoisers.mdt import MdtConfig
-from telic.policy.denoisers.mmdit import MmditConfig
-from telic.policy.denoisers.mode import ModeConfig
+from telic.policy.denoisers.kinds import KINDS
 from telic.policy.denoisers.rdt import RdtConfig
 from telic.policy.encoders.normalizer import NormalizerConfig, Scaling
 from telic.policy.encoders.state import StateTokens
@@ -26,11 +23,7 @@ from telic.spec import ArraySpec, FieldStats, Interface
 
 NAMES = ("tcp_x", "tcp_yaw", "block1_x", "block1_yaw", "block2_x", "led")
 TOKENS = [["tcp_*", "led"], ["tcp_*", "block1_*"], ["tcp_x", "block2_*"]]
-KINDS: dict[str, DenoiserConfig] = {
-    "mode": ModeConfig(width=32, num_layers=2, num_heads=2, feed_forward=32),
-    "mdt": MdtConfig(width=32, num_heads=2, hidden=64),
-    "mmdit": MmditConfig(width=32, num_layers=2, num_heads=2, hidden=64),
-}
+TAKERS = [kind for kind in KINDS if not KINDS[kind].embeds_state]
 ONES = np.ones(len(NAMES))
 STATS = FieldStats(
     minimum=-ONES, maximum=ONES, mean=0 * ONES, std=ONES, q01=-ONES, q99=ONES, count=9
@@ -49,7 +42,9 @@ def table() -> Interface:
 
 def policy_for(table: Interface, kind: str, **more: Any) -> Policy:
     """Return an untrained policy whose state is three tokens."""
-    config = PolicyConfig(denoiser=KINDS[kind], angles=["*_yaw"], state_tokens=TOKENS, **more)
+    config = PolicyConfig(
+        denoiser=KINDS[kind].small(), angles=["*_yaw"], state_tokens=TOKENS, **more
+    )
     policy = Policy(config, table, {"state": STATS}).eval()
     policy.set_embeddings({"go": np.ones(384, np.float32)})
     return policy
@@ -58,6 +53,7 @@ def policy_for(table: Interface, kind: str, **more: Any) -> Policy:
 def test_entries_are_found_by_name_and_may_be_shared() -> None:
     assert token_entries(TOKENS, NAMES) == [[0, 1, 5], [0, 1, 2, 3], [0, 4]]
     assert token_entries([], NAMES) == []
+    assert token_entries([["tcp_*", "led"], ["block*"]], NAMES, [1, 5]) == [[0], [2, 3, 4]]
 
 
 def test_what_is_wrong_with_tokens_is_said() -> None:
@@ -65,6 +61,8 @@ def test_what_is_wrong_with_tokens_is_said() -> None:
         token_entries([["tcp_*", "block*"]], NAMES)
     with pytest.raises(ValueError, match="state_tokens: no entry of the state is named 'block1_w'"):
         token_entries([["*"], ["block1_w"]], NAMES)
+    with pytest.raises(ValueError, match=r"state_tokens: \['led'\] names only entries that policy"):
+        token_entries([["*"], ["led"]], NAMES, [5])
 
 
 def test_a_token_reads_its_own_entries_and_their_sines_alone(table: Interface) -> None:
@@ -80,7 +78,7 @@ def test_a_token_reads_its_own_entries_and_their_sines_alone(table: Interface) -
     assert moved.nonzero().tolist() == [[1, 1]]
 
 
-@pytest.mark.parametrize("kind", sorted(KINDS))
+@pytest.mark.parametrize("kind", TAKERS)
 def test_every_kind_with_tokens_learns_from_each_and_acts(
     kind: str, table: Interface, tmp_path: Path, make_table_batch: Callable[..., dict[str, Any]]
 ) -> None:

@@ -14,7 +14,7 @@ from telic.policy.checkpoint import load_embeddings, load_policy, save_checkpoin
 from telic.policy.config import PolicyConfig
 from telic.policy.denoisers.mdt import MdtConfig
 from telic.policy.denoisers.rdt import RdtConfig
-from telic.policy.encoders.goals import GoalConfig, GoalEncoder, GoalProjection, word_mask
+from telic.policy.encoders.goals import GoalConfig, GoalEncoder, word_mask
 from telic.policy.encoders.language import LanguageConfig, WordEncoder
 from telic.policy.objectives.foresight import ForesightConfig
 from telic.policy.policy import Policy
@@ -35,7 +35,7 @@ KNOWN = {"go": words(0, 1), "open the drawer": words(1, 4), "close it": words(2,
 
 def goal_encoder(**change: Any) -> GoalEncoder:
     """Return a goal encoder of width 16 that knows the sentences of KNOWN."""
-    settings: dict[str, Any] = {"language": LANGUAGE, "projection": GoalProjection.adaptor}
+    settings: dict[str, Any] = {"language": LANGUAGE, "projection": "adaptor"}
     made = GoalEncoder(GoalConfig(**settings | change), [], 3, 16)
     assert made.language is not None
     made.language.set_embeddings(KNOWN)
@@ -112,7 +112,7 @@ def request(interface: Interface, text: str) -> ActRequest:
 def test_a_chunk_depends_on_its_own_words_alone_and_comes_back_from_disk(
     interface: Interface, stats: Any, tmp_path: Path
 ) -> None:
-    goal = GoalConfig(language=LANGUAGE, projection=GoalProjection.adaptor)
+    goal = GoalConfig(language=LANGUAGE, projection="adaptor")
     policy = Policy(PolicyConfig(denoiser=RDT, goal=goal), interface, stats)
     policy.set_embeddings(KNOWN)
     policy.eval()
@@ -133,7 +133,7 @@ def test_a_chunk_depends_on_its_own_words_alone_and_comes_back_from_disk(
 def test_training_reaches_the_words_projection(
     interface: Interface, stats: Any, make_batch: Callable[..., dict[str, Any]]
 ) -> None:
-    goal = GoalConfig(language=LANGUAGE, projection=GoalProjection.adaptor, dropout=0.2)
+    goal = GoalConfig(language=LANGUAGE, projection="adaptor", dropout=0.2)
     config = PolicyConfig(denoiser=RDT, goal=goal)
     policy = Policy(config, interface, stats)
     policy.set_embeddings(KNOWN)

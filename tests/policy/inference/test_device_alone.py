@@ -16,20 +16,15 @@ import torch.fx.experimental._config as meta_config
 from telic.policy.chunk_sampler import ChunkInputs, ChunkSampling
 from telic.policy.config import PolicyConfig
 from telic.policy.denoisers.kinds import KINDS
-from telic.policy.diffusion.sampling import Sampler, SamplingConfig
+from telic.policy.diffusion.samplers import SAMPLERS
+from telic.policy.diffusion.sampling import SamplingConfig
 from telic.policy.inference.plan import Plan
 from telic.policy.inference.prefix import Prefix, PrefixConfig
 from telic.policy.inference.truncated import StartConfig, TruncatedConfig
 from telic.policy.policy import Policy
 from telic.policy.routing.routings import ROUTINGS
 
-SMALL: dict[str, dict[str, Any]] = {
-    "mode": {"width": 32, "num_layers": 2, "num_heads": 2, "feed_forward": 32},
-    "mdt": {"width": 32, "num_heads": 2, "hidden": 64},
-    "rdt": {"width": 32, "num_layers": 2, "num_heads": 2},
-    "mmdit": {"width": 32, "num_layers": 2, "num_heads": 2, "hidden": 64},
-}
-SAMPLINGS = {sampler.value: SamplingConfig(sampler=sampler, steps=3) for sampler in Sampler}
+SAMPLINGS = {sampler: SamplingConfig(sampler=sampler, steps=3) for sampler in SAMPLERS}
 DRAWN = TruncatedConfig(count=6, sigma_trunc=0.3, start=StartConfig(best=2, temperature=1.0))
 VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -101,8 +96,9 @@ def test_in_every_kind_and_routing(
     build: Callable[[PolicyConfig], Policy],
     make_batch: Callable[..., dict[str, Any]],
 ) -> None:
-    more = {} if routing is None else {"routing": ROUTINGS[routing]()}
-    config = PolicyConfig(denoiser=KINDS[kind](**SMALL[kind], **more), **VARIANTS[variant])
+    denoiser = KINDS[kind].small()
+    denoiser.routing = None if routing is None else ROUTINGS[routing].small()
+    config = PolicyConfig(denoiser=denoiser, **VARIANTS[variant])
     if variant != "plain":
         config.images.cameras = []  # the towers are in "plain"; no other variant changes them
     policy = build(config).eval()
@@ -117,7 +113,7 @@ def test_in_every_sampler(
     build: Callable[[PolicyConfig], Policy],
     make_batch: Callable[..., dict[str, Any]],
 ) -> None:
-    policy = build(PolicyConfig(denoiser=KINDS["mdt"](**SMALL["mdt"]))).eval().to("meta")
+    policy = build(PolicyConfig(denoiser=KINDS["mdt"].small())).eval().to("meta")
     batch = on_meta(make_batch(policy.config, BATCH))
     assert draw_on_meta(policy, batch, SAMPLINGS[sampler]).device.type == "meta"
 
@@ -125,7 +121,7 @@ def test_in_every_sampler(
 def test_a_number_asked_for_is_found(
     build: Callable[[PolicyConfig], Policy], make_batch: Callable[..., dict[str, Any]]
 ) -> None:
-    policy = build(PolicyConfig(denoiser=KINDS["mdt"](**SMALL["mdt"]))).eval().to("meta")
+    policy = build(PolicyConfig(denoiser=KINDS["mdt"].small())).eval().to("meta")
     batch = on_meta(make_batch(policy.config, BATCH))
     step = policy.denoiser.step
 

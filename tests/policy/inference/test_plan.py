@@ -23,7 +23,8 @@ from telic.policy.denoisers.rdt import RdtConfig
 from telic.policy.diffusion.edm import EdmConfig
 from telic.policy.diffusion.formulation import Formulation
 from telic.policy.diffusion.formulations import FORMULATIONS
-from telic.policy.diffusion.sampling import PRESETS, Sampler, SamplingConfig, Schedule
+from telic.policy.diffusion.samplers import SAMPLERS
+from telic.policy.diffusion.sampling import PRESETS, SCHEDULES, SamplingConfig
 from telic.policy.inference.plan import Plan
 from telic.policy.layers.tensors import each_tensor, tensors_of
 from telic.policy.policy import Policy
@@ -34,12 +35,6 @@ from telic.training.optimizer import OptimizerConfig
 
 SIZES = Sizes(num_goals=2, num_images=2, num_states=1, action_horizon=6, action_dim=3, state_dim=32)
 MANY_IMAGES = replace(SIZES, num_images=LONG_PREFIX)
-SMALL: dict[str, dict[str, Any]] = {  # settings of each kind under which a test is quick
-    "mode": {"width": 32, "num_layers": 3, "num_heads": 2, "feed_forward": 32},
-    "mdt": {"width": 32, "num_heads": 2, "hidden": 64},
-    "rdt": {"width": 32, "num_layers": 2, "num_heads": 2},
-    "mmdit": {"width": 32, "num_layers": 2, "num_heads": 2, "hidden": 64},
-}
 PUBLISHED: dict[str, DenoiserConfig] = {
     "mode": replace(ModeConfig.published(), width=32, num_layers=2, num_heads=2, feed_forward=64),
     "mdt": replace(MdtConfig.published(), width=32, hidden=64, num_heads=2),
@@ -56,9 +51,9 @@ BIG_EXPERTS = {  # computed one by one, not as one product
     }.items()
 }
 CONFIGS: dict[str, DenoiserConfig] = (
-    {kind: build(**SMALL[kind]) for kind, build in KINDS.items()}
+    {kind: build.small() for kind, build in KINDS.items()}
     | {
-        f"{kind}, {name}": build(**SMALL[kind], routing=routing())
+        f"{kind}, {name}": replace(build.small(), routing=routing.small())
         for kind, build in KINDS.items()
         for name, routing in ROUTINGS.items()
     }
@@ -131,7 +126,7 @@ def test_a_long_prefix_apart_is_the_same(name: str, steps: str, rows: int) -> No
         assert isinstance(part, list) == (steps != "1")
 
 
-@pytest.mark.parametrize("name", ["mdt", "rdt", "mmdit"])  # MoDE's stream knows no masks
+@pytest.mark.parametrize("name", KINDS)
 def test_planned_is_plain_where_goals_have_masks(name: str) -> None:
     network, formulation = lively(CONFIGS[name]), CONFIGS[name].default_formulation().build()
     got, want = chunks(network, formulation, PRESETS["5"], 3, masked=True)
@@ -141,15 +136,15 @@ def test_planned_is_plain_where_goals_have_masks(name: str) -> None:
 @pytest.mark.parametrize(
     "sampling",
     [
-        SamplingConfig(sampler=Sampler.heun, steps=4),
-        SamplingConfig(sampler=Sampler.euler_ancestral, steps=4),
-        SamplingConfig(schedule=Schedule.karras, steps=5, sigma_min=1e-5),  # beyond the timesteps
+        *(SamplingConfig(sampler=sampler, steps=4) for sampler in SAMPLERS),
+        *(SamplingConfig(schedule=schedule, steps=5) for schedule in SCHEDULES),
+        SamplingConfig(schedule="karras", steps=5, sigma_min=1e-5),  # beyond the timesteps
     ],
 )
 @pytest.mark.parametrize("name", sorted(FORMULATIONS))
 @torch.no_grad()
 def test_every_call_of_a_sampler_gets_the_plain_answer(name: str, sampling: SamplingConfig) -> None:
-    network, formulation = lively(CONFIGS["mode"]), FORMULATIONS[name]().build()
+    network, formulation = lively(CONFIGS["mode"]), FORMULATIONS[name].small().build()
     memory = network.encode(context(2))
     planned = Plan(network, formulation, sampling).begin(memory)
 
@@ -262,7 +257,7 @@ def test_a_policy_keeps_its_plan_and_follows_sampling_and_weights(
 def test_a_recorded_chunk_is_the_same(
     name: str, build: Callable[[PolicyConfig], Policy], make_requests: Callable[..., Any]
 ) -> None:
-    config = PolicyConfig(denoiser=KINDS[name](**SMALL[name]))
+    config = PolicyConfig(denoiser=KINDS[name].small())
     policy = build(config).to("cuda")
     with warnings.catch_warnings():
         warnings.simplefilter("error", RuntimeWarning)  # recording must not fail

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from telic.policy.config import PolicyConfig
 from telic.policy.denoisers.denoiser import DenoiserConfig
+from telic.policy.denoisers.kinds import KINDS
 from telic.policy.denoisers.mdt import MdtConfig
 from telic.policy.denoisers.mmdit import MmditConfig
 from telic.policy.denoisers.mode import ModeConfig
@@ -47,6 +49,8 @@ WIDE_CONFIGS: dict[str, DenoiserConfig] = {
     "rdt": RdtConfig(width=256, num_layers=2),
     "mmdit": MmditConfig(width=256, num_layers=2, hidden=256),
 }
+for kind in KINDS:
+    WIDE_CONFIGS.setdefault(kind, replace(KINDS[kind].small(), width=256))
 
 
 @pytest.fixture(params=sorted(REST, key=lambda precision: precision.value))

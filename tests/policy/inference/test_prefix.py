@@ -17,10 +17,11 @@ from telic.policy.checkpoint import load_policy, save_checkpoint
 from telic.policy.config import PolicyConfig
 from telic.policy.denoisers.denoiser import Denoiser, Fixed
 from telic.policy.denoisers.kinds import KINDS
+from telic.policy.diffusion import samplers
 from telic.policy.diffusion.formulation import CLEAN_SIGMA, Formulation
 from telic.policy.diffusion.formulations import FORMULATIONS
 from telic.policy.diffusion.samplers import Denoise
-from telic.policy.diffusion.sampling import Sampler, SamplingConfig, preset
+from telic.policy.diffusion.sampling import SamplingConfig, preset
 from telic.policy.inference.plan import Plan
 from telic.policy.inference.precision import Precision, quantize
 from telic.policy.inference.prefix import (
@@ -34,22 +35,24 @@ from telic.policy.inference.prefix import (
 )
 from telic.policy.inference.truncated import StartConfig, TruncatedConfig
 from telic.policy.policy import Policy
-from telic.tests.policy.inference.test_plan import CONFIGS, MANY_IMAGES, SMALL, context, lively
+from telic.tests.policy.inference.test_plan import CONFIGS, MANY_IMAGES, context, lively
 
 H, A, BETA = 6, 3, 5.0
 REST = 16 * 80 * 2**-23  # what chunks of two batches may differ by: a few last bits at sigma 80
 Build = Callable[[PolicyConfig], Policy]
 SAMPLERS = [
     SamplingConfig(steps=4),
-    SamplingConfig(sampler=Sampler.heun, steps=4),
-    SamplingConfig(sampler=Sampler.dpmpp_2m, steps=4),
-    SamplingConfig(sampler=Sampler.euler_ancestral, steps=4),
+    *(
+        SamplingConfig(sampler=name, steps=4)
+        for name, sampler in samplers.SAMPLERS.items()
+        if name != "euler" and not sampler.also
+    ),
 ]
 
 
 def policy_config(kind: str = "mode", **prefix: Any) -> PolicyConfig:
     """Return a policy without cameras whose chunks have 6 actions."""
-    config = PolicyConfig(denoiser=KINDS[kind](**SMALL[kind]), action_horizon=H)
+    config = PolicyConfig(denoiser=KINDS[kind].small(), action_horizon=H)
     config.images.cameras = []
     config.prefix = PrefixConfig(**prefix)
     return config

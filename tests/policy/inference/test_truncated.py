@@ -17,12 +17,9 @@ from telic.policy.checkpoint import load_policy, save_checkpoint
 from telic.policy.config import PolicyConfig
 from telic.policy.denoisers.denoiser import DenoiserConfig
 from telic.policy.denoisers.kinds import KINDS
-from telic.policy.denoisers.mdt import MdtConfig
-from telic.policy.denoisers.mmdit import MmditConfig
 from telic.policy.denoisers.mode import ModeConfig
-from telic.policy.denoisers.rdt import RdtConfig
 from telic.policy.diffusion.formulations import FORMULATIONS
-from telic.policy.diffusion.sampling import PRESETS, Sampler, SamplingConfig, Schedule, preset
+from telic.policy.diffusion.sampling import PRESETS, SamplingConfig, preset
 from telic.policy.diffusion.schedules import Spacing
 from telic.policy.inference.truncated import StartConfig, TruncatedConfig
 from telic.policy.layers.tensors import repeat_rows
@@ -31,12 +28,6 @@ from telic.policy.policy import Policy
 from telic.spec import ArraySpec, Interface
 
 H, A, K = 6, 3, 5
-SMALL: dict[str, DenoiserConfig] = {
-    "mode": ModeConfig(width=32, num_layers=2, num_heads=2, feed_forward=32),
-    "mdt": MdtConfig(width=32, num_heads=2, hidden=64),
-    "rdt": RdtConfig(width=32, num_layers=2, num_heads=2),
-    "mmdit": MmditConfig(width=32, num_layers=2, num_heads=2, hidden=64),
-}
 Build = Callable[[PolicyConfig], Policy]
 
 
@@ -103,10 +94,10 @@ def sharp(build: Build) -> Sharp:
 EQUAL = {
     "exponential": (SamplingConfig(steps=4), 80.0),
     "list": (preset("2"), 5.0),
-    "karras": (SamplingConfig(schedule=Schedule.karras, steps=3, sigma_max=0.7), 0.7),
-    "flow": (SamplingConfig(schedule=Schedule.flow, steps=3, shift=3.0), 80.0),
-    "timesteps": (SamplingConfig(schedule=Schedule.timesteps, steps=5), None),
-    "stochastic": (SamplingConfig(sampler=Sampler.euler_ancestral, steps=3), 80.0),
+    "karras": (SamplingConfig(schedule="karras", steps=3, sigma_max=0.7), 0.7),
+    "flow": (SamplingConfig(schedule="flow", steps=3, shift=3.0), 80.0),
+    "timesteps": (SamplingConfig(schedule="timesteps", steps=5), None),
+    "stochastic": (SamplingConfig(sampler="euler_ancestral", steps=3), 80.0),
 }
 
 
@@ -117,7 +108,7 @@ def test_a_zero_anchor_at_sigma_max_is_plain_sampling_bit_for_bit(
 ) -> None:
     sampling, sigma = EQUAL[name]
     sigma = float(sampling.levels()[0]) if sigma is None else sigma
-    config = policy_config(SMALL[kind], count=1, sigma_trunc=sigma)
+    config = policy_config(KINDS[kind].small(), count=1, sigma_trunc=sigma)
     config.sampling = sampling
     policy = build(config).eval()
     plain = build(replace(config, anchors=TruncatedConfig())).eval()
@@ -175,14 +166,14 @@ def test_truncation_keeps_the_number_of_steps(name: str) -> None:
     levels = PRESETS[name].truncated(0.25).levels()
     assert len(levels) == int(name) + 1 and float(levels[0]) == 0.25
     for spacing in Spacing:
-        by_timestep = SamplingConfig(schedule=Schedule.timesteps, spacing=spacing, steps=int(name))
+        by_timestep = SamplingConfig(schedule="timesteps", spacing=spacing, steps=int(name))
         levels = by_timestep.truncated(0.25).levels()
         assert len(levels) == int(name) + 1 and 0 < float(levels[0]) <= 0.25
         assert set(levels[:-1].tolist()) <= set(_table()), "levels that training has seen"
 
 
 def _table() -> list[float]:
-    whole = SamplingConfig(schedule=Schedule.timesteps, spacing=Spacing.linspace, steps=1000)
+    whole = SamplingConfig(schedule="timesteps", spacing=Spacing.linspace, steps=1000)
     return whole.levels().tolist()
 
 
@@ -242,7 +233,7 @@ def test_the_order_of_the_anchors_does_not_matter(build: Build, make_requests: A
 def test_anchors_in_one_batch_are_anchors_one_by_one(
     kind: str, build: Build, make_requests: Any
 ) -> None:
-    config = policy_config(SMALL[kind], count=3, sigma_trunc=0.4)
+    config = policy_config(KINDS[kind].small(), count=3, sigma_trunc=0.4)
     policy = build(config).eval()
     policy.use_anchors(anchor_set(policy, random_chunks(3)))
     requests = make_requests(config)
@@ -471,7 +462,7 @@ def test_what_cannot_be_is_refused_in_one_line(build: Build) -> None:
             "sigma_trunc=90 lies outside of the schedule, which goes from 80 to 0.001;",
         ),
         (
-            lambda: SamplingConfig(schedule=Schedule.timesteps).truncated(0.001),
+            lambda: SamplingConfig(schedule="timesteps").truncated(0.001),
             "sigma_trunc=0.001 lies outside of the schedule, which goes from 2.029e.04 to 0.006",
         ),
         (lambda: preset("2").truncated(6.0), "which goes from 5 to 0;"),

@@ -84,12 +84,16 @@ def test_scene_is_its_formula_and_is_off_by_default(with_scene: Any, make_batch:
     assert torch.allclose((shown - head.mean) / head.scale, head.answer(latent), atol=1e-4)
 
 
-def test_scene_needs_its_field(build: Any, with_scene: Any, make_batch: Any) -> None:
-    with pytest.raises(ValueError, match="collect-demos state=robot scene=true records it"):
-        build(policy_config(scene=SceneConfig(weight=1.0)))
+def test_scene_needs_its_field(
+    build: Any, make_batch: Any, interface: Interface, stats: dict[str, FieldStats]
+) -> None:
     config = policy_config(scene=SceneConfig(weight=1.0))
+    policy, batch = build(config), make_batch(config)
+    del batch["scene"], stats["scene"]
     with pytest.raises(ValueError, match="the windows have no scene"):
-        with_scene(config).train()(make_batch(config), torch.Generator())
+        policy.train()(batch, torch.Generator())
+    with pytest.raises(ValueError, match="collect-demos state=robot scene=true records it"):
+        Policy(config, interface, stats)
     with pytest.raises(ValueError, match=r"policy.scene.hidden=0 must be at least 1"):
         SceneConfig(hidden=0)
 
@@ -151,3 +155,16 @@ def test_repa_trains_the_tower_and_leaves_the_frozen_one(build: Any, make_batch:
 def test_repa_needs_a_tower_that_is_trained(images: ImageConfig, match: str, build: Any) -> None:
     with pytest.raises(ValueError, match=match):
         build(PolicyConfig(images=images, repa=RepaConfig(weight=0.5)))
+
+
+@pytest.mark.parametrize(
+    ("tower", "match"),
+    [
+        ("resnet18", "policy.repa.tower=resnet18 has no weights of its own to align to"),
+        ("voltron", "policy.repa.tower=voltron has no weights of its own to align to"),
+        ("film_efficientnet_lite0", "film_efficientnet_lite0 has no map of the picture alone"),
+    ],
+)
+def test_repa_needs_a_frozen_tower_with_weights(tower: str, match: str, build: Any) -> None:
+    with pytest.raises(ValueError, match=match):
+        build(policy_config(repa=RepaConfig(weight=0.5, tower=tower)))

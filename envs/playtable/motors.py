@@ -1,0 +1,117 @@
+"""The motors of arm and fingers, and the steps in which time passes.
+
+PyBullet's motors give a joint a speed within one physics step, with a limited force, and its
+contacts stop what touches within one too. So do these. The solver of contacts does not know of
+damping that the integrator adds afterwards: damped implicitly, strong motors on light fingers
+divide the forces that keep them out of a block by ten or more, and sink. Here the integrator adds
+none: a motor's damping takes a joint's speed away in one step, its rotor is as heavy as that
+needs, and the solver sees all of it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from telic.spec import Array
+
+PHYSICS_HZ: Final = 120
+CLOSING_HZ: Final = 240  # while the fingers close, by up to 4 mm each in 1/240 s
+
+SERVO_S: Final = 0.046  # so that a step goes 0.57 of the way to the angles commanded, as CALVIN's
+ARM_ROTOR: Final = 2.0  # kg m^2, of each joint
+MAX_TORQUE: Final = 400.0  # N m, of them as much as CALVIN's 200 for the rotor
+
+FINGER_KG: Final = 0.06
+CLOSING_ROTOR_KG: Final = 3.4  # on top: a 40 mm block is held with 190 N from each side
+_APPROACH: Final = 0.1  # of what is missing, in 1/240 s: PyBullet's position gain
+_OPENING_N: Final = 1.2  # of each: together less than the friction of a block on the desk
+_CLOSING_N: Final = 2000.0  # more than is ever asked for
+_MOVING_M_S: Final = 0.02  # fingers that do are not yet closed
+
+_STOPS: Final = 1.0  # of the speed at which bodies meet, in one physics step
+_PARTS: Final = 0.25  # of the depth to which they met, in one physics step
+# felt from 0.7 mm on, so that 190 N leave the fingers where they touch, and seen from 1.4 mm on
+FINGER_CONTACT: Final = {
+    "margin": 0.0014,
+    "gap": 0.0007,
+    "solimp": [0.95, 0.99, 0.001, 0.5, 2],
+    "priority": 1,
+}
+
+
+def finger_contact(hertz: float) -> list[float]:
+    """Return solref of the fingers' contacts, direct (-stiffness, -damping), at a physics rate."""
+    return [-_PARTS * hertz**2, -_STOPS * hertz]
+
+
+def add_arm_motor(spec: Any, mujoco: Any, joint: str) -> None:
+    """Add a position motor whose error decays with the time constant SERVO_S."""
+    damping = ARM_ROTOR * PHYSICS_HZ
+    _add_motor(spec, mujoco, joint, (damping / SERVO_S, damping), MAX_TORQUE)
+
+
+def add_finger_motor(spec: Any, mujoco: Any, joint: str) -> None:
+    """Add a position motor whose error decays as that of PyBullet's, by a tenth in 1/240 s."""
+    gains = _finger_gains(FINGER_KG + CLOSING_ROTOR_KG, PHYSICS_HZ)
+    _add_motor(spec, mujoco, joint, gains, _CLOSING_N)
+
+
+def _finger_gains(kilograms: float, hertz: float) -> tuple[float, float]:
+    """Return stiffness and damping that make a free finger's speed right in one physics step."""
+    damping = kilograms * hertz
+    return damping * hertz * (1.0 - (1.0 - _APPROACH) ** (240.0 / hertz)), damping
+
+
+def _add_motor(
+    spec: Any, mujoco: Any, joint: str, gains: tuple[float, float], force: float
+) -> None:
+    stiffness, damping = gains
+    spec.add_actuator(
+        name=joint, target=joint, trntype=mujoco.mjtTrn.mjTRN_JOINT,
+        gaintype=mujoco.mjtGain.mjGAIN_FIXED, biastype=mujoco.mjtBias.mjBIAS_AFFINE,
+        gainprm=[stiffness, *[0] * 9], biasprm=[0, -stiffness, -damping, *[0] * 7],
+        forcerange=[-force, force], forcelimited=True,
+    )  # fmt: skip
+
+
+class Gripper:
+    """Fingers of one model: what their motors may do, and how finely time passes for them.
+
+    model: an MjModel of one's own; it is changed.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        fingers = ("finger_left", "finger_right")
+        self._motors = [model.actuator(name).id for name in fingers]
+        self._joints = [int(model.joint(name).dofadr[0]) for name in fingers]
+        bodies = [model.body(name).id for name in fingers]
+        self._geoms = [geom for geom in range(model.ngeom) if model.geom_bodyid[geom] in bodies]
+        self.begin(closes=False)
+
+    def begin(self, closes: bool) -> None:
+        """Take the fingers to have had this command for long."""
+        self._set(closes, PHYSICS_HZ)
+
+    def command(self, closes: bool, speeds: Array) -> float:
+        """Set the motors for the next action, and return the physics rate for it.
+
+        speeds: of the model's degrees of freedom, now.
+        """
+        moves = closes != self._closes or abs(speeds[self._joints[0]]) > _MOVING_M_S
+        rate = CLOSING_HZ if closes and moves else PHYSICS_HZ
+        if (closes, rate) != (self._closes, self._rate):
+            self._set(closes, rate)
+        return rate
+
+    def _set(self, closes: bool, hertz: float) -> None:
+        model = self._model
+        rotor, force = (CLOSING_ROTOR_KG, _CLOSING_N) if closes else (0.0, _OPENING_N)
+        stiffness, damping = _finger_gains(FINGER_KG + rotor, hertz)
+        model.opt.timestep = 1.0 / hertz
+        model.dof_armature[self._joints] = rotor
+        model.actuator_gainprm[self._motors, 0] = stiffness
+        model.actuator_biasprm[self._motors, 1:3] = -stiffness, -damping
+        model.actuator_forcerange[self._motors] = -force, force
+        model.geom_solref[self._geoms] = finger_contact(hertz)
+        self._closes, self._rate = closes, hertz

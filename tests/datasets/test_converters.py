@@ -1,0 +1,42 @@
+"""Conformance: every format is converted, whole and checked, by the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from telic.datasets.cli import main
+from telic.datasets.converters import CONVERTERS, converter_for
+from telic.datasets.store import EpisodeStore
+from telic.datasets.validation import validate
+
+
+def run(*arguments: object) -> int:
+    """Return the exit code of `demo-store` with these arguments."""
+    with pytest.raises(SystemExit) as ended:
+        main([str(argument) for argument in arguments])
+    return int(ended.value.code or 0)
+
+
+@pytest.mark.parametrize("name", CONVERTERS)
+def test_three_episodes_are_converted(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    converter = CONVERTERS[name]
+    source = converter.small(tmp_path)
+    assert converter_for(source) is converter
+    target = tmp_path / f"target{converter.suffix}"
+    assert run("convert", source, target) == 0
+    assert capsys.readouterr().out == f"{target}: 3 episodes from {source}\n"
+    assert run("convert", source, target, "--format", name) == 2  # it is there
+    assert "--overwrite" in capsys.readouterr().err
+    assert run("convert", source, target, "--format", name, "--overwrite") == 0
+    if converter.suffix == ".zarr":
+        assert EpisodeStore.open(target).num_episodes == 3
+        assert list(validate(target, deep=True)) == []
+
+
+def test_an_unknown_format_offers_the_near_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("convert", "a", "b", "--format", "to_robomimik") == 2
+    assert "did you mean to_robomimic" in capsys.readouterr().err
