@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
-from telic import train
+import telic.configs.policy_choices  # noqa: F401 (registers what policy= chooses from)
 from telic.configs.launch import compose
 from telic.datasets.store import EpisodeStore, Segment
 from telic.policy.encoders.images import ImageConfig, Pooling, build_tower
@@ -35,6 +35,8 @@ from telic.training.data import batches_from, open_stores, windows_of
 from telic.training.features import use_features, write_features
 from telic.training.resume import RunRecord
 from telic.training.start import new_policy
+from telic.training.state import Training
+from telic.training.step import train_step
 
 WARM_UP = 2  # optimizer steps that are not timed
 SIDES = {"static": 128, "gripper": 84}  # pixels
@@ -150,13 +152,13 @@ def step_seconds(store: Path, overrides: list[str], batch: int, steps: int) -> f
     windows, _ = windows_of(config, acted, videos, record)
     policy, _ = new_policy(config, windows)
     use_features(config, policy, windows, None)
-    training = train.Training(config, policy, accelerator, record)
+    training = Training(config, policy, accelerator, record)
     batches = batches_from(config, windows, accelerator, 0)
     began = 0.0
     for step in range(WARM_UP + steps):
         if step == WARM_UP:
             began = time.process_time()
-        train.train_step(config, accelerator, policy, training.optimizer, next(batches), step)
+        train_step(config, accelerator, policy, training.optimizer, next(batches), step)
         training.ema.update_parameters(policy)
     return (time.process_time() - began) / steps
 

@@ -55,6 +55,7 @@ def test_scene_is_the_rest_of_the_full_state(tmp_path: Path) -> None:
         settings = [f"data.stores=[{store.path}]", f"out={out}", "steps=2"]
         settings += ["policy.scene.weight=0.5", "batch_size=8", "log_every=1", "device=cpu"]
         settings += ["policy.denoiser.width=32", "data.held_out=0", "wandb.mode=disabled"]
+        settings += ["precision=fp32"]  # as other tests in this process: accelerate has one
         train(compose(TrainConfig, "train", settings))
 
     trained(apart)
