@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from telic.envs.rollout.collection_log import (
 from telic.envs.rollout.demos import DemoJob, Demonstration, Stretch, demonstrations, interface_of
 from telic.envs.rollout.env_worker import Crashed, EnvChoice
 from telic.envs.rollout.pool import Pool, open_pool
+from telic.envs.rollout.scene import SCENE, scene_spec, split_scene
 from telic.envs.task import StateChoice
 from telic.ranges import LAST_SEED, require_range, require_text
 from telic.replacement import Replacement
@@ -73,6 +74,7 @@ class CollectConfig:
     episodes_per_task: int = 25
     seed: int = 1  # seed of the first attempt; attempt k has seed + k
     state: StateChoice = StateChoice.full  # what the field `state` holds
+    scene: bool = False  # record what else the simulator knows as `scene`, with state=robot
     cameras: list[str] = field(default_factory=list)  # names of cameras to record, [] for none
     # height and width of the pictures, pixels
     image_size: list[int] = field(default_factory=lambda: [96, 96])
@@ -105,6 +107,11 @@ class CollectConfig:
                 f"max_attempts={self.max_attempts} must be >= "
                 f"episodes_per_task={self.episodes_per_task}"
             )
+        if self.scene and self.state is not StateChoice.robot:
+            raise ValueError(
+                f"scene=true records beside the robot's own state; add state=robot (it is "
+                f"{self.state.value})"
+            )
         if self.overwrite and self.resume:
             raise ValueError("overwrite=true and resume=true contradict each other")
         self.task_ids()
@@ -130,6 +137,7 @@ class CollectConfig:
             "steps_after_success": self.steps_after_success,
             "max_steps": self.max_steps,
             "max_attempts": self.max_attempts or 4 * self.episodes_per_task,
+            **({"scene": True} if self.scene else {}),
         }
 
 
@@ -177,8 +185,14 @@ class _Collection:
         Replacement(out, STORE, overwrite=config.overwrite, by=ways).require()
         # beside a store that is gone, too
         Replacement(log_path, ATTEMPTS, overwrite=True).require()
-        interface = _common_interface(self.quota.tasks, config, self._workers(stack))
-        self.store = stack.enter_context(_new_store(out, interface, self.quota.tasks, config))
+        interface = _robot(self.quota.tasks, config, self._workers(stack))
+        fields = _fields(interface)
+        if config.scene:
+            full = _common_interface(self.quota.tasks, config, self._workers(stack))
+            fields[SCENE] = scene_spec(full.state, interface.state)
+        self.store = stack.enter_context(
+            _new_store(out, interface, fields, self.quota.tasks, config)
+        )
         self.log = CollectionLog(log_path, plan, [])
 
     def collect(self, stack: ExitStack) -> None:
@@ -205,7 +219,7 @@ class _Collection:
     def _require_same_robot(self, stack: ExitStack) -> None:
         """Raise ValueError where the store that was there means other numbers than the tasks."""
         if self._unmet:
-            interface = _common_interface(self.quota.tasks, self.config, self._workers(stack))
+            interface = _robot(self.quota.tasks, self.config, self._workers(stack))
             mine, theirs = f"store {self.store.path}", f"task {self.quota.tasks[0]}"
             self.store.interface.require(interface, mine, theirs)
             self._unmet = False
@@ -230,7 +244,10 @@ class _Collection:
         )
         self.log.add(attempt)
         if isinstance(report, Demonstration) and outcome == KEPT:
-            self.store.append(report.data, _segments(task, report, seed, self.config))
+            data = report.data
+            if self.config.scene:
+                data = split_scene(data, self.store.fields[SCENE])
+            self.store.append(data, _segments(task, report, seed, self.config))
 
 
 def _segments(task: str, report: Demonstration, seed: int, config: CollectConfig) -> list[Segment]:
@@ -276,11 +293,16 @@ def _job(task: str, number: int, config: CollectConfig) -> DemoJob:
 def _env_kwargs(config: CollectConfig, number: int) -> tuple[tuple[str, Any], ...]:
     """Return what attempt `number` of a task is made with besides cameras and limit."""
     kwargs: dict[str, Any] = {}
-    if config.state is not StateChoice.full:
+    if config.state is not StateChoice.full and not config.scene:
         kwargs["state"] = config.state.value
     if config.scenes:
         kwargs["scene"] = config.scenes[number % len(config.scenes)]
     return tuple(kwargs.items())
+
+
+def _robot(tasks: tuple[str, ...], config: CollectConfig, pool: Pool) -> Interface:
+    """Return the interface that the store has: where the scene is apart, that of `state`."""
+    return _common_interface(tasks, replace(config, scene=False), pool)
 
 
 def _common_interface(tasks: tuple[str, ...], config: CollectConfig, pool: Pool) -> Interface:
@@ -303,13 +325,17 @@ def _common_interface(tasks: tuple[str, ...], config: CollectConfig, pool: Pool)
 
 
 def _new_store(
-    out: Path, interface: Interface, tasks: tuple[str, ...], config: CollectConfig
+    out: Path,
+    interface: Interface,
+    fields: Mapping[str, ArraySpec],
+    tasks: tuple[str, ...],
+    config: CollectConfig,
 ) -> EpisodeStore:
     """Return an empty store that says where its demonstrations come from."""
     entries = [registry.entry(task) for task in tasks]
     return EpisodeStore.create(
         out,
-        _fields(interface),
+        fields,
         rate_hz=interface.rate_hz,
         robot=_listed(entry.robot for entry in entries),
         task_family=_listed(entry.task_id.split("/")[0] for entry in entries),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+from argparse import Namespace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -36,6 +37,16 @@ build_anchors = partial(start, "build_anchors")
 evaluate_policy = partial(start, "evaluate")
 control_daemon = partial(start, "control")
 run_recipe = partial(start, "recipe")
+
+
+def demo_store() -> None:
+    """Run `demo-store`; only `features` needs torch."""
+
+    def features(arguments: Namespace) -> int:
+        status: int = _imported("telic.training.features").run(arguments)
+        return status
+
+    _imported("telic.datasets.cli").main(features=features)
 
 
 def import_checkpoint() -> None:

@@ -25,6 +25,7 @@ from telic.policy.encoders.fields import Batch
 from telic.policy.inference.device import pick_device, supports_bf16
 from telic.training.config import TrainConfig, TrainPrecision
 from telic.training.data import batches_from, held_out_batches, open_stores, windows_of
+from telic.training.features import use_features
 from telic.training.messages import describe, where_from
 from telic.training.resume import Resumed, RunRecord
 from telic.training.run_folder import checkpoint_to_resume, remove_checkpoints
@@ -125,7 +126,8 @@ def _prepare(config: TrainConfig, stack: ExitStack) -> Run:
         stack.callback(lock.release)
     if resumed is not None:
         training.resume(resumed)
-    else:  # only now, when nothing is at fault with the input
+    use_features(config, policy, train_windows, held_out_windows)
+    if resumed is None:  # only now, when nothing is at fault with the input
         remove_checkpoints(config, accelerator)
     step = training.progress.step
     return Run(

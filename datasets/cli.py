@@ -7,7 +7,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import NoReturn
@@ -16,6 +16,7 @@ from rich.console import Console
 
 from telic.datasets import validation
 from telic.datasets.converters import CONVERTERS, converter_for
+from telic.datasets.feature_arguments import add_features
 from telic.datasets.info import info_tables, store_info
 from telic.datasets.layout import require_there
 from telic.datasets.rebuild import rebuild_ends
@@ -28,7 +29,8 @@ EXAMPLES = """examples:
   demo-store info runs/demo/demos.zarr
   demo-store info --json runs/demo/demos.zarr
   demo-store validate runs/demo/demos.zarr
-  demo-store convert lift.hdf5 runs/lift.zarr --instruction "lift the cube" """
+  demo-store convert lift.hdf5 runs/lift.zarr --instruction "lift the cube"
+  demo-store features runs/demo/demos.zarr --tower efficientnet_lite0 --crops 4"""
 
 
 class StoreParser(argparse.ArgumentParser):
@@ -44,11 +46,20 @@ class StoreParser(argparse.ArgumentParser):
         sys.exit(2)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command; exit code 0, 1 if `validate` found something, 2 on bad input."""
+def main(
+    arguments: Sequence[str] | None = None,
+    features: Callable[[argparse.Namespace], int] | None = None,
+) -> None:
+    """Run the command; exit code 0, 1 if `validate` found something, 2 on bad input.
+
+    features: what runs `features`, which needs torch, as this room does not.
+    """
     try:
         args = demo_store_parser().parse_args(arguments)
-        sys.exit(args.run(args))
+        run = args.run or features
+        if run is None:
+            raise ValueError("features is run by the command demo-store; install telic anew")
+        sys.exit(run(args))
     except (ValueError, OSError) as error:
         print(f"demo-store: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
@@ -69,7 +80,7 @@ def demo_store_parser() -> StoreParser:
         "--version", action="version", version=f"%(prog)s {metadata.version('telic')}"
     )
     commands = parser.add_subparsers(
-        dest="command", required=True, metavar="info|validate|convert|rebuild-ends"
+        dest="command", required=True, metavar="info|validate|convert|features|rebuild-ends"
     )
     info = commands.add_parser("info", help="size, times, every entry of every field, tasks")
     info.add_argument("store", type=Path, help="the store's folder")
@@ -88,6 +99,7 @@ def demo_store_parser() -> StoreParser:
     rebuild.add_argument("store", type=Path)
     rebuild.set_defaults(run=_rebuild_ends)
     _add_convert(commands)
+    add_features(commands)
     return parser
 
 

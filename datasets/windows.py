@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
+from telic.datasets.features import FeatureRows
 from telic.datasets.goals import Hindsight, TextGoal, WindowGoalConfig, steps_ahead, uniforms
 from telic.datasets.rows import HeldRows
 from telic.datasets.spans import find_spans
@@ -26,6 +27,7 @@ class WindowConfig:
     goal: WindowGoalConfig = field(default_factory=WindowGoalConfig)
     cameras: list[str] | None = None  # None: all of the store's
     space: Space = Space.own  # unified: stores of different robots, each in its slots
+    scene: bool = False  # windows have the field `scene` at their step
     future_steps: int = 0  # how far ahead the future frames lie (MDT: 3); 0: windows have none
     language_fraction: float = 1.0  # share of the episodes that keep their sentences
     memory_mb: int = 256  # fields of small rows are held in memory up to this, in each process
@@ -95,6 +97,8 @@ class Windows:
             self.cameras = _shared_cameras(self._robots, config.cameras)
         else:
             self.cameras = _common_cameras(acting, videos, config.cameras)
+        self._features: Mapping[str, Sequence[FeatureRows]] = {}
+        self._augment = False
         chosen = _episode_lists(self.stores, episodes)
         labelled_only = config.goal.text is TextGoal.required
         self._spans = [
@@ -141,6 +145,11 @@ class Windows:
         """Return the batch of the indices: what torch's DataLoader hands to `collate_fn`."""
         return self.batch(np.asarray(indices))
 
+    def use_features(self, features: Mapping[str, Sequence[FeatureRows]], augment: bool) -> None:
+        """Give features in place of pictures: "image/<camera>" or "goal_image/<camera>" -> those
+        of each store. Crops are drawn by the seed, or are the first without `augment`."""
+        self._features, self._augment = features, augment
+
     def without_pictures(self) -> Windows:
         """Return the same windows without their images."""
         blind = copy.copy(self)
@@ -155,14 +164,16 @@ class Windows:
         repeated after the episode, or after the segment of its text, where "action_mask" bool [B H]
         is False; "text" list[str] ("": none); with hindsight "goal_state" f32 [B P],
         "goal_image/<camera>" u8 [B h w 3] and "goal_ahead" i64 [B], how many steps ahead; with
-        `future_steps` "future_image/<camera>" u8 [B h w 3], the frame so many steps ahead, or the
-        episode's last; "store", "episode", "step" i64 [B]: where. In a video-only store actions are
-        zero and the mask is False. In the unified space P and A are its 128 slots, and each sample
-        says which of them are in use and how fast its robot is (`Embodiment.into`).
+        `scene` "scene" f32 [B S]; with `future_steps` "future_image/<camera>" u8 [B h w 3], the
+        frame so many steps ahead, or the episode's last; "store", "episode", "step" i64 [B]: where.
+        In a video-only store actions are zero and the mask is False. Where `use_features` has those
+        of a camera, there is "image_features/<camera>" f16 [B O ...] in place of its pictures, and
+        "goal_image_features/<camera>" f16 [B ...]. In the unified space P and A are its 128 slots,
+        and each sample says which of them are in use and how fast its robot is (`Embodiment.into`).
         """
         indices = np.asarray(indices, np.int64)
         epoch, index = np.divmod(indices, len(self))
-        draws = [uniforms(self.seed, epoch, index, stream) for stream in (0, 1)]
+        draws = [uniforms(self.seed, epoch, index, stream) for stream in (0, 1, 3, 4)]
         span = np.searchsorted(self._first_index, index, side="right") - 1
         store = np.searchsorted(self._first_span, span, side="right") - 1
         parts = []
@@ -205,8 +216,10 @@ class Windows:
             "episode": episode,
             "step": step - first,
         }
+        if self.config.scene:
+            batch["scene"] = rows.gather("scene", step)
         for camera in self.cameras:
-            batch[f"image/{camera}"] = rows.gather(f"image/{camera}", observed)
+            batch |= self._pictures(number, "image", camera, observed, draws[2])
         if self.config.future_steps:
             future = np.minimum(step + self.config.future_steps, last)
             for camera in self.cameras:
@@ -218,8 +231,20 @@ class Windows:
             if goal.state:
                 batch["goal_state"] = rows.gather("state", step + ahead)
             for camera in self.cameras if goal.images else ():
-                batch[f"goal_image/{camera}"] = rows.gather(f"image/{camera}", step + ahead)
+                batch |= self._pictures(number, "goal_image", camera, step + ahead, draws[3])
         return self._robots[number].into(batch) if self._robots else batch
+
+    def _pictures(
+        self, number: int, field: str, camera: str, steps: Array, draw: Array
+    ) -> dict[str, Array]:
+        """Return a camera's pictures at the steps [B ...] of a store, or the features of them."""
+        found = self._features.get(f"{field}/{camera}")
+        if found is None:
+            pictures = self._rows[number].gather(f"image/{camera}", steps)
+            return {f"{field}/{camera}": pictures}
+        features = found[number]
+        crop = (draw * features.crops * self._augment).astype(np.int64)
+        return {f"{field}_features/{camera}": features.gather(steps, crop)}
 
     def _speaking(self, number: int) -> Array | None:
         """Return which episodes of a store keep their sentences, bool [N]; None: all do.

@@ -11,6 +11,8 @@ from telic.policy.objectives.alignment import AlignmentConfig
 from telic.policy.objectives.foresight import ForesightConfig
 from telic.policy.objectives.future import FutureConfig
 from telic.policy.objectives.objective import ObjectiveConfig
+from telic.policy.objectives.repa import RepaConfig
+from telic.policy.objectives.scene import SceneConfig
 from telic.registry import Registry
 
 OBJECTIVES: Registry[type[ObjectiveConfig]] = Registry(
@@ -19,6 +21,8 @@ OBJECTIVES: Registry[type[ObjectiveConfig]] = Registry(
         "foresight": ForesightConfig,
         "alignment": AlignmentConfig,
         "future": FutureConfig,
+        "scene": SceneConfig,
+        "repa": RepaConfig,
         "anchors": TruncatedConfig,
     },
 )

@@ -15,7 +15,7 @@ from telic.policy.batch import RequestSpec
 from telic.policy.config import PolicyConfig
 from telic.policy.denoisers.denoiser import Context, Denoiser, MemoryT, PreparedT
 from telic.policy.encoders.condition_dropout import NOTHING_HIDDEN, hide, hide_frames
-from telic.policy.encoders.fields import Batch, camera_images
+from telic.policy.encoders.fields import Batch, camera_images, holds, stored_features
 from telic.policy.encoders.goals import GoalEncoder, GoalTokens, word_mask
 from telic.policy.encoders.images import ImageEncoder
 from telic.policy.encoders.state import StateEncoder, StateTokens
@@ -27,7 +27,7 @@ from telic.policy.encoders.state_features import (
     token_entries,
 )
 from telic.policy.encoders.towers import VisionTower
-from telic.policy.objectives.objective import Encoded
+from telic.policy.objectives.objective import NO_VIEWS, Encoded, Views
 from telic.spec import FieldStats, Interface
 
 
@@ -77,7 +77,7 @@ class Conditioner(nn.Module):
 
     def goals(self, batch: Batch, generator: torch.Generator | None = None) -> GoalTokens:
         """Return the token of each kind of goal; ValueError where the batch lacks something."""
-        if missing := [name for name in self.request_spec.fields if name not in batch]:
+        if missing := [n for n in self.request_spec.fields if not holds(batch, n)]:
             raise ValueError(
                 f"the windows have no {missing[0]}, which the policy reads; data.cameras "
                 "and data.goal say what windows hold"
@@ -97,17 +97,23 @@ class Conditioner(nn.Module):
 
         `generator` draws what training augments and hides.
         """
+        return self.context_and_views(batch, goals, generator, rate_hz)[0]
+
+    def context_and_views(
+        self,
+        batch: Batch,
+        goals: GoalTokens,
+        generator: torch.Generator | None,
+        rate_hz: float,
+    ) -> tuple[Context, Views]:
+        """Return `context`, and what the towers read and answered for it."""
+        views = NO_VIEWS
         goal = self.goal_encoder.mix(goals, generator)
         images = state = goal[:, :0]
         dropout = self.config.condition_dropout if self.goal_encoder.training else NOTHING_HIDDEN
         if self.image_encoder is not None:
-            frames = camera_images(batch, "image", self.image_encoder.cameras)
-            if dropout.images:
-                colours = {camera: tower.mean for camera, tower in self.towers.items()}
-                frames = hide_frames(frames, colours, dropout.images, generator)
-            conditioned = self.image_encoder.conditioned
-            sentences = self.goal_encoder.sentences(batch) if conditioned else None
-            images = self.image_encoder(frames, generator, sentences)
+            views = self._views(self.image_encoder, batch, dropout.images, generator)
+            images = self.image_encoder.tokens(views.maps)
         if self.config.use_state:
             state = self._features(batch, batch["state"])
             if dropout.state:
@@ -121,7 +127,7 @@ class Conditioner(nn.Module):
         mask = batch.get("action_slots")
         if mask is not None:
             mask = hide(mask, 0.0, dropout.action_mask, generator)
-        return Context(
+        context = Context(
             goal=goal,
             images=images,
             state=state,
@@ -130,6 +136,28 @@ class Conditioner(nn.Module):
             action_mask=mask,
             rate_hz=hide(rates, 0.0, dropout.rate, generator),
         )
+        return context, views
+
+    def _views(
+        self,
+        encoder: ImageEncoder,
+        batch: Batch,
+        hidden: float,
+        generator: torch.Generator | None,
+    ) -> Views:
+        """The frames of the cameras and the towers' maps; features kept beside a store are maps.
+
+        hidden: the share of frames that training hides.
+        """
+        if (features := stored_features(batch, "image", encoder.cameras)) is not None:
+            return Views([], features)
+        images = camera_images(batch, "image", encoder.cameras)
+        if hidden:
+            colours = {camera: tower.mean for camera, tower in self.towers.items()}
+            images = hide_frames(images, colours, hidden, generator)
+        sentences = self.goal_encoder.sentences(batch) if encoder.conditioned else None
+        frames = encoder.frames(images, generator)
+        return Views(frames, encoder.look(frames, sentences))
 
     def _features(self, batch: Batch, state: Tensor) -> Tensor:
         """The features of states [B P] or [B O P], 0 in slots not in use."""
@@ -146,6 +174,7 @@ class Conditioner(nn.Module):
         context: Context,
         memory: MemoryT,
         denoiser: Denoiser[MemoryT, PreparedT],
+        views: Views,
     ) -> Encoded:
         """Return what the objectives read; memory: `Denoiser.encode` of the context."""
 
@@ -159,6 +188,7 @@ class Conditioner(nn.Module):
             latent=denoiser.latent(memory),
             latent_of=latent_of,
             towers=self.towers,
+            views=views,
             sentence_in=self.goal_encoder.text_in if self.config.goal.text else None,
         )
 

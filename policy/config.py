@@ -20,6 +20,8 @@ from telic.policy.objectives.alignment import AlignmentConfig
 from telic.policy.objectives.foresight import ForesightConfig
 from telic.policy.objectives.future import FutureConfig
 from telic.policy.objectives.objective import ObjectiveConfig
+from telic.policy.objectives.repa import RepaConfig
+from telic.policy.objectives.scene import SceneConfig
 from telic.ranges import require_range
 
 
@@ -54,6 +56,8 @@ class PolicyConfig:
     foresight: ForesightConfig = field(default_factory=ForesightConfig)
     alignment: AlignmentConfig = field(default_factory=AlignmentConfig)
     future: FutureConfig = field(default_factory=FutureConfig)
+    scene: SceneConfig = field(default_factory=SceneConfig)
+    repa: RepaConfig = field(default_factory=RepaConfig)
     anchors: TruncatedConfig = field(default_factory=TruncatedConfig)
     # further objectives by name, those that plug-ins register: policy/auxiliary=[NAME]
     auxiliary: dict[str, ObjectiveConfig] = field(default_factory=dict)
@@ -82,7 +86,14 @@ class PolicyConfig:
     @property
     def objectives(self) -> list[ObjectiveConfig]:
         """Return the auxiliary objectives that are on."""
-        own = (self.foresight, self.alignment, self.future, self.anchors)
+        own = (
+            self.foresight,
+            self.alignment,
+            self.future,
+            self.scene,
+            self.repa,
+            self.anchors,
+        )
         every: list[ObjectiveConfig] = [*own, *self.auxiliary.values()]
         return [objective for objective in every if objective.on]
 

@@ -27,6 +27,7 @@ from telic.policy.encoders.fields import Batch, to_device
 from telic.policy.inference.plan import Plan
 from telic.policy.inference.prefix import Prefixer, draw_fixed, show_fixed
 from telic.policy.inference.truncated import StartConfig, Truncated
+from telic.policy.layers.tensors import repeat_rows
 from telic.policy.noise import gumbel, uniform_numbers, unit_noise
 from telic.policy.objectives.anchors import AnchorSet
 from telic.policy.objectives.future import Future
@@ -114,6 +115,7 @@ class Policy(nn.Module):
             action=self.action_normalizer,
             sentence_dim=self.conditioner.sentence_dim,
             picture_dim=self.conditioner.goal_encoder.picture_dim,
+            stats=self.stats,
         )
 
     def use_embodiment(self, robot: str) -> None:
@@ -137,48 +139,55 @@ class Policy(nn.Module):
         self.config.anchors.require(start)
         self.start = start
 
-    def forward(self, batch: Batch, generator: torch.Generator) -> LossTerms:
+    def forward(self, batch: Batch, generator: torch.Generator, draws: int = 1) -> LossTerms:
         """Return `loss`; the name by which wrappers such as DDP call it."""
-        return self.loss(batch, generator)
+        return self.loss(batch, generator, draws)
 
-    def loss(self, batch: Batch, generator: torch.Generator) -> LossTerms:
+    def loss(self, batch: Batch, generator: torch.Generator, draws: int = 1) -> LossTerms:
         """Return the training loss of a batch of windows.
 
         batch: `state` [B O P] and `action` [B H A] in physical units, `action_mask` bool [B H],
         `image/<camera>` u8 [B O h w 3], the goals that `GoalEncoder` reads, and the fields of the
         objectives, which are for training alone. In the unified space also what `Embodiment.into`
         adds; slots not in use hold neither action nor, unless padding is trained, noise and loss.
+
+        draws: noise levels and noises of each window, M; context and auxiliary objectives are
+        computed once for all of them (the two-level batches of Mini-Diffuser, Hu et al. 2025).
         """
         clean = self.action_normalizer.normalize(batch["action"].float())
+        known, slots = batch.get("action_mask"), batch.get("action_slots")
+        clean, known, slots = repeat_rows((clean, known, slots), draws)
         device = clean.device
         sigma = self.formulation.draw_sigma(len(clean), generator, device, self._highest_sigma)
         noise = torch.randn(clean.shape, generator=generator, device=device)
-        slots = batch.get("action_slots")
         clean, noise = mask_slots(slots, clean), mask_slots(self._trained(slots), noise)
-        known, network_sigma, fixed = (
-            batch.get("action_mask"),
-            sigma,
-            self._draw_fixed(clean, generator),
-        )
+        network_sigma, fixed = sigma, self._draw_fixed(clean, generator)
         if fixed is not None:
             noise, network_sigma = show_fixed(noise, sigma, fixed.mask)
             known = ~fixed.mask if known is None else known & ~fixed.mask
         pair = self.formulation.training_pair(clean, noise, network_sigma)
         goals = self.conditioner.goals(batch, generator)
-        context = self.conditioner.context(batch, goals, generator, self.interface.rate_hz)
+        context, views = self.conditioner.context_and_views(
+            batch, goals, generator, self.interface.rate_hz
+        )
         memory = self.denoiser.encode(context)
-        prediction = self.denoiser(pair.network_input, sigma, memory, generator, fixed)
+        repeated = repeat_rows(memory, draws)
+        prediction = self.denoiser(pair.network_input, sigma, repeated, generator, fixed)
         per_sample = squared_error(prediction.actions, pair.target, known, self._trained(slots))
         parts = {"diffusion": per_sample.mean(), **prediction.losses}
         weights = self.denoiser_config.loss_weights()
         if self.training:
-            encoded = self.conditioner.encoded(batch, goals, context, memory, self.denoiser)
+            encoded = self.conditioner.encoded(batch, goals, context, memory, self.denoiser, views)
             for config in self.config.objectives:
                 parts[config.name] = self.objectives[config.name](encoded, generator)
                 weights[config.name] = config.weight
         own = [weights[name] * parts[name] for name in parts if name != "diffusion"]
         return LossTerms(
-            total=sum(own, parts["diffusion"]), parts=parts, per_sample=per_sample, sigma=sigma
+            total=sum(own, parts["diffusion"]),
+            parts=parts,
+            per_sample=per_sample,
+            sigma=sigma,
+            draws=draws,
         )
 
     def _draw_fixed(self, clean: Tensor, generator: torch.Generator) -> Fixed | None:
@@ -231,9 +240,11 @@ class Policy(nn.Module):
         head = cast(Future, self.objectives["future"])
         with self._at_rest():
             goals = self.conditioner.goals(batch)
-            context = self.conditioner.context(batch, goals, None, self.interface.rate_hz)
+            context, views = self.conditioner.context_and_views(
+                batch, goals, None, self.interface.rate_hz
+            )
             memory = self.denoiser.encode(context)
-            encoded = self.conditioner.encoded(batch, goals, context, memory, self.denoiser)
+            encoded = self.conditioner.encoded(batch, goals, context, memory, self.denoiser, views)
             return head.predict(encoded, generator)
 
     def act(

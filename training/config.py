@@ -43,6 +43,8 @@ class DataConfig:
     labelled_share: float | None = None
     future_steps: int = 3  # steps to the frames that policy.foresight and .future predict
     cameras: list[str] | None = None  # names of the cameras used; None: all of the store's
+    # frozen towers' features that demo-store features wrote are read in place of pictures
+    features: bool = False
     memory_mb: int = 256  # memory for a store's small fields, in each process
     held_out: float = 0.04  # share of the episodes kept out of training
     held_out_windows: int = 1024  # windows of held-out episodes that are measured
@@ -71,6 +73,8 @@ class TrainConfig:
     ema: EmaConfig = field(default_factory=EmaConfig)
     steps: int = 5000  # optimizer steps
     batch_size: int = 256  # windows of a step, over all processes and micro-batches
+    # noise levels and noises of each window of a step; what encodes the window runs once for all
+    draws: int = 1
     accumulate: int = 1  # micro-batches per optimizer step
     device: str = "auto"  # auto, cpu, cuda
     precision: TrainPrecision = TrainPrecision.auto  # what forward and backward passes compute in
@@ -86,8 +90,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if not self.out.strip():
             raise ValueError("out is empty; name a folder, out=runs/train")
-        counts = ("steps", "batch_size", "accumulate", "threads", "log_every", "checkpoint_every")
-        require_range(self, *counts, at_least=1)
+        counts = ("steps", "batch_size", "draws", "accumulate", "threads", "log_every")
+        require_range(self, *counts, "checkpoint_every", at_least=1)
         require_range(self, "validate_every", at_least=0)
         require_range(self, "seed", at_least=0, at_most=2**32 - 1)
         if self.best_by is BestBy.success and not self.rollouts.tasks:
@@ -105,10 +109,31 @@ class TrainConfig:
                     f"{name}.frozen=true would freeze {images.tower} at random weights; start from "
                     "a checkpoint that has its weights, init_from=DIR"
                 )
+        if self.data.features:
+            self._require_features_enough()
         if self.data.video_only and not self.policy.reads_future:
             raise ValueError(
                 "data.video_only: nothing would learn from them; set policy.future.weight=1 or "
                 "policy.foresight.weight=1"
+            )
+
+    def _require_features_enough(self) -> None:
+        """Raise ValueError where something of the policy reads the pictures themselves."""
+        policy = self.policy
+        if not policy.images.frozen:
+            raise ValueError(
+                "data.features=true holds what a frozen tower answers, and this one is trained; "
+                f"set policy.images.frozen=true (policy.images.tower={policy.images.tower})"
+            )
+        if policy.condition_dropout.images:
+            raise ValueError(
+                f"policy.condition_dropout.images={policy.condition_dropout.images} hides pictures,"
+                " which data.features=true leaves out; set one of them back"
+            )
+        if readers := [one.name for one in policy.objectives if one.reads_pictures]:
+            raise ValueError(
+                f"policy.{readers[0]} reads the pictures of observations, which "
+                "data.features=true leaves out; set one of them back"
             )
 
 

@@ -52,6 +52,12 @@ def windows_of(
 
     Those to measure on have actions and keep all their sentences.
     """
+    lacking = [store for store in (*acted, *videos) if "scene" not in store.fields]
+    if config.policy.scene.on and lacking:
+        raise ValueError(
+            f"policy.scene.weight={config.policy.scene.weight}: {lacking[0].path} has no field "
+            "scene; collect-demos state=robot scene=true records it in simulation"
+        )
     shape = WindowConfig(
         obs_horizon=config.policy.obs_horizon,
         action_horizon=config.policy.action_horizon,
@@ -66,6 +72,7 @@ def windows_of(
             shape,
             language_fraction=config.data.language_fraction,
             future_steps=config.data.future_steps if config.policy.reads_future else 0,
+            scene=config.policy.scene.on,
         ),
         [one.trained for one in (*record.stores, *record.video_only)],
         seed=config.seed,

@@ -53,6 +53,8 @@ def _reads(config: TrainConfig, policy: Policy, windows: Windows) -> Iterator[st
     sentences = {text for store in windows.stores for text in store.instructions if reads_text}
     yield f"{len(sentences)} sentences"
     used = {"state", "action", "timestamp_ns", *(f"image/{c}" for c in windows.cameras)}
+    if config.policy.scene.on:
+        used.add("scene")
     unused = {name for store in windows.stores for name in store.fields} - used
     if unused:
         yield f"not used: {', '.join(sorted(unused))}"

@@ -38,7 +38,7 @@ def train_step(
         last = micro == config.accumulate - 1
         with nullcontext() if last else accelerator.no_sync(model):
             with accelerator.autocast():
-                terms: LossTerms = model(rows, generator)
+                terms: LossTerms = model(rows, generator, config.draws)
             accelerator.backward(terms.total / config.accumulate)
         losses.append(terms)
     norm = accelerator.clip_grad_norm_(model.parameters(), config.optimizer.max_grad_norm)

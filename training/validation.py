@@ -59,5 +59,5 @@ def non_finite(step: int, seed: int, losses: list[LossTerms]) -> NonFiniteLoss:
         f"step {step} of seed {seed}: {what} is not finite for sigma in "
         f"[{float(sigma[rows].min()):.4g}, {float(sigma[rows].max()):.4g}]"
     )
-    error.rows = rows
+    error.rows = rows.view(-1, losses[0].draws).any(1)
     return error

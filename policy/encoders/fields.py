@@ -20,7 +20,9 @@ class Batch(TypedDict, total=False):
 
     Pictures have a field for each camera: `image/<camera>` u8 [B O h w 3], the observation;
     `goal_image/<camera>` u8 [B h w 3], the goal; `future_image/<camera>` u8 [B h w 3], what
-    objectives predict. `camera_images` reads them.
+    objectives predict. `camera_images` reads them. Where a frozen tower's features are kept beside
+    the store, `image_features/<camera>` f16 [B O ...] and `goal_image_features/<camera>` f16
+    [B ...] stand in for pictures; `stored_features` reads them.
     """
 
     state: Float[Tensor, "b o p"]
@@ -31,6 +33,8 @@ class Batch(TypedDict, total=False):
     goal_state_given: Bool[Tensor, " b"]  # rows that hold one; absent: all
     goal_images_given: Bool[Tensor, " b"]
     goal_ahead: Int[Tensor, " b"]  # steps from the window to its goal
+
+    scene: Float[Tensor, "b s"]  # what a simulator knows besides the robot, for training alone
 
     # the unified space: slots that a sample's robot has, and its actions a second
     state_slots: Bool[Tensor, "b p"]
@@ -55,6 +59,23 @@ def camera_images(
     """The pictures of some cameras by name; KeyError where the batch lacks one."""
     fields = cast(Mapping[str, Any], batch)
     return {camera: fields[f"{field}/{camera}"] for camera in cameras}
+
+
+def stored_features(
+    batch: Batch, field: CameraField, cameras: Sequence[str]
+) -> list[Float[Tensor, "b ..."]] | None:
+    """The features that stand in for the pictures of some cameras, f32; None where none do."""
+    fields = cast(Mapping[str, Any], batch)
+    names = [f"{field}_features/{camera}" for camera in cameras]
+    if not names or names[0] not in fields:
+        return None
+    return [fields[name].float() for name in names]
+
+
+def holds(batch: Batch, name: str) -> bool:
+    """Whether a batch has a field, or features that stand in for its pictures."""
+    field, slash, camera = name.partition("/")
+    return name in batch or (bool(slash) and f"{field}_features/{camera}" in batch)
 
 
 def to_device(batch: Batch, device: torch.device, wait: bool = True) -> Batch:

@@ -5,7 +5,7 @@ B samples, M kinds of goal, D width of tokens, P state size.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from telic.policy.encoders.fields import Batch, camera_images
+from telic.policy.encoders.fields import Batch, camera_images, stored_features
 from telic.policy.encoders.images import ImageConfig, ImageEncoder
 from telic.policy.encoders.language import LanguageConfig, WordEncoder
 from telic.policy.encoders.state import StateEncoder
@@ -150,10 +150,15 @@ class GoalEncoder(nn.Module):
             tokens.append(self.text_in(self._hide_elements(vectors, generator)))
             given.append(torch.tensor([text != "" for text in batch["text"]], device=device))
         if self.config.images:
-            pictures_of = camera_images(batch, "goal_image", self.image_in.cameras)
-            images = {camera: frame.unsqueeze(1) for camera, frame in pictures_of.items()}
-            shown = _given(batch.get("goal_images_given"), next(iter(images.values())))
-            token, pictures = self._seen(images, shown, generator)
+            maps = stored_features(batch, "goal_image", self.image_in.cameras)
+            if maps is not None:
+                shown = _given(batch.get("goal_images_given"), maps[0])
+                token, pictures = self._encoded([m.unsqueeze(1) for m in maps])
+            else:
+                pictures_of = camera_images(batch, "goal_image", self.image_in.cameras)
+                images = {camera: frame.unsqueeze(1) for camera, frame in pictures_of.items()}
+                shown = _given(batch.get("goal_images_given"), next(iter(images.values())))
+                token, pictures = self._seen(images, shown, generator)
             tokens.append(token)
             given.append(shown)
         if self.config.state:
@@ -175,7 +180,12 @@ class GoalEncoder(nn.Module):
         """
         if not (self.training or bool(given.any())):
             return torch.zeros(len(given), self.width, device=given.device), None
-        maps = self.image_in.maps(images, generator)
+        return self._encoded(self.image_in.maps(images, generator))
+
+    def _encoded(
+        self, maps: Sequence[Float[Tensor, "b 1 c ..."]]
+    ) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b c"] | None]:
+        """Return the token of each picture of a goal and its vector, by its map or pooled map."""
         token = self.image_in.tokens(maps).mean(1)
         if not self.image_in.pools:
             return token, None

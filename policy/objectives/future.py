@@ -54,6 +54,7 @@ class FutureConfig(ObjectiveConfig):
 
     name: ClassVar[str] = "future"
     reads_future: ClassVar[bool] = True
+    reads_pictures: ClassVar[bool] = True
     target: FutureTarget = FutureTarget.pixels  # what of a frame is predicted
     side: int = 32  # side of the predicted picture, pixels
     patch: int = 8  # side of a patch, pixels, one token each

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, field
+from typing import ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Float, UInt8
@@ -20,7 +20,7 @@ from telic.policy.encoders.fields import Batch, camera_images
 from telic.policy.encoders.goals import GoalTokens
 from telic.policy.encoders.normalizer import Normalizer
 from telic.policy.encoders.towers import VisionTower
-from telic.spec import Interface
+from telic.spec import FieldStats, Interface
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,7 +30,8 @@ class ObjectiveContext:
     width: D; cameras: those of the observation; goals: its kinds of goal; towers: the vision tower
     of each camera, to be asked for its sizes and not to be kept; interface: the names and units of
     states and actions; action_horizon: H; action: how actions are normalised; sentence_dim,
-    picture_dim: sizes of the vectors of a goal's sentence and picture, 0 where there is none.
+    picture_dim: sizes of the vectors of a goal's sentence and picture, 0 where there is none;
+    stats: the statistics of the stores' fields.
     """
 
     width: int
@@ -42,24 +43,41 @@ class ObjectiveContext:
     action: Normalizer
     sentence_dim: int = 0
     picture_dim: int = 0
+    stats: Mapping[str, FieldStats] = field(default_factory=dict)
 
 
 @dataclass(kw_only=True, slots=True)
 class LossTerms:
     """total: what to minimise; parts: its terms by name, not weighted; both scalar tensors.
 
-    per_sample: the diffusion loss of each sample [B]; sigma: the noise level of each [B].
+    per_sample: the diffusion loss of each sample [B M], the M draws of a window in succession;
+    sigma: the noise level of each [B M]; draws: M.
     """
 
     total: Tensor
     parts: dict[str, Tensor]
     per_sample: Tensor
     sigma: Tensor
+    draws: int = 1
 
     @property
     def diffusion(self) -> Tensor:
         """Return the diffusion loss."""
         return self.parts["diffusion"]
+
+
+class Views(NamedTuple):
+    """What the vision towers read and answered for the observations of a batch, by camera.
+
+    frames: u8 [B O h w 3] each, as shown (resized, shifted); none where features kept beside the
+    store stand in for them. maps: [B O C x y] each.
+    """
+
+    frames: list[Tensor]
+    maps: list[Tensor]
+
+
+NO_VIEWS = Views([], [])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,8 +86,8 @@ class Encoded:
 
     latent: [B N D], `Denoiser.latent` of the context that the actions are denoised with;
     latent_of: the same context's latent with another goal token [B 1 D] in it; goals: the token of
-    each kind of goal; towers: the vision tower of each camera; sentence_in: what makes a token of a
-    sentence's vector.
+    each kind of goal; towers: the vision tower of each camera; views: what they read and answered;
+    sentence_in: what makes a token of a sentence's vector.
     """
 
     batch: Batch
@@ -77,6 +95,7 @@ class Encoded:
     latent: Tensor
     latent_of: Callable[[Tensor], Tensor]
     towers: Mapping[str, VisionTower]
+    views: Views = NO_VIEWS
     sentence_in: Callable[[Tensor], Tensor] | None = None
 
 
@@ -104,6 +123,7 @@ class ObjectiveConfig(ABC):
 
     name: ClassVar[str]  # the key below `policy.` and in the log
     reads_future: ClassVar[bool] = False  # windows must hold the frames some steps ahead
+    reads_pictures: ClassVar[bool] = False  # it needs the observation's pictures, not features
     weight: float = 0.0  # weight of its loss in the total; 0: off and not built
 
     def __post_init__(self) -> None:

@@ -202,7 +202,7 @@ def test_a_value_for_a_group_is_that_of_its_shorthand() -> None:
     given_ = ["checkpoint=a", "sampling=2", "sampling.sampler=ddim"]
     assert as_hydra(given_, EvaluateConfig)[1] == "sampling.preset='2'"
     config = compose(EvaluateConfig, "evaluate", given_)
-    assert config.sampling == SamplingChoice(preset="2", sampler="euler")
+    assert config.sampling == SamplingChoice(preset="2", sampler="ddim")
     assert as_hydra(["sampling=null"], EvaluateConfig) == ["sampling.preset=null"]
     assert as_hydra(["-m", "sampling=2,5"], EvaluateConfig)[1] == "sampling.preset=2,5"
     whole = compose(EvaluateConfig, "evaluate", ["checkpoint=a", "sampling={steps: 3}"])

@@ -15,7 +15,7 @@ from telic.policy.denoisers.mode import ModeConfig
 from telic.policy.policy import Policy
 from telic.spec import ActRequest, ArraySpec, FieldStats, Goal, Interface, Observation
 
-P, A, SIDE = 5, 3, 32
+P, A, SCENE, SIDE = 5, 3, 4, 32
 SENTENCES = ["open the drawer", "close the drawer"]
 
 
@@ -44,7 +44,7 @@ def stats() -> dict[str, FieldStats]:
             q99=np.full(size, 3.0),
             count=100,
         )
-        for name, size in (("state", P), ("action", A))
+        for name, size in (("state", P), ("action", A), ("scene", SCENE))
     }
 
 
@@ -90,6 +90,7 @@ def make_batch(interface: Interface) -> Callable[..., dict[str, Any]]:
             "action": rng.uniform(-1, 1, (size, config.action_horizon, A)).astype(np.float32),
             "action_mask": np.ones((size, config.action_horizon), bool),
             "goal_state": rng.standard_normal((size, P), np.float32),
+            "scene": rng.standard_normal((size, SCENE), np.float32),
         }
         for camera in interface.images:
             frames = rng.integers(0, 256, (size, horizon, SIDE, SIDE, 3), np.uint8)
