@@ -242,6 +242,10 @@ def test_what_the_worker_cannot_open_is_told_in_words(arm_checkpoint: str, tmp_p
         open_checkpoint(
             arm_checkpoint, inference=InferenceConfig(sampling=SamplingChoice(preset="3"))
         )
+    with pytest.raises(ValueError, match=r"sampling\.sampler=huen is not one of .* mean heun\?"):
+        open_checkpoint(
+            arm_checkpoint, inference=InferenceConfig(sampling=SamplingChoice(sampler="huen"))
+        )
     with pytest.raises(ValueError, match="trained without prefixes; use prefixing=guided"):
         open_checkpoint(arm_checkpoint, inference=InferenceConfig(prefixing="trained"))
     with pytest.raises(ValueError, match="nowhere"):
