@@ -83,7 +83,7 @@ def add_arm(spec: Any, mujoco: Any, contact: dict[str, float]) -> Any:
         for start, end, radius in shapes:
             body.add_geom(
                 type=capsule, size=[radius, 0, 0], fromto=[*start, *end], rgba=_WHITE,
-                mass=kilograms / len(shapes), **visual,
+                mass=0.1 * kilograms / len(shapes), **visual,
             )  # fmt: skip
         add_arm_motor(spec, mujoco, f"arm_{index + 1}")
     return _add_hand(spec, mujoco, body, contact)
@@ -96,7 +96,7 @@ def _add_hand(spec: Any, mujoco: Any, flange: Any, contact: dict[str, float]) ->
         name="hand", pos=[0, 0, 0.107], quat=quaternion(np.array([0, 0, -pi / 4])), gravcomp=1
     )
     hand.add_geom(
-        type=box, size=[0.024, 0.1, 0.03], pos=[0, 0, 0.03], rgba=_WHITE, mass=0.7, **touching
+        type=box, size=[0.024, 0.1, 0.03], pos=[0, 0, 0.03], rgba=_WHITE, mass=0.07, **touching
     )
     hand.add_site(name="tcp", pos=[0, 0, TCP_Z], group=4)  # not drawn
     for name, side in (("finger_left", 1), ("finger_right", -1)):

@@ -45,6 +45,7 @@ SCENE_OBS: Final = (
     ),
 )  # fmt: skip
 _SLACK: Final = 0.01  # m or rad by which a recorded joint may lie beyond its limit
+_LATE_S: Final = 1 / 240  # of the tool's pose in robot_obs
 _SINK_M: Final = 1e-5  # at a distance of exactly 0, MuJoCo 3.3 throws one box in 100 off another
 
 
@@ -122,6 +123,7 @@ class World:
         self._command(qpos[self._arm])
         self._mujoco.mj_forward(self._model, self._data)
         self.target = self.tcp()
+        self._late = np.zeros(12)
 
     def step(self, action: Array) -> None:
         """Move the target by a relative action f [7] and simulate a thirtieth of a second.
@@ -148,7 +150,9 @@ class World:
         self._command(within_speed(wanted, measured))
         rate = self._gripper.command(self.gripper < 0, data.qvel)
         mujoco.mj_step(model, data, nstep=round(rate / RATE_HZ))
+        before = self._tool()  # when the last step of physics began
         mujoco.mj_kinematics(model, data)  # poses and contacts of the moment reached
+        self._late = _LATE_S * rate * (before - self._tool())
         mujoco.mj_collision(model, data)
         pressed = data.qpos[self._parts[2]] > table.LED_TOGGLES
         if pressed and not self._pressed:
@@ -161,15 +165,22 @@ class World:
         self._data.ctrl[panda.NUM_JOINTS :] = panda.FINGER_RANGE if self.gripper > 0 else 0.0
 
     def tcp(self) -> Array:
-        """Return the measured pose of the tool's point [6]: m and rad, world frame."""
+        """Return the pose of the tool's point [6], now: m and rad, world frame."""
+        return _pose(self._tool())
+
+    def _tool(self) -> Array:
+        """Return where the tool's point is and its rotation matrix, in one vector [12]."""
         data = self._data
-        return np.concatenate([data.site_xpos[self._site], euler(data.site_xmat[self._site])])
+        return np.concatenate([data.site_xpos[self._site], data.site_xmat[self._site]])
 
     def robot_obs(self) -> Array:
-        """Return f64 [15]: tool pose 6, gripper width, joint angles 7, last gripper command."""
-        qpos = self._data.qpos
+        """Return f64 [15]: tool pose 6, gripper width, joint angles 7, last gripper command.
+
+        The pose is that of 1/240 s before, as CALVIN's: PyBullet's link states are a step old.
+        """
+        qpos, pose = self._data.qpos, _pose(self._tool() + self._late)
         return np.concatenate(
-            [self.tcp(), [qpos[self._fingers].sum()], qpos[self._arm], [self.gripper]]
+            [pose, [qpos[self._fingers].sum()], qpos[self._arm], [self.gripper]]
         )
 
     def scene_obs(self) -> Array:
@@ -239,6 +250,11 @@ class World:
         if self._renderer is not None:
             self._renderer.close()
             self._renderer = None
+
+
+def _pose(tool: Array) -> Array:
+    """Return position and angles [6] of a position and a rotation matrix [12]."""
+    return np.concatenate([tool[:3], euler(tool[3:])])
 
 
 def check_camera(camera: str) -> None:
