@@ -23,7 +23,7 @@ MAX_TORQUE: Final = 400.0  # N m, of them as much as CALVIN's 200 for the rotor
 
 FINGER_KG: Final = 0.06
 CLOSING_ROTOR_KG: Final = 3.4  # on top: a 40 mm block is held with 190 N from each side
-_OPENING_N: Final = 2.0  # of each: together less than the friction of a block on the desk
+_OPENING_N: Final = 1.2  # of each: together less than the friction of a block on the desk
 _CLOSING_N: Final = 2000.0  # more than is ever asked for
 _MOVING_M_S: Final = 0.02  # fingers that do are not yet closed
 
@@ -114,4 +114,5 @@ class Gripper:
             model.actuator_biasprm[motors, 1:3] = -stiffness, -damping
         model.actuator_forcerange[self._motors] = -force, force
         model.geom_solref[self._geoms] = finger_contact(hertz)
+        model.pair_solref[:] = finger_contact(hertz)
         self._closes, self._rate = closes, hertz

@@ -49,6 +49,10 @@ _CAPSULES: Final = (
     (((0, 0, -0.03), (0, 0, 0.03), 0.05), ((0, 0, 0), (0.088, 0, 0), 0.045)),
     (((0, 0, 0), (0, 0, 0.07), 0.045),),
 )
+FINGERS: Final = ("finger_left", "finger_right")
+# friction of the fingers: PyBullet multiplies their 1.0 by a block's 0.7, a fixture's 0.5
+_ON_BLOCKS: Final = 0.7
+_ON_FIXTURES: Final = 0.5
 # of a finger: half sizes of its box at the hand and of its inner face, and its round back
 _FINGER_ROOT: Final = (0.010, 0.010, 0.024)
 _FINGER_PAD: Final = (0.0080, 0.002, 0.0238)
@@ -112,25 +116,39 @@ def _add_hand(spec: Any, mujoco: Any, flange: Any, contact: dict[str, float]) ->
             name=name, type=mujoco.mjtJoint.mjJNT_SLIDE, axis=[0, side, 0],
             range=[0, FINGER_RANGE], limited=True, armature=CLOSING_ROTOR_KG,
         )  # fmt: skip
-        add = {"mass": FINGER_KG / 3, "condim": 4, "friction": [0.5, 0.02, 0.0001]}
+        add = {"mass": FINGER_KG / 3, "condim": 4, "friction": [_ON_FIXTURES, 0.02, 0.0001]}
         add |= touching | FINGER_CONTACT
-        for half, z in ((_FINGER_ROOT, 0.024), (_FINGER_PAD, 0.0718)):
+        for part, half, z in (("root", _FINGER_ROOT, 0.024), ("pad", _FINGER_PAD, 0.0718)):
             finger.add_geom(
-                type=box, size=half, pos=[0, half[1] * side, z], rgba=_WHITE, **add
-            )
+                name=f"{name}_{part}", type=box, size=half, pos=[0, half[1] * side, z],
+                rgba=_WHITE, **add,
+            )  # fmt: skip
         spec.add_mesh(
             name=f"{name}_back", uservert=np.ravel(_finger_back() * [1, side, 1]),
             inertia=mujoco.mjtMeshInertia.mjMESH_INERTIA_CONVEX,
         )  # fmt: skip
         finger.add_geom(
-            type=mujoco.mjtGeom.mjGEOM_MESH, meshname=f"{name}_back", rgba=_WHITE, **add
-        )
+            name=f"{name}_back", type=mujoco.mjtGeom.mjGEOM_MESH, meshname=f"{name}_back",
+            rgba=_WHITE, **add,
+        )  # fmt: skip
         add_finger_motor(spec, mujoco, name)
     spec.add_equality(
         name="fingers", type=mujoco.mjtEq.mjEQ_JOINT, objtype=mujoco.mjtObj.mjOBJ_JOINT,
         name1="finger_left", name2="finger_right", data=[0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0],
     )  # fmt: skip
     return hand
+
+
+def add_grip(spec: Any, mujoco: Any, block: str) -> None:
+    """Let the fingers rub on a block, by the name of its geom, as CALVIN's do."""
+    friction = [_ON_BLOCKS, _ON_BLOCKS, 0.02, 0.0001, 0.0001]
+    more = {key: value for key, value in FINGER_CONTACT.items() if key != "priority"}
+    for finger in FINGERS:
+        for part in ("root", "pad", "back"):
+            spec.add_pair(
+                name=f"{finger}_{part}_{block}", geomname1=f"{finger}_{part}", geomname2=block,
+                condim=4, friction=friction, **more,
+            )  # fmt: skip
 
 
 def _finger_back() -> Array:

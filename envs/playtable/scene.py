@@ -13,7 +13,7 @@ from telic.envs.playtable.appearance import dress
 from telic.envs.playtable.bars import rounded, straight
 from telic.envs.playtable.layout import CAMERAS, OUT, UP, Layout
 from telic.envs.playtable.motors import PHYSICS_HZ
-from telic.envs.playtable.panda import add_arm
+from telic.envs.playtable.panda import add_arm, add_grip
 from telic.envs.playtable.robot_visuals import HIDDEN_GROUP, add_robot_visuals
 from telic.envs.playtable.rotations import matrix, quaternion
 from telic.envs.rendering import load_mujoco
@@ -59,6 +59,8 @@ def build(scene: str) -> Any:
     _add_surroundings(spec, mujoco)
     _Furniture(spec, mujoco, plan).add_all()
     hand = add_arm(spec, mujoco, CONTACT)
+    for colour in table.COLOURS:
+        add_grip(spec, mujoco, f"block_{colour}")
     _add_cameras(spec, hand)
     add_robot_visuals(spec, mujoco)
     dress(spec, mujoco, plan, scene)
@@ -248,8 +250,8 @@ class _Furniture:
         body.add_freejoint(name=f"block_{colour}")
         size = [self._plan.length(colour) / 2, table.BLOCK_WIDTH / 2, table.BLOCK_WIDTH / 2]
         body.add_geom(
-            type=self._mujoco.mjtGeom.mjGEOM_BOX, size=size, rgba=(*table.BLOCK_RGB[colour], 1.0),
-            mass=table.BLOCK_KG, **_BLOCK,
+            name=f"block_{colour}", type=self._mujoco.mjtGeom.mjGEOM_BOX, size=size,
+            rgba=(*table.BLOCK_RGB[colour], 1.0), mass=table.BLOCK_KG, **_BLOCK,
         )  # fmt: skip
 
 
