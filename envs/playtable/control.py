@@ -52,6 +52,19 @@ ACTION_SPEC: Final = ArraySpec(
 )
 
 
+def checked_action(action: Array) -> Array:
+    """Return an action as f64 [7]; ValueError for another shape or what is not finite."""
+    action = np.asarray(action, np.float64)
+    if action.shape != (NUM_ACTIONS,):
+        raise ValueError(
+            f"action: shape is {action.shape}, expected ({NUM_ACTIONS},): "
+            f"{', '.join(ACTION_SPEC.names)}"
+        )
+    if not np.isfinite(action).all():
+        raise ValueError(f"action: {action.tolist()} is not finite")
+    return action
+
+
 def opening(command: float) -> float:
     """Return 1.0 (open) for a command above 0, else -1.0 (close)."""
     return 1.0 if command > 0 else -1.0

@@ -72,8 +72,8 @@ def _add_motor(
     )  # fmt: skip
 
 
-class Gripper:
-    """Fingers of one model: what their motors may do, and how finely time passes for them.
+class Motors:
+    """Motors of one model: what the fingers' may do, and how finely time passes for all.
 
     model: an MjModel of one's own; it is changed.
     """

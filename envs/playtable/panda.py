@@ -29,15 +29,16 @@ FINGER_RANGE: Final = 0.04
 TCP_Z: Final = 0.14  # of the tool's point, on the hand
 FINGERTIP_Z: Final = 0.154
 
-# of each joint: origin in the link before, turn of its frame about x, kg of its link
+# of each joint: origin in the link before, turn of its frame about x, kg of its link: a tenth of
+# Franka's, since the rotors stand for motors that turn a joint as fast whatever hangs on it
 _CHAIN: Final = (
-    ((0.0, 0.0, 0.333), 0.0, 3.0),
-    ((0.0, 0.0, 0.0), -pi / 2, 3.0),
-    ((0.0, -0.316, 0.0), pi / 2, 2.5),
-    ((0.0825, 0.0, 0.0), pi / 2, 2.5),
-    ((-0.0825, 0.384, 0.0), -pi / 2, 2.0),
-    ((0.0, 0.0, 0.0), pi / 2, 1.5),
-    ((0.088, 0.0, 0.0), pi / 2, 0.7),
+    ((0.0, 0.0, 0.333), 0.0, 0.3),
+    ((0.0, 0.0, 0.0), -pi / 2, 0.3),
+    ((0.0, -0.316, 0.0), pi / 2, 0.25),
+    ((0.0825, 0.0, 0.0), pi / 2, 0.25),
+    ((-0.0825, 0.384, 0.0), -pi / 2, 0.2),
+    ((0.0, 0.0, 0.0), pi / 2, 0.15),
+    ((0.088, 0.0, 0.0), pi / 2, 0.07),
 )
 # of each link: capsules from, to, radius
 _CAPSULES: Final = (
@@ -94,7 +95,7 @@ def add_arm(spec: Any, mujoco: Any, contact: dict[str, float]) -> Any:
         for start, end, radius in shapes:
             body.add_geom(
                 type=capsule, size=[radius, 0, 0], fromto=[*start, *end], rgba=_WHITE,
-                mass=0.1 * kilograms / len(shapes), **visual,
+                mass=kilograms / len(shapes), **visual,
             )  # fmt: skip
         add_arm_motor(spec, mujoco, f"arm_{index + 1}")
     return _add_hand(spec, mujoco, body, contact)
