@@ -18,7 +18,7 @@ from telic.envs.rendering import load_mujoco
 from telic.spec import Array, ArraySpec
 
 # raised whenever the same actions move things otherwise; in 1, unstated, fingers sank into blocks
-PHYSICS: Final = "playtable 2"
+PHYSICS: Final = "playtable 3"
 RATE_HZ: Final = 30.0
 STEP_M: Final = 0.02
 STEP_RAD: Final = 0.05
