@@ -87,6 +87,6 @@ def test_edges_of_handles_are_round() -> None:
 
 def test_the_switch_is_where_calvins_urdf_has_it() -> None:
     """Its frame at 0.8 times (0.07616, 0.61861), 8 mm behind the slope: its base is in a slot."""
-    assert SWITCH_YZ == pytest.approx((0.8 * 0.07616, 0.8 * 0.61861), abs=1e-4)
+    np.testing.assert_allclose(SWITCH_YZ, [0.8 * 0.07616, 0.8 * 0.61861], atol=1e-4)
     on_slope = SLOPE_FOOT[0] + (SWITCH_YZ[1] - SLOPE_FOOT[1]) / np.sqrt(3)
     assert (SWITCH_YZ[0] - on_slope) * np.sqrt(0.75) == pytest.approx(0.008, abs=5e-4)
