@@ -18,7 +18,7 @@ from telic.envs.rendering import load_mujoco
 from telic.spec import Array, ArraySpec
 
 # raised whenever the same actions move things otherwise; in 1, unstated, fingers sank into blocks
-PHYSICS: Final = "playtable 2"
+PHYSICS: Final = "playtable 3"
 RATE_HZ: Final = 30.0
 STEP_M: Final = 0.02
 STEP_RAD: Final = 0.05
@@ -50,6 +50,19 @@ ACTION_SPEC: Final = ArraySpec(
     physics=PHYSICS,
     note="change of the target pose in a step; gripper: above 0 opens, else closes",
 )
+
+
+def checked_action(action: Array) -> Array:
+    """Return an action as f64 [7]; ValueError for another shape or what is not finite."""
+    action = np.asarray(action, np.float64)
+    if action.shape != (NUM_ACTIONS,):
+        raise ValueError(
+            f"action: shape is {action.shape}, expected ({NUM_ACTIONS},): "
+            f"{', '.join(ACTION_SPEC.names)}"
+        )
+    if not np.isfinite(action).all():
+        raise ValueError(f"action: {action.tolist()} is not finite")
+    return action
 
 
 def opening(command: float) -> float:

@@ -38,7 +38,7 @@ CAVITY_BACK_Y: Final = 0.16
 PLANK_HALF_X: Final = 0.26
 
 SLIDE_YZ: Final = (0.075, 0.5353)
-SWITCH_YZ: Final = (0.0517, 0.4949)
+SWITCH_YZ: Final = (0.0609, 0.4949)
 BUTTON_Y: Final = -0.12
 DOOR_WIDTH: Final = 0.28
 SLIDE_HANDLE_X: Final = 0.14  # the middle of the handle, from the door's frame

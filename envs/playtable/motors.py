@@ -17,13 +17,12 @@ from telic.spec import Array
 PHYSICS_HZ: Final = 120
 CLOSING_HZ: Final = 240  # while the fingers close, by up to 4 mm each in 1/240 s
 
-SERVO_S: Final = 0.046  # so that a step goes 0.57 of the way to the angles commanded, as CALVIN's
+APPROACH: Final = 0.1  # of what is missing, in 1/240 s: PyBullet's position gain
 ARM_ROTOR: Final = 2.0  # kg m^2, of each joint
 MAX_TORQUE: Final = 400.0  # N m, of them as much as CALVIN's 200 for the rotor
 
 FINGER_KG: Final = 0.06
 CLOSING_ROTOR_KG: Final = 3.4  # on top: a 40 mm block is held with 190 N from each side
-_APPROACH: Final = 0.1  # of what is missing, in 1/240 s: PyBullet's position gain
 _OPENING_N: Final = 1.2  # of each: together less than the friction of a block on the desk
 _CLOSING_N: Final = 2000.0  # more than is ever asked for
 _MOVING_M_S: Final = 0.02  # fingers that do are not yet closed
@@ -45,21 +44,20 @@ def finger_contact(hertz: float) -> list[float]:
 
 
 def add_arm_motor(spec: Any, mujoco: Any, joint: str) -> None:
-    """Add a position motor whose error decays with the time constant SERVO_S."""
-    damping = ARM_ROTOR * PHYSICS_HZ
-    _add_motor(spec, mujoco, joint, (damping / SERVO_S, damping), MAX_TORQUE)
+    """Add a position motor whose error decays as that of PyBullet's, by a tenth in 1/240 s."""
+    _add_motor(spec, mujoco, joint, _gains(ARM_ROTOR, PHYSICS_HZ), MAX_TORQUE)
 
 
 def add_finger_motor(spec: Any, mujoco: Any, joint: str) -> None:
     """Add a position motor whose error decays as that of PyBullet's, by a tenth in 1/240 s."""
-    gains = _finger_gains(FINGER_KG + CLOSING_ROTOR_KG, PHYSICS_HZ)
+    gains = _gains(FINGER_KG + CLOSING_ROTOR_KG, PHYSICS_HZ)
     _add_motor(spec, mujoco, joint, gains, _CLOSING_N)
 
 
-def _finger_gains(kilograms: float, hertz: float) -> tuple[float, float]:
-    """Return stiffness and damping that make a free finger's speed right in one physics step."""
-    damping = kilograms * hertz
-    return damping * hertz * (1.0 - (1.0 - _APPROACH) ** (240.0 / hertz)), damping
+def _gains(inertia: float, hertz: float) -> tuple[float, float]:
+    """Return stiffness and damping that make a free joint's speed right in one physics step."""
+    damping = inertia * hertz
+    return damping * hertz * (1.0 - (1.0 - APPROACH) ** (240.0 / hertz)), damping
 
 
 def _add_motor(
@@ -74,8 +72,8 @@ def _add_motor(
     )  # fmt: skip
 
 
-class Gripper:
-    """Fingers of one model: what their motors may do, and how finely time passes for them.
+class Motors:
+    """Motors of one model: what the fingers' may do, and how finely time passes for all.
 
     model: an MjModel of one's own; it is changed.
     """
@@ -84,6 +82,7 @@ class Gripper:
         self._model = model
         fingers = ("finger_left", "finger_right")
         self._motors = [model.actuator(name).id for name in fingers]
+        self._arm = [model.actuator(f"arm_{index}").id for index in range(1, 8)]
         self._joints = [int(model.joint(name).dofadr[0]) for name in fingers]
         bodies = [model.body(name).id for name in fingers]
         self._geoms = [geom for geom in range(model.ngeom) if model.geom_bodyid[geom] in bodies]
@@ -107,11 +106,13 @@ class Gripper:
     def _set(self, closes: bool, hertz: float) -> None:
         model = self._model
         rotor, force = (CLOSING_ROTOR_KG, _CLOSING_N) if closes else (0.0, _OPENING_N)
-        stiffness, damping = _finger_gains(FINGER_KG + rotor, hertz)
         model.opt.timestep = 1.0 / hertz
         model.dof_armature[self._joints] = rotor
-        model.actuator_gainprm[self._motors, 0] = stiffness
-        model.actuator_biasprm[self._motors, 1:3] = -stiffness, -damping
+        for motors, inertia in ((self._motors, FINGER_KG + rotor), (self._arm, ARM_ROTOR)):
+            stiffness, damping = _gains(inertia, hertz)
+            model.actuator_gainprm[motors, 0] = stiffness
+            model.actuator_biasprm[motors, 1:3] = -stiffness, -damping
         model.actuator_forcerange[self._motors] = -force, force
         model.geom_solref[self._geoms] = finger_contact(hertz)
+        model.pair_solref[:] = finger_contact(hertz)
         self._closes, self._rate = closes, hertz

@@ -29,15 +29,16 @@ FINGER_RANGE: Final = 0.04
 TCP_Z: Final = 0.14  # of the tool's point, on the hand
 FINGERTIP_Z: Final = 0.154
 
-# of each joint: origin in the link before, turn of its frame about x, kg of its link
+# of each joint: origin in the link before, turn of its frame about x, kg of its link: a tenth of
+# Franka's, since the rotors stand for motors that turn a joint as fast whatever hangs on it
 _CHAIN: Final = (
-    ((0.0, 0.0, 0.333), 0.0, 3.0),
-    ((0.0, 0.0, 0.0), -pi / 2, 3.0),
-    ((0.0, -0.316, 0.0), pi / 2, 2.5),
-    ((0.0825, 0.0, 0.0), pi / 2, 2.5),
-    ((-0.0825, 0.384, 0.0), -pi / 2, 2.0),
-    ((0.0, 0.0, 0.0), pi / 2, 1.5),
-    ((0.088, 0.0, 0.0), pi / 2, 0.7),
+    ((0.0, 0.0, 0.333), 0.0, 0.3),
+    ((0.0, 0.0, 0.0), -pi / 2, 0.3),
+    ((0.0, -0.316, 0.0), pi / 2, 0.25),
+    ((0.0825, 0.0, 0.0), pi / 2, 0.25),
+    ((-0.0825, 0.384, 0.0), -pi / 2, 0.2),
+    ((0.0, 0.0, 0.0), pi / 2, 0.15),
+    ((0.088, 0.0, 0.0), pi / 2, 0.07),
 )
 # of each link: capsules from, to, radius
 _CAPSULES: Final = (
@@ -49,6 +50,17 @@ _CAPSULES: Final = (
     (((0, 0, -0.03), (0, 0, 0.03), 0.05), ((0, 0, 0), (0.088, 0, 0), 0.045)),
     (((0, 0, 0), (0, 0, 0.07), 0.045),),
 )
+FINGERS: Final = ("finger_left", "finger_right")
+# friction of the fingers: PyBullet multiplies their 1.0 by a block's 0.7, a fixture's 0.5
+_ON_BLOCKS: Final = 0.7
+_ON_FIXTURES: Final = 0.5
+# of a finger: half sizes of its box at the hand and of its inner face, and its round back
+_FINGER_ROOT: Final = (0.010, 0.010, 0.024)
+_FINGER_PAD: Final = (0.0080, 0.002, 0.0238)
+_BACK_INNER: Final = 0.001
+_BACK_OUTER: Final = 0.0136
+_BACK_HALF_X: Final = 0.0109
+_BACK_SECTIONS: Final = ((0.048, 1.0), (0.085, 1.0), (0.092, 0.85), (0.0955, 0.6))
 _WHITE = (1.0, 1.0, 1.0, 1.0)
 _GREY = (0.55, 0.55, 0.57, 1.0)
 HAND_SENSES: Final = {"contype": 0, "conaffinity": 3}  # touches table, parts and blocks, not itself
@@ -96,7 +108,7 @@ def _add_hand(spec: Any, mujoco: Any, flange: Any, contact: dict[str, float]) ->
         name="hand", pos=[0, 0, 0.107], quat=quaternion(np.array([0, 0, -pi / 4])), gravcomp=1
     )
     hand.add_geom(
-        type=box, size=[0.024, 0.1, 0.03], pos=[0, 0, 0.03], rgba=_WHITE, mass=0.7, **touching
+        type=box, size=[0.024, 0.1, 0.03], pos=[0, 0, 0.03], rgba=_WHITE, mass=0.07, **touching
     )
     hand.add_site(name="tcp", pos=[0, 0, TCP_Z], group=4)  # not drawn
     for name, side in (("finger_left", 1), ("finger_right", -1)):
@@ -105,20 +117,50 @@ def _add_hand(spec: Any, mujoco: Any, flange: Any, contact: dict[str, float]) ->
             name=name, type=mujoco.mjtJoint.mjJNT_SLIDE, axis=[0, side, 0],
             range=[0, FINGER_RANGE], limited=True, armature=CLOSING_ROTOR_KG,
         )  # fmt: skip
-        for half, place, colour in (
-            ((0.010, 0.010, 0.024), (0, 0.010 * side, 0.024), _GREY),
-            ((0.009, 0.006, 0.0238), (0, 0.006 * side, 0.0718), _WHITE),
-        ):
+        add = {"mass": FINGER_KG / 3, "condim": 4, "friction": [_ON_FIXTURES, 0.02, 0.0001]}
+        add |= touching | FINGER_CONTACT
+        for part, half, z in (("root", _FINGER_ROOT, 0.024), ("pad", _FINGER_PAD, 0.0718)):
             finger.add_geom(
-                type=box, size=half, pos=place, rgba=colour, mass=FINGER_KG / 2, condim=4,
-                friction=[0.5, 0.02, 0.0001], **(touching | FINGER_CONTACT),
+                name=f"{name}_{part}", type=box, size=half, pos=[0, half[1] * side, z],
+                rgba=_WHITE, **add,
             )  # fmt: skip
+        spec.add_mesh(
+            name=f"{name}_back", uservert=np.ravel(_finger_back() * [1, side, 1]),
+            inertia=mujoco.mjtMeshInertia.mjMESH_INERTIA_CONVEX,
+        )  # fmt: skip
+        finger.add_geom(
+            name=f"{name}_back", type=mujoco.mjtGeom.mjGEOM_MESH, meshname=f"{name}_back",
+            rgba=_WHITE, **add,
+        )  # fmt: skip
         add_finger_motor(spec, mujoco, name)
     spec.add_equality(
         name="fingers", type=mujoco.mjtEq.mjEQ_JOINT, objtype=mujoco.mjtObj.mjOBJ_JOINT,
         name1="finger_left", name2="finger_right", data=[0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0],
     )  # fmt: skip
     return hand
+
+
+def add_grip(spec: Any, mujoco: Any, block: str) -> None:
+    """Let the fingers rub on a block, by the name of its geom, as CALVIN's do."""
+    friction = [_ON_BLOCKS, _ON_BLOCKS, 0.02, 0.0001, 0.0001]
+    more = {key: value for key, value in FINGER_CONTACT.items() if key != "priority"}
+    for finger in FINGERS:
+        for part in ("root", "pad", "back"):
+            spec.add_pair(
+                name=f"{finger}_{part}_{block}", geomname1=f"{finger}_{part}", geomname2=block,
+                condim=4, friction=friction, **more,
+            )  # fmt: skip
+
+
+def _finger_back() -> Array:
+    """Return vertices [V 3] of the back of the left finger, half an ellipse that ends round."""
+    turns = np.linspace(-pi / 2, pi / 2, 9)
+    x, y = _BACK_HALF_X * np.sin(turns), (_BACK_OUTER - _BACK_INNER) * np.cos(turns)
+    rings = [
+        np.stack([share * x, _BACK_INNER + share * y, np.full(len(x), z)], axis=1)
+        for z, share in _BACK_SECTIONS
+    ]
+    return np.concatenate(rings)
 
 
 def arm_limits_problem(joints: Array, slack: float) -> str | None:

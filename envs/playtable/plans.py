@@ -205,9 +205,9 @@ def move_switch(direction: int) -> Attempt:
     def attempt(hand: Hand) -> Plan:
         up = hand.world.facts().joints["switch"]
         middle = np.array([hand.plan.switch_x + 0.015 * hand.manner.offset, *table.SWITCH_YZ])
-        handle = middle + (up + 0.008) * UP
-        out = 0.05 if direction > 0 else 0.04
-        lean = 0.3 if direction > 0 else 0.1
+        handle = middle + (up + 0.0034) * UP
+        out = 0.058 if direction > 0 else 0.048
+        lean = 0.3  # nearer to upright the arm stays 5 cm short of a switch on its right
         start = handle - direction * 0.055 * UP + out * OUT
         far = handle + out * OUT + UP * (0.10 - up if direction > 0 else -up - 0.03)
         yield from hand.above(start[0], FRONT_Y - 0.02, _ALONG_X, CLOSED, lean)

@@ -10,9 +10,10 @@ import numpy as np
 
 from telic.envs.playtable import layout as table
 from telic.envs.playtable.appearance import dress
+from telic.envs.playtable.bars import rounded, straight
 from telic.envs.playtable.layout import CAMERAS, OUT, UP, Layout
 from telic.envs.playtable.motors import PHYSICS_HZ
-from telic.envs.playtable.panda import add_arm
+from telic.envs.playtable.panda import add_arm, add_grip
 from telic.envs.playtable.robot_visuals import HIDDEN_GROUP, add_robot_visuals
 from telic.envs.playtable.rotations import matrix, quaternion
 from telic.envs.rendering import load_mujoco
@@ -24,12 +25,23 @@ LED_RGBA: Final = ((1.0, 1.0, 1.0, 1.0), (0.0, 1.0, 0.0, 1.0))
 
 _FIXTURE: Final = {"contype": 1, "conaffinity": 0, "friction": [0.35, 0.005, 0.0001]} | CONTACT
 _BLOCK: Final = {"contype": 2, "conaffinity": 3, "friction": [0.35, 0.005, 0.0001]} | CONTACT
-# the bars of the handles, as thick to the fingers as CALVIN's convex parts: 43 and 25 mm
+# the handles, as thick to the fingers and as round as CALVIN's convex parts
+_SLIDE_EDGE: Final = 0.0055  # m, radius
+_DRAWER_EDGE: Final = 0.004
+_SWITCH_EDGE: Final = 0.006
+# of the switch's bar: along x, up the slope and out of it; its ends are rounder than its edges
+_SWITCH_END: Final = (
+    (0.0502, (-0.0082, 0.0242), (0.0436, 0.0643)),
+    (0.0552, (-0.0070, 0.0227), (0.0436, 0.0623)),
+    (0.0592, (-0.0045, 0.0205), (0.0436, 0.0577)),
+    (0.0602, (-0.0020, 0.0182), (0.0416, 0.0547)),
+)
 _ONLY_DRAWN: Final = {"contype": 0, "conaffinity": 0}
 _ONLY_FELT: Final = {"group": HIDDEN_GROUP}
 _GREY: Final = (0.37, 0.37, 0.37, 1.0)
 _FRICTION_N: Final = 4.0  # of door, drawer and switch: CALVIN's motors resist with as much
 _HOLDS: Final = [0.9999, 0.9999, 0.001, 0.5, 2]  # friction that hardly creeps
+_SLOPE_AXES: Final = np.array([[1.0, 0.0, 0.0], UP, OUT])
 _SLOPE: Final = quaternion(np.array([-pi / 6, 0.0, 0.0]))  # y and z of the slope: -OUT and UP
 
 
@@ -47,6 +59,8 @@ def build(scene: str) -> Any:
     _add_surroundings(spec, mujoco)
     _Furniture(spec, mujoco, plan).add_all()
     hand = add_arm(spec, mujoco, CONTACT)
+    for colour in table.COLOURS:
+        add_grip(spec, mujoco, f"block_{colour}")
     _add_cameras(spec, hand)
     add_robot_visuals(spec, mujoco)
     dress(spec, mujoco, plan, scene)
@@ -166,6 +180,16 @@ class _Furniture:
             size=[np.ptp(x) / 2, np.ptp(out) / 2, np.ptp(up) / 2], **(_FIXTURE | more),
         )  # fmt: skip
 
+    def _felt(self, body: Any, name: str, vertices: Array, axes: Array = _SLOPE_AXES) -> None:
+        """Add the convex hull of vertices along `axes` of a part, which is not drawn."""
+        self._spec.add_mesh(
+            name=name, uservert=np.ravel(vertices @ axes),
+            inertia=self._mujoco.mjtMeshInertia.mjMESH_INERTIA_CONVEX,
+        )  # fmt: skip
+        body.add_geom(
+            type=self._mujoco.mjtGeom.mjGEOM_MESH, meshname=name, **(_FIXTURE | _ONLY_FELT)
+        )
+
     def _add_slide(self) -> None:
         body = self._part(
             "slide", [self._plan.slide_x, *table.SLIDE_YZ], [-1, 0, 0], self._plan.slide_range,
@@ -176,8 +200,8 @@ class _Furniture:
         self._slanted(body, handle, (-0.08, 0.08), (0.06, 0.08), _GREY, **_ONLY_DRAWN)
         self._slanted(body, handle, (-0.08, -0.06), (0.02, 0.06), _GREY)
         self._slanted(body, handle, (0.06, 0.08), (0.02, 0.06), _GREY)
-        held = (handle[0] - 0.0008, handle[1] + 0.0008)
-        self._slanted(body, held, (-0.08, 0.08), (0.06, 0.08), _GREY, **_ONLY_FELT)
+        felt = ((handle[0] - 0.0008, handle[1] + 0.0008), (-0.0803, 0.0808), (0.0587, 0.0801))
+        self._felt(body, "slide_bar", straight(1, felt, _SLIDE_EDGE))
 
     def _add_drawer(self) -> None:
         body = self._part(
@@ -193,8 +217,8 @@ class _Furniture:
         self._box(body, (-0.12, 0.12), (-0.26, -0.24), (0.34, 0.38), _GREY, **_ONLY_DRAWN)
         self._box(body, (-0.12, -0.10), (-0.24, -0.18), (0.34, 0.38), _GREY)
         self._box(body, (0.10, 0.12), (-0.24, -0.18), (0.34, 0.38), _GREY)
-        held = (-0.2617, -0.2383)
-        self._box(body, (-0.12, 0.12), held, (0.34, 0.38), _GREY, **_ONLY_FELT)
+        felt = ((-0.1206, 0.1206), (-0.2617, -0.2383), (0.3396, 0.3804))
+        self._felt(body, "drawer_bar", straight(0, felt, _DRAWER_EDGE), np.eye(3))
 
     def _add_button(self) -> None:
         body = self._part(
@@ -213,17 +237,21 @@ class _Furniture:
             0.239, frictionloss=_FRICTION_N, damping=0.04 * 0.239,
         )  # fmt: skip
         grey = (0.4, 0.4, 0.4, 1.0)
-        self._slanted(body, (-0.06, -0.04), (-0.008, 0.024), (0.0, 0.064), grey)
-        self._slanted(body, (0.04, 0.06), (-0.008, 0.024), (0.0, 0.064), grey)
-        self._slanted(body, (-0.04, 0.04), (-0.008, 0.024), (0.044, 0.064), grey)
+        for side, x in (("left", (-0.06, -0.04)), ("right", (0.04, 0.06))):
+            self._slanted(body, x, (-0.008, 0.024), (0.0, 0.064), grey, **_ONLY_DRAWN)
+            felt = (x, (-0.0082, 0.0242), (0.0, 0.05))
+            self._felt(body, f"switch_{side}", straight(2, felt, _SWITCH_EDGE))
+        self._slanted(body, (-0.04, 0.04), (-0.008, 0.024), (0.044, 0.064), grey, **_ONLY_DRAWN)
+        ends = [(side * x, up, out) for side in (-1, 1) for x, up, out in _SWITCH_END]
+        self._felt(body, "switch_bar", rounded(0, tuple(ends), _SWITCH_EDGE))
 
     def _add_block(self, colour: str) -> None:
         body = self._spec.worldbody.add_body(name=f"block_{colour}", pos=[0, 0, 1])
         body.add_freejoint(name=f"block_{colour}")
         size = [self._plan.length(colour) / 2, table.BLOCK_WIDTH / 2, table.BLOCK_WIDTH / 2]
         body.add_geom(
-            type=self._mujoco.mjtGeom.mjGEOM_BOX, size=size, rgba=(*table.BLOCK_RGB[colour], 1.0),
-            mass=table.BLOCK_KG, **_BLOCK,
+            name=f"block_{colour}", type=self._mujoco.mjtGeom.mjGEOM_BOX, size=size,
+            rgba=(*table.BLOCK_RGB[colour], 1.0), mass=table.BLOCK_KG, **_BLOCK,
         )  # fmt: skip
 
 

@@ -11,17 +11,16 @@ from telic.envs.playtable import layout as table
 from telic.envs.playtable import panda, starts
 from telic.envs.playtable.appearance import set_light
 from telic.envs.playtable.control import (
-    ACTION_SPEC,
-    NUM_ACTIONS,
     RATE_HZ,
     STEP_M,
     STEP_RAD,
     InverseKinematics,
+    checked_action,
     opening,
     within_speed,
 )
 from telic.envs.playtable.facts import ROBOT, BlockFacts, Facts, block
-from telic.envs.playtable.motors import Gripper
+from telic.envs.playtable.motors import Motors
 from telic.envs.playtable.rotations import euler, quaternion
 from telic.envs.playtable.scene import BULB_RGBA, CONTACT, LED_RGBA, build
 from telic.envs.playtable.shadows import ArmShadow
@@ -45,6 +44,7 @@ SCENE_OBS: Final = (
     ),
 )  # fmt: skip
 _SLACK: Final = 0.01  # m or rad by which a recorded joint may lie beyond its limit
+_LATE_S: Final = 1 / 240  # of the tool's pose in robot_obs
 _SINK_M: Final = 1e-5  # at a distance of exactly 0, MuJoCo 3.3 throws one box in 100 off another
 
 
@@ -79,7 +79,7 @@ class World:
         self._block_ids = {c: model.body(block(c)).id for c in table.COLOURS}
         self._speeds = {c: int(model.joint(block(c)).dofadr[0]) for c in table.COLOURS}
         self._site = model.site("tcp").id
-        self._gripper = Gripper(model)
+        self._motors = Motors(model)
         self._lamps = model.geom("bulb").id, model.geom("led").id
         self._owners = _owners(model)
 
@@ -118,10 +118,11 @@ class World:
             qpos[address : address + 3] = pose[:3] - [0, 0, _SINK_M]
             qpos[address + 3 : address + 7] = quaternion(pose[3:])
         self.gripper = opening(robot[14])
-        self._gripper.begin(self.gripper < 0)
+        self._motors.begin(self.gripper < 0)
         self._command(qpos[self._arm])
         self._mujoco.mj_forward(self._model, self._data)
         self.target = self.tcp()
+        self._late = np.zeros(12)
 
     def step(self, action: Array) -> None:
         """Move the target by a relative action f [7] and simulate a thirtieth of a second.
@@ -129,14 +130,14 @@ class World:
         Entries 0-2 times 0.02 m and 3-5 times 0.05 rad are added to the target; entry 6 opens the
         gripper above 0 and closes it else. ValueError for another shape or what is not finite.
         """
-        action = _checked_action(action)
+        action = checked_action(action)
         self.target[:3] += STEP_M * action[:3]
         self.target[3:] += STEP_RAD * action[3:6]
         self._advance(action[6])
 
     def step_to(self, pose: Array) -> None:
         """Set the target to a pose f [7] (m, rad, gripper) and simulate as `step` does."""
-        pose = _checked_action(pose)
+        pose = checked_action(pose)
         self.target = pose[:6].copy()
         self._advance(pose[6])
 
@@ -146,9 +147,11 @@ class World:
         measured = data.qpos[self._arm]
         wanted = self._ik.joints(self.target[:3], self.target[3:], measured)
         self._command(within_speed(wanted, measured))
-        rate = self._gripper.command(self.gripper < 0, data.qvel)
+        rate = self._motors.command(self.gripper < 0, data.qvel)
         mujoco.mj_step(model, data, nstep=round(rate / RATE_HZ))
+        before = self._tool()  # when the last step of physics began
         mujoco.mj_kinematics(model, data)  # poses and contacts of the moment reached
+        self._late = _LATE_S * rate * (before - self._tool())
         mujoco.mj_collision(model, data)
         pressed = data.qpos[self._parts[2]] > table.LED_TOGGLES
         if pressed and not self._pressed:
@@ -161,16 +164,21 @@ class World:
         self._data.ctrl[panda.NUM_JOINTS :] = panda.FINGER_RANGE if self.gripper > 0 else 0.0
 
     def tcp(self) -> Array:
-        """Return the measured pose of the tool's point [6]: m and rad, world frame."""
+        """Return the pose of the tool's point [6], now: m and rad, world frame."""
+        return _pose(self._tool())
+
+    def _tool(self) -> Array:
+        """Return where the tool's point is and its rotation matrix, in one vector [12]."""
         data = self._data
-        return np.concatenate([data.site_xpos[self._site], euler(data.site_xmat[self._site])])
+        return np.concatenate([data.site_xpos[self._site], data.site_xmat[self._site]])
 
     def robot_obs(self) -> Array:
-        """Return f64 [15]: tool pose 6, gripper width, joint angles 7, last gripper command."""
-        qpos = self._data.qpos
-        return np.concatenate(
-            [self.tcp(), [qpos[self._fingers].sum()], qpos[self._arm], [self.gripper]]
-        )
+        """Return f64 [15]: tool pose 6, gripper width, joint angles 7, last gripper command.
+
+        The pose is that of 1/240 s before, as CALVIN's: PyBullet's link states are a step old.
+        """
+        qpos, pose = self._data.qpos, _pose(self._tool() + self._late)
+        return np.concatenate([pose, [qpos[self._fingers].sum()], qpos[self._arm], [self.gripper]])
 
     def scene_obs(self) -> Array:
         """Return f64 [24]: slide, drawer, button, switch, bulb, LED, three blocks' poses [6]."""
@@ -241,6 +249,11 @@ class World:
             self._renderer = None
 
 
+def _pose(tool: Array) -> Array:
+    """Return position and angles [6] of a position and a rotation matrix [12]."""
+    return np.concatenate([tool[:3], euler(tool[3:])])
+
+
 def check_camera(camera: str) -> None:
     """Raise ValueError for a camera that the table has not."""
     if camera not in table.CAMERAS:
@@ -255,18 +268,6 @@ def _owners(model: Any) -> list[str]:
     parts = {"base", "plank", *table.JOINTS, *(block(colour) for colour in table.COLOURS)}
     names = [model.body(int(body)).name for body in model.geom_bodyid]
     return [n if n in parts else "floor" if n == "world" else ROBOT for n in names]
-
-
-def _checked_action(action: Array) -> Array:
-    action = np.asarray(action, np.float64)
-    if action.shape != (NUM_ACTIONS,):
-        raise ValueError(
-            f"action: shape is {action.shape}, expected ({NUM_ACTIONS},): "
-            f"{', '.join(ACTION_SPEC.names)}"
-        )
-    if not np.isfinite(action).all():
-        raise ValueError(f"action: {action.tolist()} is not finite")
-    return action
 
 
 def _check_vector(vector: Array, names: tuple[str, ...], where: str) -> None:

@@ -118,7 +118,7 @@ def test_any_state_comes_back_as_it_was(scene: str) -> None:
         robot, things = world.robot_obs(), world.scene_obs()
         other.reset(robot, things, scene)
         np.testing.assert_allclose(other.robot_obs()[6:], robot[6:], atol=2e-3)
-        np.testing.assert_allclose(other.tcp()[:3], robot[:3], atol=1e-6)
+        np.testing.assert_allclose(other.tcp()[:3], world.tcp()[:3], atol=1e-6)
         np.testing.assert_allclose(other.scene_obs()[4:], things[4:], atol=2e-5)
         np.testing.assert_allclose(other.scene_obs()[:4], things[:4], atol=1e-3)
         np.testing.assert_allclose(other.target, other.tcp())

@@ -72,7 +72,7 @@ def test_lifted_blocks_stay_as_wide_as_they_are(fidelity: ModuleType) -> None:
     found = fidelity.lifts("D", each=1)
     assert len(found) == 9
     assert np.median(found, axis=0) == pytest.approx([39.9, 40.5], abs=1.0)
-    assert min(width for width, _ in found) > 35
+    assert min(width for width, _ in found) > 37.5
 
 
 def test_opening_fingers_push_no_block_away(fidelity: ModuleType) -> None:
@@ -98,3 +98,11 @@ def test_gripper_widths_of_recorded_episodes(fidelity: ModuleType, shared: Path)
             apart.append(fidelity.replay(world, *arrays)["gripper width (mm)"])
     assert len(apart) == 15
     assert np.percentile(np.concatenate(apart), 99) <= 3.0
+
+
+def test_fingers_rub_more_on_blocks_than_on_the_table() -> None:
+    """PyBullet multiplies: 1.0 by a block's 0.7, by a fixture's 0.5."""
+    model = World("D")._model
+    assert model.npair == 18  # three parts of two fingers, three blocks
+    np.testing.assert_allclose(model.pair_friction[:, :2], 0.7)
+    np.testing.assert_allclose(model.geom_friction[model.geom("finger_left_pad").id, 0], 0.5)

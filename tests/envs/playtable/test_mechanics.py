@@ -6,6 +6,8 @@ from types import ModuleType
 import numpy as np
 import pytest
 
+from telic.envs.playtable.bars import straight
+from telic.envs.playtable.layout import SLOPE_FOOT, SWITCH_YZ
 from telic.envs.playtable.world import World
 
 
@@ -46,5 +48,45 @@ def test_parts_of_recorded_episodes(fidelity: ModuleType, shared: Path) -> None:
     for part in ("slide", "drawer", "button"):
         apart = np.concatenate([series[f"{part} (mm)"] for series in found])
         assert np.percentile(apart, 99) <= 3.0, part
-    apart = np.concatenate([series["tcp (mm)"] for series in found])
-    assert np.percentile(apart, 95) <= 10.0
+    for what, percent, most in (
+        ("tcp (mm)", 50, 0.5),
+        ("tcp (mm)", 95, 4.0),
+        ("switch (mm)", 95, 0.5),
+        ("switch (mm)", 99, 6.0),
+        ("gripper width (mm)", 95, 2.5),
+        ("gripper width (mm)", 99, 10.0),
+    ):
+        apart = np.concatenate([series[what] for series in found])
+        assert np.percentile(apart, percent) <= most, what
+
+
+def test_free_motion_is_calvins(fidelity: ModuleType, shared: Path) -> None:
+    """The tool's pose of robot_obs, a physics step late as CALVIN's, before anything is touched."""
+    path = shared / "data" / "calvin_traces.npz"
+    if not path.is_file():
+        pytest.skip("CALVIN's traces are absent")
+    world, apart = World("D"), []
+    for actions, robot, scene in list(fidelity.episodes(path).values())[::3]:
+        found = fidelity.replay(world, actions[:15], robot[:16], scene[:16])
+        apart.append(found["tcp (mm)"])
+    assert np.percentile(np.concatenate(apart), 50) <= 0.5
+    assert np.percentile(np.concatenate(apart), 95) <= 1.5
+
+
+def test_edges_of_handles_are_round() -> None:
+    limits = ((-0.06, 0.06), (-0.01, 0.02), (0.04, 0.06))
+    points = straight(0, limits, 0.006)
+    for axis, (low, high) in enumerate(limits):
+        assert points[:, axis].min() == pytest.approx(low)
+        assert points[:, axis].max() == pytest.approx(high)
+    corner = np.array([0.02, 0.06])
+    assert np.linalg.norm(points[:, 1:] - corner, axis=1).min() == pytest.approx(
+        0.006 * (np.sqrt(2) - 1), abs=1e-9
+    )
+
+
+def test_the_switch_is_where_calvins_urdf_has_it() -> None:
+    """Its frame at 0.8 times (0.07616, 0.61861), 8 mm behind the slope: its base is in a slot."""
+    np.testing.assert_allclose(SWITCH_YZ, [0.8 * 0.07616, 0.8 * 0.61861], atol=1e-4)
+    on_slope = SLOPE_FOOT[0] + (SWITCH_YZ[1] - SLOPE_FOOT[1]) / np.sqrt(3)
+    assert (SWITCH_YZ[0] - on_slope) * np.sqrt(0.75) == pytest.approx(0.008, abs=5e-4)
