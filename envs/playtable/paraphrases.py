@@ -55,7 +55,7 @@ def paraphrases(file: str = BANK) -> Mapping[str, tuple[Paraphrase, ...]]:
     return {task: found[task] for task in in_order(found)}
 
 
-def drawn(task: str, index: int, seed: int) -> tuple[Paraphrase, ...]:
+def drawn(task: str, index: int, seed: int = 0) -> tuple[Paraphrase, ...]:
     """Return one paraphrase of each difficulty: those that start number `index` is met with.
 
     Ten starts in a row meet all 30, in an order drawn from `seed`.
