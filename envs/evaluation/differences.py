@@ -19,9 +19,9 @@ def difference_lines(evaluation: Evaluation) -> list[str]:
     return [
         f"## Against {reference} sentences",
         "",
-        f"Success minus that of `{reference}` from the same starts, with Tango's 95 % score interval "
-        "and McNemar's exact two-sided p. A start counts once for each sentence that it was met "
-        "with.",
+        f"Success minus that of `{reference}` from the same starts, with Tango's 95 % score "
+        "interval and McNemar's exact two-sided p. A start counts once for each sentence that it "
+        "was met with.",
         "",
         "| row | pairs | difference [95 %] | p |",
         "| --- | ---: | ---: | ---: |",

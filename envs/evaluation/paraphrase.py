@@ -1,4 +1,4 @@
-"""What other words cost: PlayTable's 34 tasks told by a sentence of the training and by paraphrases.
+"""What other words cost: PlayTable's 34 tasks told by a sentence trained on and by paraphrases.
 
 Start i of a task is met four times, alike to the last bit but for the sentence: one to train on,
 then an easy, a medium and a hard paraphrase. Ten starts meet all 30 paraphrases of a task.

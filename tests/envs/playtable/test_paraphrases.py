@@ -30,14 +30,56 @@ from telic.envs.playtable.rules import COLOURS, SIDES, TASK_RULES
 from telic.envs.playtable.slots import TURNS, in_order, members
 from telic.evaluate import EvaluateConfig, run
 
-NOUNS = (  # of the bank and the development set, which the grammar does not know
-    "object|item|piece of wood|toy|chunk|lump|tray|sliding box of the table|sliding box|worktop|"
-    "compartment under the tabletop|storage box below the desk|box beneath the worktop|tabletop|"
-    "sliding cover|shutter of the cabinet|shutter|front of the cupboard|screen before the shelf|"
-    "wooden screen|cupboard|rack|yellow lantern|lantern|round lamp|glass globe|yellow globe|globe|"
-    "green indicator|small diode|diode|green signal|signal|button|die|dice|bit of timber|solid|"
-    "pull-out|bin|bench|case|beacon|alcove|locker|light source|pilot light"
-).split("|")
+# of the bank and the development set, which the grammar does not know
+NOUNS = [
+    "object",
+    "item",
+    "piece of wood",
+    "toy",
+    "chunk",
+    "lump",
+    "tray",
+    "sliding box of the table",
+    "sliding box",
+    "worktop",
+    "compartment under the tabletop",
+    "storage box below the desk",
+    "box beneath the worktop",
+    "tabletop",
+    "sliding cover",
+    "shutter of the cabinet",
+    "shutter",
+    "front of the cupboard",
+    "screen before the shelf",
+    "wooden screen",
+    "cupboard",
+    "rack",
+    "yellow lantern",
+    "lantern",
+    "round lamp",
+    "glass globe",
+    "yellow globe",
+    "globe",
+    "green indicator",
+    "small diode",
+    "diode",
+    "green signal",
+    "signal",
+    "button",
+    "die",
+    "dice",
+    "bit of timber",
+    "solid",
+    "pull-out",
+    "bin",
+    "bench",
+    "case",
+    "beacon",
+    "alcove",
+    "locker",
+    "light source",
+    "pilot light",
+]
 
 
 def words_outside_slots(text: str) -> str:
