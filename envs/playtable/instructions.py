@@ -104,3 +104,13 @@ def _listed(value: Any, where: str) -> tuple[str, ...]:
 
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:100]
+
+
+def main() -> None:
+    """Print the sentences to train on as yaml, as `demo-store relabel --sentences` reads them."""
+    table = {task: list(texts) for task, texts in sentences().items()}
+    print(yaml.safe_dump(table, sort_keys=False, width=200), end="")
+
+
+if __name__ == "__main__":
+    main()
