@@ -106,7 +106,11 @@ def main() -> None:
     for row in [columns, ["---", *["---:"] * (len(columns) - 1)], *rows]:
         print(f"| {' | '.join(row)} |")
     took = time.perf_counter() - began
-    print(f"\n{machine()}, {date.today()}; {options.seeds} seeds, {took:.0f} s on one core")
+    used = time.process_time()
+    here = ", ".join(f"{name} {value}" for name, value in machine().items())
+    print(
+        f"\n{date.today()}, {here}; {options.seeds} seeds, {took:.0f} s, {used:.0f} s of processor"
+    )
 
 
 def accuracies(
