@@ -20,6 +20,7 @@ from telic.datasets.feature_arguments import add_features
 from telic.datasets.info import info_tables, store_info
 from telic.datasets.layout import require_there
 from telic.datasets.rebuild import rebuild_ends
+from telic.datasets.relabel import read_sentences, relabel
 from telic.datasets.store import EpisodeStore
 from telic.spec import near_misses
 
@@ -80,7 +81,7 @@ def demo_store_parser() -> StoreParser:
         "--version", action="version", version=f"%(prog)s {metadata.version('telic')}"
     )
     commands = parser.add_subparsers(
-        dest="command", required=True, metavar="info|validate|convert|features|rebuild-ends"
+        dest="command", required=True, metavar="info|validate|convert|relabel|features|rebuild-ends"
     )
     info = commands.add_parser("info", help="size, times, every entry of every field, tasks")
     info.add_argument("store", type=Path, help="the store's folder")
@@ -98,9 +99,23 @@ def demo_store_parser() -> StoreParser:
     )
     rebuild.add_argument("store", type=Path)
     rebuild.set_defaults(run=_rebuild_ends)
+    _add_relabel(commands)
     _add_convert(commands)
     add_features(commands)
     return parser
+
+
+def _add_relabel(commands: argparse._SubParsersAction[StoreParser]) -> None:
+    relabelled = commands.add_parser(
+        "relabel", help="the same steps in a new store, told by other sentences"
+    )
+    relabelled.add_argument("store", type=Path, help="the store's folder")
+    relabelled.add_argument("target", type=Path, help="the store to write")
+    relabelled.add_argument(
+        "--sentences", type=Path, required=True, help="yaml of task -> list of sentences"
+    )
+    relabelled.add_argument("--overwrite", action="store_true", help="replace the store at target")
+    relabelled.set_defaults(run=_relabel)
 
 
 def _add_convert(commands: argparse._SubParsersAction[StoreParser]) -> None:
@@ -160,6 +175,13 @@ def _rebuild_ends(args: argparse.Namespace) -> int:
         f"{args.store}: meta/episode_ends has {len(after)} episodes of {after[-1:].sum()} steps "
         f"(before: {len(before)} of {before[-1:].sum()})"
     )
+    return 0
+
+
+def _relabel(args: argparse.Namespace) -> int:
+    require_there(args.store)
+    count = relabel(args.store, args.target, read_sentences(args.sentences), args.overwrite)
+    print(f"{args.target}: {count} labels")
     return 0
 
 

@@ -54,7 +54,7 @@ class ChainProtocol(EvaluationProtocol):
     def from_settings(cls, settings: ProtocolSettings) -> ChainProtocol:
         """Return the protocol; ValueError for an unknown family or scene, a bad language file."""
         evaluation_chains(settings.num_chains)
-        family = _family(settings)
+        family = family_of(settings)
         entry(f"{family}/lh_mtlc")
         return cls(
             num_chains=settings.num_chains,
@@ -148,7 +148,7 @@ class SingleProtocol(TaskProtocol):
     @classmethod
     def from_settings(cls, settings: ProtocolSettings) -> SingleProtocol:
         """Return the protocol; ValueError for an unknown family or scene, a bad language file."""
-        family = _family(settings)
+        family = family_of(settings)
         tasks = [f"{family}/{task}" for task in TASK_RULES]
         for task in tasks:
             entry(task)
@@ -168,7 +168,7 @@ class SingleProtocol(TaskProtocol):
         return texts[index % len(texts) if self.all_phrasings else 0]
 
 
-def _family(settings: ProtocolSettings) -> str:
+def family_of(settings: ProtocolSettings) -> str:
     """Return whose tasks are run; ValueError for an unknown scene or a bad language file."""
     require_scene(settings.scene)
     sentences(Phrases.held_out, settings.language_file)

@@ -24,7 +24,8 @@ class Phrasings(Enum):
 class ProtocolSettings:
     """The protocol of an evaluation by name, and the settings that protocols take."""
 
-    protocol: str = "tasks"  # tasks: any; mtlc: PlayTable's 34; lh_mtlc: chains of five in a row
+    # tasks: any; mtlc: PlayTable's 34; paraphrases: the 34 in other words; lh_mtlc: chains of five
+    protocol: str = "tasks"
     tasks: list[str] = field(default_factory=lambda: ["mt10"])  # task names, ids or tags
     episodes_per_task: int = 10  # episodes of each task
     seed: int = 200_000  # seed of each task's first episode; training uses others
@@ -33,7 +34,7 @@ class ProtocolSettings:
     # which of a task's sentences the episodes are given
     instructions: Phrasings = Phrasings.canonical
     state: StateChoice = StateChoice.full  # what the field `state` holds, as in collect-demos
-    env: str | None = None  # family that mtlc and lh_mtlc run; None: playtable
+    env: str | None = None  # family that all but tasks run; None: playtable
     num_chains: int = 1000  # evaluation chains, the first so many
     scene: str = "D"  # PlayTable's scene: A, B, C or D
     language_file: str | None = None  # yaml of task -> sentences; None: the held-out ones
@@ -44,7 +45,7 @@ class Outcome:
     """What one episode says for one row of the table.
 
     key tells apart the outcomes of a row, and pairs them with those of another policy. steps: up to
-    success or the end.
+    success or the end. start: pairs them with the outcome of the protocol's reference row.
     """
 
     row: str
@@ -52,19 +53,22 @@ class Outcome:
     success: bool = False
     steps: int = 0
     crashed: bool = False
+    start: tuple[str, int] | None = None
 
 
 class EvaluationProtocol(ABC):
     """Which episodes a policy meets. Results compare pair by pair where their protocols agree.
 
     overall: the row that sums everything up. score: what else is measured of every episode. what:
-    the episodes, for people. A subclass is a frozen dataclass of JSON data.
+    the episodes, for people. reference: the row that the others are compared with, start by start.
+    A subclass is a frozen dataclass of JSON data.
     """
 
     name: ClassVar[str]
     overall: ClassVar[str]
     score_name: ClassVar[str | None] = None
     what: ClassVar[str] = "episodes"
+    reference: ClassVar[str | None] = None
 
     max_steps: int
 
@@ -97,6 +101,11 @@ class EvaluationProtocol(ABC):
     @abstractmethod
     def num_episodes(self) -> int:
         """How many episodes there are."""
+
+    @property
+    def num_compared(self) -> int:
+        """How many of them the overall row sums up."""
+        return self.num_episodes
 
     def score(self, episode: EpisodeResult) -> float | None:
         """Return the score of a finished episode, or None where the protocol has none."""

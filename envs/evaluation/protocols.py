@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from telic.envs.evaluation.paraphrase import ParaphraseProtocol
 from telic.envs.evaluation.playtable import ChainProtocol, SingleProtocol
 from telic.envs.evaluation.protocol import EvaluationProtocol, ProtocolSettings, TaskProtocol
 from telic.envs.records import read_record
@@ -26,6 +27,9 @@ COMMON = frozenset(["protocol", "max_steps", "instructions", "state"])
 PROTOCOLS: dict[str, ProtocolEntry] = {
     TaskProtocol.name: ProtocolEntry(protocol=TaskProtocol, takes=EPISODES | {"tasks"}),
     SingleProtocol.name: ProtocolEntry(protocol=SingleProtocol, takes=EPISODES | TABLE),
+    ParaphraseProtocol.name: ProtocolEntry(
+        protocol=ParaphraseProtocol, takes=EPISODES | {"env", "scene"}
+    ),
     ChainProtocol.name: ProtocolEntry(protocol=ChainProtocol, takes=TABLE | {"num_chains"}),
 }
 

@@ -14,6 +14,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from telic.envs.evaluation.differences import difference_lines, difference_note
 from telic.envs.evaluation.outputs import FIGURE, MARK, Outputs
 from telic.envs.evaluation.results import Comparison, Evaluation, Latency, Score, SuccessRow
 from telic.envs.evaluation.statistics import Interval, PairedDifference
@@ -66,6 +67,7 @@ def write_report(
         "",
         *_legend(evaluation, comparison),
         "",
+        *difference_lines(evaluation),
         *_latency_lines(evaluation),
         *_video_lines(evaluation),
         *_crash_lines(evaluation),
@@ -221,6 +223,7 @@ def _footnotes(evaluation: Evaluation, comparison: Comparison | None) -> list[st
     )
     if (score := _score(evaluation)) is not None:
         lines.insert(0, f"{protocol.score_name} {_score_text(score)}")
+    lines += difference_note(evaluation)
     for label, latency in _latencies(evaluation):
         lines.append(f"{label}: median {latency.median:.1f} ms, p95 {latency.p95:.1f} ms")
     if comparison is not None:

@@ -119,6 +119,22 @@ class Evaluation:
         """Return row -> its line, in the protocol's order; the overall one is the last."""
         return {row: success_row(outcomes) for row, outcomes in self._by_row().items()}
 
+    def differences(self) -> dict[str, PairedDifference]:
+        """Return row -> its success minus the reference row's over the same starts, if there is
+        one."""
+        rows = self._by_row()
+        reference = self.protocol.reference
+        if reference is None:
+            return {}
+        known = {o.start: o.success for o in rows.pop(reference) if not o.crashed}
+        found = {}
+        for row, outcomes in rows.items():
+            pairs = [o for o in outcomes if not o.crashed and o.start in known]
+            found[row] = paired_difference(
+                [o.success for o in pairs], [known[o.start] for o in pairs]
+            )
+        return found
+
     def scores(self) -> dict[tuple[str, int], float]:
         """Return (task, seed) -> score of every finished episode, where the protocol has one."""
         scores = {(e.task, e.seed): self.protocol.score(e) for e in self._finished()}
@@ -163,6 +179,7 @@ class Evaluation:
             **scored,
             "overall": rows[self.protocol.overall],
             **{group: {name: rows[name] for name in names} for group, names in groups},
+            **self._differences_json(),
             "chunk_latency_ms": _asdict(self.chunk_latency_ms),
             "batch_latency_ms": _asdict(self.batch_latency_ms),
             "protocol": self.protocol.to_json(),
@@ -170,6 +187,12 @@ class Evaluation:
             "videos": self.videos,
             "episodes": episodes,
         }
+
+    def _differences_json(self) -> dict[str, Any]:
+        if self.protocol.reference is None:
+            return {}
+        found = {row: asdict(pair) for row, pair in self.differences().items()}
+        return {f"minus_{self.protocol.reference}": found}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Evaluation:
@@ -244,7 +267,7 @@ def compare(first: Evaluation, second: Evaluation) -> Comparison:
         overall=difference(overall),
         per_row={row: difference(chosen) for row, chosen in pairs.items()},
         score=_score_difference(first, second),
-        left_out=first.protocol.num_episodes - len(overall),
+        left_out=first.protocol.num_compared - len(overall),
     )
 
 

@@ -7,19 +7,24 @@ from enum import Enum
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import yaml
 
+from telic.envs.playtable.grammar import generated
 from telic.envs.playtable.rules import COLOURS, TASK_RULES, task_rules
 from telic.spec import near_misses
 from telic.yaml_files import require_no_aliases
 
+GENERATED: Final = 48  # sentences of the grammar, for each task, after those written by hand
 Sentences = Mapping[str, tuple[str, ...]]
 
 
 class Phrases(Enum):
-    """Which of the sentences: those to train on, or those that nothing is trained on."""
+    """Which of the sentences: those to train on, or those that nothing is trained on.
+
+    To train on: 16 written by hand, then those of the grammar (envs/playtable/grammar.py).
+    """
 
     training = "training"
     held_out = "held_out"
@@ -46,7 +51,10 @@ def instructions(task: str, phrases: Phrases = Phrases.training) -> tuple[str, .
 def _ours() -> dict[Phrases, Sentences]:
     text = files("telic.envs.playtable").joinpath("instructions.yaml").read_text()
     table: dict[str, dict[str, list[str]]] = yaml.safe_load(text)
-    return {phrases: _filled(table, phrases.value) for phrases in Phrases}
+    written = {phrases: _filled(table, phrases.value) for phrases in Phrases}
+    drawn = generated(GENERATED)
+    training = {task: (*texts, *drawn[task]) for task, texts in written[Phrases.training].items()}
+    return {**written, Phrases.training: training}
 
 
 def _filled(table: Mapping[str, Mapping[str, list[str]]], part: str) -> Sentences:
@@ -96,3 +104,13 @@ def _listed(value: Any, where: str) -> tuple[str, ...]:
 
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:100]
+
+
+def main() -> None:
+    """Print the sentences to train on as yaml, as `demo-store relabel --sentences` reads them."""
+    table = {task: list(texts) for task, texts in sentences().items()}
+    print(yaml.safe_dump(table, sort_keys=False, width=200), end="")
+
+
+if __name__ == "__main__":
+    main()

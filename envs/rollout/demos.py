@@ -215,7 +215,12 @@ def expert_results(jobs: Iterable[EpisodeJob], config: RolloutConfig) -> Iterato
     for job in jobs:
         registry.entry(job.task)
     orders = [
-        DemoJob(choice=env_choice(job, config), seed=job.seed, steps_after_success=0, record=False)
+        DemoJob(
+            choice=env_choice(job, config),
+            seed=job.start_seed,
+            steps_after_success=0,
+            record=False,
+        )
         for job in jobs
     ]
     with open_pool(config.num_workers, 1, config.timeout_s) as pool:

@@ -36,13 +36,23 @@ from telic.spec import (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EpisodeJob:
-    """One episode to run. instruction None: the task's canonical one; video: where an mp4 goes."""
+    """One episode to run. instruction None: the task's canonical one; video: where an mp4 goes.
+
+    start: the seed of scene and noise, where several episodes of a task begin alike; None: `seed`,
+    by which the episodes of a task are told apart.
+    """
 
     task: str
     seed: int
     instruction: str | None = None
     video: Path | None = None
     env_kwargs: dict[str, Any] = field(default_factory=dict)  # e.g. {"state": "robot"}
+    start: int | None = None
+
+    @property
+    def start_seed(self) -> int:
+        """What the scene and the policy's noise are drawn from."""
+        return self.seed if self.start is None else self.start
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -266,7 +276,7 @@ class _Rollout:
             Begin(
                 slot=slot,
                 choice=self._queue.choice(job),
-                seed=job.seed,
+                seed=job.start_seed,
                 obs_horizon=self._policy.obs_horizon,
                 film=None if job.video is None else self._film(job.video),
             )
@@ -390,7 +400,7 @@ def _request(live: _Live, interface: Interface) -> ActRequest:
         ),
         goal=Goal(text=live.instruction),
         episode=live.number,
-        seed=live.job.seed,
+        seed=live.job.start_seed,
         step=progress.steps,
         prefix=live.rest,
     )

@@ -145,7 +145,7 @@ def test_sentences_come_from_a_file_and_take_turns(
 ) -> None:
     file = tmp_path / "words.yaml"
     ours = sentences(Phrases.training)
-    file.write_text(yaml.safe_dump({task: list(texts[4:]) for task, texts in ours.items()}))
+    file.write_text(yaml.safe_dump({task: list(texts[4:16]) for task, texts in ours.items()}))
     given = ["num_chains=6", "max_steps=4", f"language_file={file}", "sampling=1", "device=cpu"]
     first = evaluate(tmp_path / "first", *given, checkpoint=policy)
     turned = evaluate(tmp_path / "all", *given, "instructions=all", checkpoint=policy)
@@ -217,7 +217,7 @@ def test_a_stopped_command_leaves_a_table_of_what_was_done(policy: str, tmp_path
     [
         (
             ["protocol=lhmtlc"],
-            "is not one of tasks, mtlc, lh_mtlc; did you mean lh_mtlc",
+            "is not one of tasks, mtlc, paraphrases, lh_mtlc; did you mean lh_mtlc",
         ),
         (["num_chains=1001"], "num_chains=1001 must lie between 1 and 1000"),
         (["scene=E"], "scene=E is not one of PlayTable's: A, B, C, D"),
@@ -226,12 +226,12 @@ def test_a_stopped_command_leaves_a_table_of_what_was_done(policy: str, tmp_path
         (
             ["episodes_per_task=3"],
             "episodes_per_task=3 is no setting of protocol=lh_mtlc, which takes env, "
-            r"language_file, num_chains, scene; protocol=tasks\|mtlc takes it",
+            r"language_file, num_chains, scene; protocol=tasks\|mtlc\|paraphrases takes it",
         ),
         (
             ["protocol=tasks", "env=null", "scene=A"],
             "scene=A is no setting of protocol=tasks, which takes episodes_per_task, seed, tasks; "
-            r"protocol=mtlc\|lh_mtlc takes it",
+            r"protocol=mtlc\|paraphrases\|lh_mtlc takes it",
         ),
     ],
 )

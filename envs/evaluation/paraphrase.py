@@ -1,0 +1,132 @@
+"""What other words cost: PlayTable's 34 tasks told by a sentence trained on and by paraphrases.
+
+Start i of a task is met four times, alike to the last bit but for the sentence: one to train on,
+then an easy, a medium and a hard paraphrase. Ten starts meet all 30 paraphrases of a task.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from telic.envs.evaluation.playtable import STEPS_PER_TASK, family_of
+from telic.envs.evaluation.protocol import (
+    Outcome,
+    Phrasings,
+    ProtocolSettings,
+    TaskProtocol,
+    state_kwargs,
+)
+from telic.envs.playtable.instructions import instructions
+from telic.envs.playtable.paraphrases import AXES, DIFFICULTIES, Paraphrase, drawn
+from telic.envs.playtable.rules import TASK_RULES
+from telic.envs.registry import entry
+from telic.envs.rollout.rollout import EpisodeJob, EpisodeResult
+
+TRAINING = "training"
+_WAYS = 1 + len(DIFFICULTIES)  # in which a start is told
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ParaphraseProtocol(TaskProtocol):
+    """The episode of seed `seed` + 4 i + d begins at start `seed` + i, told in way d.
+
+    d is 0 for the task's first sentence to train on (sentence i in turn with `all_phrasings`), then
+    1 to 3 for an easy, a medium and a hard paraphrase.
+    """
+
+    name: ClassVar[str] = "paraphrases"
+    overall: ClassVar[str] = "paraphrases"
+    reference: ClassVar[str | None] = TRAINING
+
+    @classmethod
+    def from_settings(cls, settings: ProtocolSettings) -> ParaphraseProtocol:
+        """Return the protocol; ValueError for an unknown family or scene."""
+        family = family_of(settings)
+        tasks = [f"{family}/{task}" for task in TASK_RULES]
+        for task in tasks:
+            entry(task)
+        return cls(
+            tasks=tasks,
+            episodes_per_task=settings.episodes_per_task,
+            seed=settings.seed,
+            max_steps=STEPS_PER_TASK if settings.max_steps is None else settings.max_steps,
+            all_phrasings=settings.instructions is Phrasings.all,
+            env={"scene": settings.scene} | state_kwargs(settings.state),
+        )
+
+    @property
+    def num_episodes(self) -> int:
+        """How many episodes that makes, those told by sentences of the training among them."""
+        return len(self.tasks) * self.episodes_per_task * _WAYS
+
+    @property
+    def num_compared(self) -> int:
+        """How many are told by paraphrases."""
+        return len(self.tasks) * self.episodes_per_task * len(DIFFICULTIES)
+
+    def jobs(self) -> list[EpisodeJob]:
+        """Return every episode, one start of each task before the second of any."""
+        return [
+            EpisodeJob(
+                task=task,
+                seed=self.seed + _WAYS * index + way,
+                start=self.seed + index,
+                instruction=text,
+                env_kwargs=dict(self.env),
+            )
+            for index in range(self.episodes_per_task)
+            for task in self.tasks
+            for way, text in enumerate(self.ways(task, index))
+        ]
+
+    def ways(self, task: str, index: int) -> list[str]:
+        """Return the sentences that start `index` of a task is met with."""
+        return [self.phrasing(task, index), *(each.text for each in self.told(task, index))]
+
+    def phrasing(self, task: str, index: int) -> str:
+        """Return the sentence of the training that start `index` is told by."""
+        texts = instructions(task.rpartition("/")[2])
+        return texts[index % len(texts) if self.all_phrasings else 0]
+
+    def told(self, task: str, index: int) -> tuple[Paraphrase, ...]:
+        """Return the paraphrases that start `index` is told by."""
+        return drawn(task.rpartition("/")[2], index)
+
+    def rows(self) -> dict[str, list[str]]:
+        """Return rows for axes, difficulties, both, and tasks; all but "training" paraphrased."""
+        return {
+            "per_axis": [TRAINING, *AXES],
+            "per_difficulty": list(DIFFICULTIES),
+            "per_axis_and_difficulty": [f"{a}, {d}" for a in AXES for d in DIFFICULTIES],
+            "per_task": list(self.tasks),
+        }
+
+    def outcomes(self, episode: EpisodeResult) -> list[Outcome]:
+        """Return the episode's outcome for each row of its sentence."""
+        index, way = divmod(episode.seed - self.seed, _WAYS)
+        rows = [TRAINING]
+        if way:
+            told = self.told(episode.task, index)[way - 1]
+            axis, difficulty = told.axis, told.difficulty
+            both = f"{axis}, {difficulty}"
+            rows = [axis, difficulty, both, episode.task, self.overall]
+        first = episode.first_success_step
+        return [
+            Outcome(
+                row=row,
+                key=(episode.task, episode.seed),
+                success=episode.success,
+                steps=episode.steps if first is None else first,
+                crashed=episode.crashed is not None,
+                start=(episode.task, index),
+            )
+            for row in rows
+        ]
+
+    def title(self) -> str:
+        """Return tasks, starts, sentences and limit."""
+        return (
+            f"paraphrases, {len(self.tasks)} tasks x {self.episodes_per_task} starts x {_WAYS} "
+            f"sentences, starts from {self.seed}, {self.max_steps} steps"
+        )
