@@ -156,18 +156,23 @@ class GoalKinds:
     def require_images(self, images: Mapping[str, Array], interface: Interface, who: str) -> None:
         """Raise ValueError unless `images` are the pictures of a goal that the policy takes.
 
-        `interface`: the policy's. Pictures are neither scaled nor cut.
+        `interface`: the policy's, whose sizes they must have.
         """
         for camera in images:
             if camera not in self.cameras:
                 raise ValueError(
-                    f"{who} takes pictures of a goal from {', '.join(self.cameras)}, not from "
-                    f"{camera!r}{near_misses(camera, self.cameras)}"
+                    f"goal.image={camera}: {who} takes pictures of goals from "
+                    f"{', '.join(self.cameras)}{near_misses(camera, self.cameras)}"
                 )
         for camera in self.cameras:
             if camera not in images:
-                raise ValueError(f"{who} takes a picture of the goal from {camera!r}; it is absent")
-            interface.images[camera].validate(images[camera], f"picture of the goal of {camera}")
+                raise ValueError(
+                    f"goal.image: {who} takes pictures of goals from {', '.join(self.cameras)}; "
+                    f"give goal.image={camera}:FILE too"
+                )
+            spec, where = interface.images[camera], f"goal.image={camera}"
+            if problem := spec.malformed(images[camera]):
+                raise ValueError(f"{where}: {problem}; the picture is neither scaled nor cut")
 
 
 @dataclass(kw_only=True, slots=True)

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from telic.envs.playtable.chain_start import start_obs
-from telic.envs.playtable.environment import Observed, observe, playtable_interface
+from telic.envs.playtable.environment import MAX_STEPS, Observed, observe, playtable_interface
 from telic.envs.playtable.goals import Movable, expert_goal
 from telic.envs.playtable.instructions import Phrases, sentences
 from telic.envs.playtable.plans import expert
@@ -130,7 +130,7 @@ class ChainTask(TaskEnv):
             observation=self._observation,
             done=lambda: self._success(task, self._start, self._table.facts()),
             seed=(self._number, self.goals_reached, self._steps),
-            max_steps=self._limit,
+            max_steps=MAX_STEPS,
         )
 
     def _instruction(self) -> str:

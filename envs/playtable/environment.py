@@ -142,7 +142,7 @@ class PlayTableTask(TaskEnv):
             observation=self._observation,
             done=lambda: success(self._name, self._start, self.world.facts()),
             seed=(abs(self.np_random_seed), self._steps),
-            max_steps=self.max_steps,
+            max_steps=MAX_STEPS,
         )
 
     def expert(self) -> Expert:

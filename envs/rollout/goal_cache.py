@@ -31,14 +31,14 @@ class GoalCache:
     """The kept pictures of the first goal of one episode, in `folder`.
 
     The file's name is a digest of all that they depend on: task, seed, the constructor's settings
-    (scene), cameras, size, limit, the physics' version, the code and the meshes of simulator and
+    (scene), cameras, size, the physics' version, the code and the meshes of simulator and
     experts, the simulators' own versions, and what draws.
     """
 
     def __init__(self, folder: Path, env: TaskEnv, choice: EnvChoice, seed: int) -> None:
         self._images = env.interface.images
         about = {
-            **asdict(choice),
+            **{name: value for name, value in asdict(choice).items() if name != "max_steps"},
             "task": env.task_id,
             "seed": seed,
             "physics": registry.entry(choice.task).physics,

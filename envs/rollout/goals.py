@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
+from telic.envs import registry
 from telic.envs.rollout.env_worker import EnvChoice, Refusal
 from telic.envs.rollout.goal_cache import GoalCache
 from telic.envs.task import DictObs, DrawsGoals, GoalPictures, NoExpert, TaskEnv
@@ -70,7 +71,7 @@ class GoalDrawing:
             return found
         try:
             obs, _ = env.reset(seed=self.seed)
-            goal = env.draw_goal() if isinstance(env, DrawsGoals) else expert_end(env, obs)
+            goal = env.draw_goal() if isinstance(env, DrawsGoals) else self._expert_end(env, obs)
             if kept is not None:
                 kept.write(goal)
         except NoExpert as error:
@@ -82,6 +83,19 @@ class GoalDrawing:
             raise Refusal(str(error)) from error
         return goal
 
+    def _expert_end(self, env: TaskEnv, obs: DictObs) -> GoalPictures:
+        """Return the pictures of the moment at which the expert succeeds; `obs`: of the reset.
+
+        Those of its last step where it does not. It has as long as for a demonstration, however
+        short the policy's episodes are.
+        """
+        expert, reached = env.expert(), False
+        for _ in range(registry.entry(self.choice.task).demo_steps):
+            obs, _, terminated, _, info = env.step(expert.act(obs))
+            if (reached := bool(info["success"])) or terminated:
+                break
+        return GoalPictures(env.pictures(), reached)
+
     def now(self, env: TaskEnv) -> GoalPictures:
         """Return the pictures of the goal that an episode under way has come to."""
         if not isinstance(env, DrawsGoals):
@@ -90,16 +104,3 @@ class GoalDrawing:
                 "class the method `draw_goal`, or leave goal=text"
             )
         return env.draw_goal()
-
-
-def expert_end(env: TaskEnv, obs: DictObs) -> GoalPictures:
-    """Return the pictures of the moment at which the expert succeeds; `obs`: of the reset before.
-
-    Those of its last step where it does not.
-    """
-    expert, reached = env.expert(), False
-    for _ in range(env.max_steps):
-        obs, _, terminated, truncated, info = env.step(expert.act(obs))
-        if (reached := bool(info["success"])) or terminated or truncated:
-            break
-    return GoalPictures(env.pictures(), reached)
