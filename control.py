@@ -14,7 +14,6 @@ import sys
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -24,6 +23,7 @@ from telic.policy.inference_config import InferenceKeys
 from telic.ranges import require_range
 from telic.real_robot.control_process import LoopConfig
 from telic.real_robot.daemon import DaemonConfig, supervise
+from telic.real_robot.goal import ControlGoal
 from telic.real_robot.inference_scheduler import WorkerConfig
 from telic.real_robot.policy_worker import open_checkpoint
 from telic.real_robot.robot import robot_config
@@ -32,7 +32,6 @@ from telic.real_robot.summary import render
 from telic.real_robot.summary_file import SummaryFile
 from telic.yaml_files import plain
 
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".npy", ".npz")
 STDERR = Console(stderr=True, soft_wrap=True, markup=False)
 
 
@@ -45,7 +44,7 @@ class ControlConfig(InferenceKeys):
     task: str | None = None  # task, of a robot that has tasks
     robot_options: dict[str, Any] = field(default_factory=dict)  # options of the robot's own config
     embodiment: str | None = None  # robot, of a policy trained for several; None: the first
-    goal: str | None = None  # sentence of the goal; None: the robot's own
+    goal: ControlGoal = field(default_factory=ControlGoal)
     duration_s: float | None = 10.0  # length of the run; None: until stopped
     # steps after which a new chunk is asked for; 1: as soon as the policy is free
     execute_horizon: int = 1
@@ -69,21 +68,8 @@ class ControlConfig(InferenceKeys):
         require_range(self, "anchors", "threads", "execute_horizon", at_least=1)
         require_range(self, "temperature", at_least=0)
         require_range(self, "seed", at_least=0, at_most=2**31)
-        if self.goal is not None and not self.goal.strip():
-            raise ValueError("goal is empty; give a sentence, or goal=null for the robot's own")
-        if self.goal is not None and _is_file(self.goal):
-            raise ValueError(
-                f"goal={self.goal} is a file; control-daemon takes a sentence: "
-                "goal='open the drawer', or goal=null for the robot's own"
-            )
         if self.out is not None and not self.out.strip():
             raise ValueError("out is empty; give a file, or out=null for none")
-
-
-def _is_file(goal: str) -> bool:
-    """Return whether a goal is the path of a file, and of a picture even if there is none."""
-    suffix = Path(goal).suffix.lower()
-    return suffix in PICTURES or (suffix not in ("", ".") and Path(goal).is_file())
 
 
 def run(config: ControlConfig) -> dict[str, Any]:
@@ -93,6 +79,7 @@ def run(config: ControlConfig) -> dict[str, Any]:
     at the end, "unwritten" says why.
     """
     options = config.robot_options | ({} if config.task is None else {"task": config.task})
+    pictures = config.goal.pictures()
     robot = robot_config(config.robot, options, defaults={"seed": config.seed})
     with SummaryFile(config.out, config.overwrite) as out:
         summary = supervise(
@@ -112,7 +99,8 @@ def run(config: ControlConfig) -> dict[str, Any]:
                 duration_s=config.duration_s,
             ),
             names=(f"checkpoint {config.checkpoint}", f"robot {config.robot}"),
-            goal=config.goal,
+            goal=config.goal.text,
+            goal_images=pictures,
             report=STDERR.print,
         )
         summary["config"] = plain(config)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -37,6 +37,7 @@ from telic.envs.evaluation.results import (
 )
 from telic.envs.registry import entry
 from telic.envs.rollout.demos import expert_results
+from telic.envs.rollout.goals import EpisodeGoals
 from telic.envs.rollout.rollout import (
     EpisodeJob,
     EpisodeResult,
@@ -44,6 +45,7 @@ from telic.envs.rollout.rollout import (
     crash_list,
     run_rollouts,
 )
+from telic.goal_choice import GoalKeys, any_goal
 from telic.policy.checkpoint import git_commit, load_policy, read_config
 from telic.policy.inference.device import pick_device
 from telic.policy.inference.latency import chunk_latency_ms
@@ -60,7 +62,7 @@ STDOUT, STDERR = Console(markup=False), Console(stderr=True, markup=False)
 
 
 @dataclass(kw_only=True, slots=True)
-class EvaluateConfig(InferenceKeys, ProtocolSettings):
+class EvaluateConfig(InferenceKeys, GoalKeys, ProtocolSettings):
     """One policy, the episodes it meets (`ProtocolSettings`), and where the report goes."""
 
     checkpoint: str = ""  # a checkpoint directory, or "expert": the tasks' scripted experts
@@ -88,18 +90,27 @@ class EvaluateConfig(InferenceKeys, ProtocolSettings):
         require_range(self, "seed", at_least=0, at_most=LAST_SEED)
         require_range(self, "temperature")
         self.inference().require_known()
+        self.require_goals()
         build_protocol(self)
         if self.checkpoint == EXPERT and self.videos:
             raise ValueError(f"videos={self.videos}: the scripted experts are not filmed")
+        if self.checkpoint == EXPERT and self.goal.shows:
+            raise ValueError(
+                f"goal={self.goal.value}: the scripted experts read the simulator and take no goal"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Contestant:
-    """Who acts. identity: all that its actions depend on; policy None: the scripted experts."""
+    """Who acts. identity: all that its actions depend on; policy None: the scripted experts.
+
+    goals: what it is given in each episode.
+    """
 
     title: str
     identity: dict[str, Any]
     policy: ChunkPolicy | None
+    goals: EpisodeGoals = field(default_factory=EpisodeGoals)
 
     def results(
         self, jobs: list[EpisodeJob], max_steps: int, config: EvaluateConfig
@@ -113,7 +124,8 @@ class Contestant:
         if self.policy is None:
             return expert_results(jobs, rollout)
         horizon = min(config.execute_horizon, self.policy.action_horizon)
-        return run_rollouts(jobs, self.policy, replace(rollout, execute_horizon=horizon))
+        rollout = replace(rollout, execute_horizon=horizon)
+        return run_rollouts(jobs, self.policy, rollout, goals=self.goals)
 
 
 def run(config: EvaluateConfig) -> dict[str, Any]:
@@ -126,17 +138,17 @@ def run(config: EvaluateConfig) -> dict[str, Any]:
         torch.set_num_threads(config.threads)
     protocol = build_protocol(config)
     other = None if config.compare is None else read_comparable(Path(config.compare), protocol)
-    who = contestant(config)
+    who = contestant(config, protocol)
     about = _physics(protocol) | _about(config, who)
     evaluation = Evaluation(policy=who.title, protocol=protocol, about=about)
     log, outputs = _begin(config, who, protocol)
-    if isinstance(who.policy, Policy | RobomimicPolicy):  # not in the middle of the first episodes
-        who.policy.embed(protocol.sentences())
+    if config.goal.says and isinstance(who.policy, Policy | RobomimicPolicy):
+        who.policy.embed(protocol.sentences())  # not in the middle of the first episodes
     try:
         _run_episodes(config, who, evaluation, log)
         if who.policy is not None:
-            text = protocol.sentences()[0]
-            evaluation.chunk_latency_ms = Latency.of(chunk_latency_ms(who.policy, text))
+            goal = any_goal(who.policy, config.goal, protocol.sentences()[0])
+            evaluation.chunk_latency_ms = Latency.of(chunk_latency_ms(who.policy, goal))
         if config.videos and can_film(config.out):
             filmed = partial(who.results, max_steps=protocol.max_steps, config=config)
             evaluation.videos = film(evaluation, config.videos, outputs, filmed)
@@ -153,8 +165,8 @@ def run(config: EvaluateConfig) -> dict[str, Any]:
     return data
 
 
-def contestant(config: EvaluateConfig) -> Contestant:
-    """Return who is evaluated; ValueError where checkpoint or sampling do not fit."""
+def contestant(config: EvaluateConfig, protocol: EvaluationProtocol) -> Contestant:
+    """Return who is evaluated; ValueError where checkpoint, sampling or goals do not fit."""
     inference = config.inference()
     if config.checkpoint == EXPERT:
         inference.refuse("the scripted expert")
@@ -177,7 +189,10 @@ def contestant(config: EvaluateConfig) -> Contestant:
             identity["prefixing"] = config.prefixing
         if config.precision is not None:
             title, identity["precision"] = f"{title}, {config.precision}", config.precision
-    return Contestant(title=title, identity=identity, policy=policy)
+    goals = config.goals(policy, f"the policy in {config.checkpoint}", protocol)
+    title += config.goal_title(policy)
+    identity |= config.goal_identity()
+    return Contestant(title=title, identity=identity, policy=policy, goals=goals)
 
 
 def _begin(
@@ -262,6 +277,7 @@ def _about(config: EvaluateConfig, who: Contestant) -> dict[str, Any]:
         **who.identity,
     }
     if who.policy is not None:
+        facts["goal"] = config.goal.value
         trained = read_config(config.checkpoint)
         facts["checkpoint"] = {
             "path": config.checkpoint,

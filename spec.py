@@ -22,6 +22,7 @@ __all__ = [
     "ChunkPolicy",
     "FieldStats",
     "Goal",
+    "GoalKinds",
     "Interface",
     "ManyRobots",
     "Observation",
@@ -114,6 +115,64 @@ class Goal:
             raise ValueError("a goal needs a sentence, a picture or a state; all three are absent")
         if self.text is not None and not self.text.strip():
             raise ValueError(f"a goal's sentence must say something, it is {self.text!r}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GoalKinds:
+    """Which goals a policy was trained on; cameras: of the pictures of a goal, empty for none."""
+
+    text: bool = True
+    cameras: tuple[str, ...] = ()
+    state: bool = False
+
+    @classmethod
+    def of(cls, policy: ChunkPolicy) -> GoalKinds:
+        """Return the policy's `goal_kinds`; sentences alone where it does not state any."""
+        stated: GoalKinds = getattr(policy, "goal_kinds", cls())
+        return stated
+
+    def __str__(self) -> str:
+        """Return the kinds in a few words."""
+        pictures = f"pictures of {', '.join(self.cameras)}" if self.cameras else ""
+        names = (self.text and "sentences", pictures, self.state and "states")
+        return " and ".join(name for name in names if name)
+
+    def require(self, asked: str, who: str, *, text: bool, images: bool) -> None:
+        """Raise ValueError unless a sentence, pictures or both, as given, can be the goal.
+
+        asked: the key by which they are given; who: whose goals these are.
+        """
+        if images and not self.cameras:
+            raise ValueError(
+                f"{asked}: {who} was trained on goals by {self}, not by pictures; train one with "
+                "policy.goal.images=true data.goal.hindsight=uniform, or leave the picture out"
+            )
+        if text and not self.text:
+            raise ValueError(
+                f"{asked}: {who} was trained on goals by {self}, not by sentences; give it a "
+                "picture alone"
+            )
+
+    def require_images(self, images: Mapping[str, Array], interface: Interface, who: str) -> None:
+        """Raise ValueError unless `images` are the pictures of a goal that the policy takes.
+
+        `interface`: the policy's, whose sizes they must have.
+        """
+        for camera in images:
+            if camera not in self.cameras:
+                raise ValueError(
+                    f"goal.image={camera}: {who} takes pictures of goals from "
+                    f"{', '.join(self.cameras)}{near_misses(camera, self.cameras)}"
+                )
+        for camera in self.cameras:
+            if camera not in images:
+                raise ValueError(
+                    f"goal.image: {who} takes pictures of goals from {', '.join(self.cameras)}; "
+                    f"give goal.image={camera}:FILE too"
+                )
+            spec, where = interface.images[camera], f"goal.image={camera}"
+            if problem := spec.malformed(images[camera]):
+                raise ValueError(f"{where}: {problem}; the picture is neither scaled nor cut")
 
 
 @dataclass(kw_only=True, slots=True)

@@ -34,11 +34,34 @@ def as_hydra(arguments: Sequence[str], schema: type[object]) -> list[str]:
     Kept are values in quotes, `null`, interpolations (`${...}`), and with `-m` what is swept
     (`a,b`, `range(1,3)`). Other values of a key that holds text are that text, and so are the
     entries of a list of texts (`[a,b]`). A value given to a group of keys whose config has a
-    `shorthand` is that key's: `sampling=2` is `sampling.preset=2`.
+    `shorthand` is that key's: `sampling=2` is `sampling.preset=2`. A list of texts that its group
+    names as `repeated` may be given an entry at a time: `goal.image=a:1.png goal.image=b:2.png`.
     """
     kinds = key_types(schema)
     sweeping = any(argument in _MULTIRUN for argument in arguments)
-    return [_as_hydra(argument, kinds, sweeping) for argument in arguments]
+    return [_as_hydra(a, kinds, sweeping) for a in _gathered(arguments, kinds)]
+
+
+def _gathered(arguments: Sequence[str], kinds: Mapping[str, Any]) -> list[str]:
+    """Return the arguments with the entries of each `repeated` list as one list, at the first."""
+    kept: list[str] = []
+    places: dict[str, int] = {}
+    entries: dict[str, list[str]] = {}
+    for argument in arguments:
+        assigned = _ASSIGNMENT.fullmatch(argument)
+        key = "" if assigned is None else assigned.group(2)
+        group, _, name = key.rpartition(".")
+        is_entry = name in getattr(_inner(kinds.get(group)), "repeated", ())
+        if assigned is None or not is_entry or assigned.group(3).lstrip().startswith("["):
+            kept.append(argument)
+            continue
+        if key not in places:
+            places[key] = len(kept)
+            kept.append(key)
+        entries.setdefault(key, []).append(_text(assigned.group(3), False))
+    for key, place in places.items():
+        kept[place] = f"{key}=[{','.join(entries[key])}]"
+    return kept
 
 
 def _as_hydra(argument: str, kinds: Mapping[str, Any], sweeping: bool) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import Enum
-from typing import Any, Protocol, cast
+from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
 
 import gymnasium
 import numpy as np
@@ -34,6 +34,25 @@ class NoExpert(ValueError):
     """Raised by a task that nobody has scripted a solution for."""
 
 
+class GoalPictures(NamedTuple):
+    """How a scene looks when a goal is reached: camera -> u8 [h w 3].
+
+    reached: whether it is; False where no expert came there, and then it is how far the last came.
+    """
+
+    images: dict[str, Array]
+    reached: bool = True
+
+
+@runtime_checkable
+class DrawsGoals(Protocol):
+    """An environment that draws the goal at hand at any moment; the episode is not changed."""
+
+    def draw_goal(self) -> GoalPictures:
+        """Return the pictures of the interface's cameras."""
+        ...
+
+
 class TaskEnv(gymnasium.Env[DictObs, Array]):
     """One task as a Gymnasium environment.
 
@@ -45,7 +64,8 @@ class TaskEnv(gymnasium.Env[DictObs, Array]):
     Its constructor takes `cameras`, `image_size` (h, w) and `max_steps` by name, and `state` where
     it offers several. `expert` and `picture` are for who has them.
     A task of several goals in a row adds "goals_reached": int and "instruction": str, the sentence
-    of the goal it is at, to the info of each step; it succeeds with the last of them.
+    of the goal it is at, to the info of each step; it succeeds with the last of them. So that its
+    goals can be shown by pictures it is a `DrawsGoals` too.
     """
 
     task_id: str
@@ -54,6 +74,11 @@ class TaskEnv(gymnasium.Env[DictObs, Array]):
     max_steps: int
     film_camera: str = ""  # whose pictures tell people best what happens
     draw_images: bool = True  # False leaves the pictures out of observations, for who draws few
+
+    @property
+    def goal_task(self) -> str:
+        """The id of the task whose goal is at hand; of several in a row, the present one's."""
+        return self.task_id
 
     def expert(self) -> Expert:
         """Return the scripted expert for the episode that the last reset began."""
@@ -70,6 +95,10 @@ class TaskEnv(gymnasium.Env[DictObs, Array]):
             assert height and width, "an environment knows the size of its pictures"
             drawn[f"image/{camera}"] = self.picture(camera, (height, width))
         return drawn
+
+    def pictures(self) -> dict[str, Array]:
+        """Return camera -> u8 [h w 3] of the interface's cameras, drawn now."""
+        return {name.removeprefix("image/"): image for name, image in self.images().items()}
 
     def picture(self, camera: str, size: tuple[int, int]) -> Array:
         """Return what `camera` sees now, u8 [h w 3], upright, size = (h, w).

@@ -38,6 +38,7 @@ from telic.spec import (
     Array,
     FieldStats,
     Goal,
+    GoalKinds,
     Interface,
     Observation,
 )
@@ -314,6 +315,13 @@ class Policy(nn.Module):
     def kind(self) -> str:
         """Return the name of the denoiser's kind."""
         return self.denoiser_config.kind
+
+    @property
+    def goal_kinds(self) -> GoalKinds:
+        """Return which goals the policy was trained on."""
+        cameras = tuple(self.conditioner.request_spec.goal_cameras)
+        goal = self.config.goal
+        return GoalKinds(text=goal.text, cameras=cameras, state=goal.state)
 
     @property
     def language_name(self) -> str | None:

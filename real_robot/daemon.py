@@ -13,15 +13,17 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from telic.ranges import require_range
 from telic.real_robot.child import Child, ChildDiedError, RefusedError
 from telic.real_robot.clock import NS
 from telic.real_robot.control_process import LoopConfig, control_main
+from telic.real_robot.goal import in_words, require_goal
 from telic.real_robot.inference_scheduler import WorkerConfig
 from telic.real_robot.ipc import Ipc, StopKind, decode_text, encode_text
 from telic.real_robot.loop import Cause, Phase
@@ -29,7 +31,7 @@ from telic.real_robot.policy_worker import worker_main
 from telic.real_robot.ring import SharedRing
 from telic.real_robot.robot import RobotConfig
 from telic.real_robot.safety import SafetyConfig
-from telic.spec import ChunkPolicy, Interface
+from telic.spec import Array, ChunkPolicy, Interface
 
 _WATCH_S = 0.02
 _REPORT_NS = 500_000_000  # between two lines about changes of phase
@@ -69,10 +71,12 @@ def supervise(
     names: tuple[str, str] = ("the policy", "the robot"),
     goal: str | None = None,
     report: Callable[[str], None] = lambda line: None,
+    goal_images: Mapping[str, Array] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Run `robot` by the policy that `open_policy()` gives in its own process; return the summary.
 
-    `goal` is the sentence that conditions the policy, by default the robot's own. `names` say in
+    `goal` is the sentence that conditions the policy, `goal_images` are pictures of it (camera ->
+    u8 [h w 3]); without either it is the robot's own sentence. `names` say in
     error messages what policy and robot are. `report` gets a line for every change of phase.
     Raises ValueError if an input is at fault. What goes wrong later is in the summary under
     "ended": {"failed", "cause", "reason", "signal"}.
@@ -91,10 +95,11 @@ def supervise(
                     config.duration_s,
                 )
                 ending.callback(control.end, config.grace_s + config.loop.stop_hold_s)
-                worker = Child("the policy worker", worker_main, open_policy, config.worker)
+                about = (open_policy, config.worker, dict(goal_images))
+                worker = Child("the policy worker", worker_main, *about)
                 ending.callback(worker.end, config.grace_s)
                 start = _Startup(control, worker, config.start_s, caught, report)
-                ipc = start.run(ending, names, goal)
+                ipc = start.run(ending, names, goal, goal_images)
                 if ipc is not None:
                     summary = _watched(_Watch(control, worker, ipc, config, caught, report))
         except ChildDiedError as death:
@@ -138,7 +143,13 @@ class _Startup:
     caught: list[signal.Signals]
     report: Callable[[str], None]
 
-    def run(self, ending: ExitStack, names: tuple[str, str], goal: str | None) -> Ipc | None:
+    def run(
+        self,
+        ending: ExitStack,
+        names: tuple[str, str],
+        goal: str | None,
+        goal_images: Mapping[str, Array],
+    ) -> Ipc | None:
         """Return the rings that the processes now run with, or None after a signal.
 
         Raises ValueError if an input is at fault, ChildDiedError if a process dies.
@@ -146,13 +157,15 @@ class _Startup:
         policy = self._hear(self.worker, self.control)
         if policy is None:
             return None
+        require_goal(policy, names[0], goal, goal_images)
         self.control.send({"needs": policy["interface"]})
         robot = self._hear(self.control)
         if robot is None:
             return None
         needs, offers = (Interface.from_json(x["interface"]) for x in (policy, robot))
         needs.require(offers, names[0], names[1])
-        if (text := goal or robot["instruction"]) is None:
+        text = goal or (None if goal_images else robot["instruction"])
+        if text is None and not goal_images:
             raise ValueError(f"{names[1]} has no instruction of its own; give one: goal='...'")
         readings_a_step = max(1.0, robot["control_hz"] / needs.rate_hz)
         ipc = Ipc.create(
@@ -165,7 +178,9 @@ class _Startup:
         ready = self._hear(self.worker)
         if ready is None:
             return None
-        self.report(f"policy ready, {ready['ready']:.1f} ms a chunk; goal: {text}")
+        self.report(
+            f"policy ready, {ready['ready']:.1f} ms a chunk; goal: {in_words(text, goal_images)}"
+        )
         for warning in ready["warnings"]:
             self.report(f"warning: {warning}")
         self.control.send({}, ipc.descriptors())

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from telic.spec import (
     Array,
     ChunkPolicy,
     Goal,
+    GoalKinds,
     Interface,
     ManyRobots,
     Observation,
@@ -61,9 +62,15 @@ def open_checkpoint(
 
 
 def worker_main(
-    channel: Channel, open_policy: Callable[[], ChunkPolicy], config: WorkerConfig
+    channel: Channel,
+    open_policy: Callable[[], ChunkPolicy],
+    config: WorkerConfig,
+    goal_images: Mapping[str, Array],
 ) -> None:
-    """Be the policy worker of the daemon at the other end of `channel`."""
+    """Be the policy worker of the daemon at the other end of `channel`.
+
+    The daemon says the sentence of the goal, if there is one; goal_images: its pictures.
+    """
     daemon_pid = os.getppid()
     with reporting(channel, starting=True):
         policy = open_policy()
@@ -77,12 +84,15 @@ def worker_main(
                 "interface": policy.interface.to_json(),
                 "obs_horizon": policy.obs_horizon,
                 "action_horizon": policy.action_horizon,
+                "goals": asdict(GoalKinds.of(policy)),
             }
         )
         message, descriptors = channel.receive()
-        goal = Goal(text=message["goal"])
+        text = message["goal"]
+        goal = Goal(text=text, images=dict(goal_images))
         ipc = Ipc.attach(descriptors)
-        unlike = unlike_trained(policy, message["goal"])  # before it is known from acting on it
+        # before it is known from acting on it
+        unlike = None if text is None else unlike_trained(policy, text)
         latency_ns = warm_up(policy, goal)
         warnings = [text for text in (unlike, check_pace(policy, latency_ns)) if text is not None]
         channel.send({"ready": latency_ns / 1e6, "warnings": warnings})

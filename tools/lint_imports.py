@@ -23,6 +23,7 @@ RULE: dict[str, tuple[str, ...]] = {
         "datasets | envs | policy",
         "training | real_robot",
         "configs",
+        "goal_choice",
         "build_anchors | collect | control | evaluate | train | train_baseline",
         "recipe",
         "commands",

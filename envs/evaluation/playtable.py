@@ -89,6 +89,10 @@ class ChainProtocol(EvaluationProtocol):
         used = None if self.all_phrasings else 1
         return [text for task in texts if task in tasks for text in texts[task][:used]]
 
+    def goal_tasks(self) -> list[str]:
+        """Return the tasks that the chains have."""
+        return [entry(f"{self.family}/{task}").task_id for task in self.rows()["per_task"]]
+
     def rows(self) -> dict[str, list[str]]:
         """Return a row for each task that the chains have, and for 1 to 4 tasks in a row."""
         met = {task for chain in evaluation_chains(self.num_chains) for task in chain.tasks}

@@ -85,6 +85,10 @@ class EvaluationProtocol(ABC):
     def sentences(self) -> list[str]:
         """Return every sentence that a policy may be given."""
 
+    def goal_tasks(self) -> list[str]:
+        """Return the id of every task whose goal a policy may be given, each once."""
+        return list(dict.fromkeys(entry(job.task).task_id for job in self.jobs()))
+
     @abstractmethod
     def rows(self) -> Mapping[str, list[str]]:
         """Return the rows of the table besides the overall one, by group, in order."""

@@ -224,6 +224,7 @@ def _footnotes(evaluation: Evaluation, comparison: Comparison | None) -> list[st
     if (score := _score(evaluation)) is not None:
         lines.insert(0, f"{protocol.score_name} {_score_text(score)}")
     lines += difference_note(evaluation)
+    lines += _goal_lines(evaluation)
     for label, latency in _latencies(evaluation):
         lines.append(f"{label}: median {latency.median:.1f} ms, p95 {latency.p95:.1f} ms")
     if comparison is not None:
@@ -248,6 +249,7 @@ def _legend(evaluation: Evaluation, comparison: Comparison | None) -> list[str]:
             f"The {protocol.score_name} carries a bootstrap interval of 95 % (10000 resamples of "
             f"the {protocol.what})."
         )
+    lines += _goal_lines(evaluation)
     if comparison is not None:
         lines.append(
             f"The difference is {comparison.first} minus {comparison.second} over "
@@ -260,6 +262,13 @@ def _legend(evaluation: Evaluation, comparison: Comparison | None) -> list[str]:
                 f"The {protocol.score_name} differs by {_score_text(comparison.score, '+')}."
             )
     return lines
+
+
+def _goal_lines(evaluation: Evaluation) -> list[str]:
+    """Return how many goals were shown by a picture in which they are not reached, if any."""
+    if not (unreached := evaluation.goals_unreached):
+        return []
+    return [f"Pictures of goals that no expert reached, shown as the last one left it: {unreached}"]
 
 
 def _latencies(evaluation: Evaluation) -> list[tuple[str, Latency]]:

@@ -111,6 +111,11 @@ class Evaluation:
         """Whether every episode of the protocol was run."""
         return len(self.episodes) == self.protocol.num_episodes
 
+    @property
+    def goals_unreached(self) -> int:
+        """How many pictures of goals show a scene in which no expert has reached the goal."""
+        return sum(episode.goals_unreached for episode in self.episodes)
+
     def overall(self) -> SuccessRow:
         """Return the protocol's line over everything."""
         return success_row(self._by_row()[self.protocol.overall])

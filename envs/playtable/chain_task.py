@@ -8,7 +8,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from telic.envs.playtable.chain_start import start_obs
-from telic.envs.playtable.environment import Observed, observe, playtable_interface
+from telic.envs.playtable.environment import MAX_STEPS, Observed, observe, playtable_interface
+from telic.envs.playtable.goals import Movable, expert_goal
 from telic.envs.playtable.instructions import Phrases, sentences
 from telic.envs.playtable.plans import expert
 from telic.envs.playtable.protocol import (
@@ -23,6 +24,7 @@ from telic.envs.playtable.world import World
 from telic.envs.task import (
     DictObs,
     Expert,
+    GoalPictures,
     StateChoice,
     TaskEnv,
     box,
@@ -31,15 +33,11 @@ from telic.envs.task import (
 from telic.spec import Array, Interface
 
 
-class Table(Observed, Protocol):
+class Table(Observed, Movable, Protocol):
     """What a chain needs of the simulated table."""
 
     def reset(self, robot_obs: Array, scene_obs: Array, scene: str) -> None:
         """Put robot [15] and scene [24] at rest where the vectors say."""
-        ...
-
-    def step(self, action: Array) -> None:
-        """Simulate one action f [A]."""
         ...
 
     def facts(self) -> Any:
@@ -116,6 +114,24 @@ class ChainTask(TaskEnv):
     def current_task(self) -> str:
         """The task that it is at; the last one when all are done."""
         return self._chain.tasks[min(self.goals_reached, len(self._chain.tasks) - 1)]
+
+    @property
+    def goal_task(self) -> str:
+        """The id of the task that it is at."""
+        return f"{self.task_id.partition('/')[0]}/{self.current_task}"
+
+    def draw_goal(self) -> GoalPictures:
+        """Return the picture of the moment at which an expert has done the current task."""
+        task = self.current_task
+        return expert_goal(
+            self,
+            self._table,
+            make_expert=lambda rng: self._make_expert(task, self._table, rng),
+            observation=self._observation,
+            done=lambda: self._success(task, self._start, self._table.facts()),
+            seed=(self._number, self.goals_reached, self._steps),
+            max_steps=MAX_STEPS,
+        )
 
     def _instruction(self) -> str:
         texts = self._sentences[self.current_task]

@@ -14,6 +14,7 @@ import numpy as np
 from telic.envs.playtable import layout as table
 from telic.envs.playtable.control import ACTION_SPEC, RATE_HZ
 from telic.envs.playtable.facts import FLOOR, Facts
+from telic.envs.playtable.goals import expert_goal
 from telic.envs.playtable.instructions import instructions
 from telic.envs.playtable.plans import expert
 from telic.envs.playtable.starts import task_start
@@ -23,6 +24,7 @@ from telic.envs.rendering import require_rendering
 from telic.envs.task import (
     DictObs,
     Expert,
+    GoalPictures,
     StateChoice,
     TaskEnv,
     box,
@@ -130,6 +132,18 @@ class PlayTableTask(TaskEnv):
         done = success(self._name, self._start, self.world.facts())
         truncated = self._steps >= self.max_steps
         return self._observation(), float(done), False, truncated, {"success": done}
+
+    def draw_goal(self) -> GoalPictures:
+        """Return the picture of the moment at which an expert has done the task from here."""
+        return expert_goal(
+            self,
+            self.world,
+            make_expert=lambda rng: expert(self._name, self.world, rng),
+            observation=self._observation,
+            done=lambda: success(self._name, self._start, self.world.facts()),
+            seed=(abs(self.np_random_seed), self._steps),
+            max_steps=MAX_STEPS,
+        )
 
     def expert(self) -> Expert:
         """Return the scripted expert; it looks into the simulator whatever `state` shows."""

@@ -92,6 +92,15 @@ class Motors:
         """Take the fingers to have had this command for long."""
         self._set(closes, PHYSICS_HZ)
 
+    @property
+    def setting(self) -> tuple[bool, float]:
+        """What the motors are set to: whether they close, and the physics rate."""
+        return self._closes, self._rate
+
+    def set_again(self, setting: tuple[bool, float]) -> None:
+        """Set the motors to an earlier `setting`."""
+        self._set(*setting)
+
     def command(self, closes: bool, speeds: Array) -> float:
         """Set the motors for the next action, and return the physics rate for it.
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 import numpy as np
@@ -45,6 +47,14 @@ SCENE_OBS: Final = (
 )  # fmt: skip
 _SLACK: Final = 0.01  # m or rad by which a recorded joint may lie beyond its limit
 _LATE_S: Final = 1 / 240  # of the tool's pose in robot_obs
+_MOVES: Final = (
+    "target",
+    "gripper",
+    "_lightbulb",
+    "_led",
+    "_pressed",
+    "_late",
+)  # beside MuJoCo's data
 _SINK_M: Final = 1e-5  # at a distance of exactly 0, MuJoCo 3.3 throws one box in 100 off another
 
 
@@ -241,6 +251,23 @@ class World:
         self._model.geom_rgba[bulb] = BULB_RGBA[self._lightbulb]
         self._model.geom_rgba[led] = LED_RGBA[self._led]
         return self._renderer
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Leave the table afterwards as it was before, to the last bit, whatever is done meanwhile.
+
+        Steps and pictures are meant; a reset may not go to another scene.
+        """
+        data, setting = self._data, self._motors.setting
+        kept = {name: copy.copy(getattr(self, name)) for name in _MOVES}
+        self._data = copy.copy(data)
+        try:
+            yield
+        finally:
+            self._data = data
+            self._motors.set_again(setting)
+            for name, value in kept.items():
+                setattr(self, name, value)
 
     def close(self) -> None:
         """Free the rendering buffer; the next picture makes a new one."""

@@ -9,8 +9,9 @@ import numpy as np
 
 from telic.envs.observations import require_observation
 from telic.envs.rollout.env_worker import EnvChoice, EnvRequest, EnvWorker, Refusal, Report
+from telic.envs.rollout.goals import GoalDrawing
 from telic.envs.rollout.video import Camera, Film
-from telic.envs.task import DictObs, TaskEnv
+from telic.envs.task import DictObs, GoalPictures, TaskEnv
 from telic.spec import Array, Interface
 
 _NOTHING = np.zeros((0, 0), np.float32)
@@ -22,8 +23,9 @@ class Progress(Report):
 
     A finished episode has none. instruction: of the goal it is at; goal_steps: steps taken when
     each goal of a task with several was reached; solution: which of the task's it took, as far as
-    known; film_failure: why there is no film, where there was to be one. interface: the
-    environment's, in the answer to `Begin` only.
+    known; film_failure: why there is no film, where there was to be one. goal_task: the id of the
+    task whose goal it is at; goal: its pictures, where they are drawn, as soon as it is at it.
+    interface: the environment's, in the answer to `Begin` only.
     """
 
     steps: int
@@ -36,23 +38,26 @@ class Progress(Report):
     interface: Interface | None = None
     solution: str | None = None
     film_failure: str | None = None
+    goal_task: str = ""
+    goal: GoalPictures | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Begin(EnvRequest):
-    """Reset the slot's environment to an episode."""
+    """Reset the slot's environment to an episode; goals: how its goals are drawn, if they are."""
 
     slot: int
     choice: EnvChoice
     seed: int
     obs_horizon: int
     film: Film | None = None
+    goals: GoalDrawing | None = None
 
     def perform(self, host: EnvWorker) -> Progress:
         """Return the first observation, repeated to fill the horizon."""
         env = host.env(self.slot, self.choice)
         env.draw_images = False  # a chunk needs the pictures of its last steps only
-        episode = RunningEpisode(env, self.seed, self.obs_horizon, self.film)
+        episode = RunningEpisode(env, self.seed, self.obs_horizon, self.film, self.goals)
         host.episodes[self.slot] = episode
         return episode.progress(self.slot, env.interface)
 
@@ -77,8 +82,16 @@ class Advance(EnvRequest):
 class RunningEpisode:
     """One episode of one environment, with the observations that a policy will want."""
 
-    def __init__(self, env: TaskEnv, seed: int, obs_horizon: int, film: Film | None) -> None:
-        self._env = env
+    def __init__(
+        self,
+        env: TaskEnv,
+        seed: int,
+        obs_horizon: int,
+        film: Film | None = None,
+        goals: GoalDrawing | None = None,
+    ) -> None:
+        self._env, self._goals = env, goals
+        self._new_goal = None if goals is None else goals.at_start(env)  # not yet reported
         self.steps = 0
         self.first_success_step: int | None = None
         self.solution: str | None = None
@@ -136,6 +149,7 @@ class RunningEpisode:
             self._seen.append(obs)
             if reached:
                 self.instruction = str(info["instruction"])
+                self._new_goal = None if self._goals is None else self._goals.now(self._env)
                 self._seen.extend([obs] * horizon)
                 return
 
@@ -143,6 +157,7 @@ class RunningEpisode:
         """Return where the episode stands."""
         seen = [] if self.done else list(self._seen)
         cameras = [f"image/{camera}" for camera in self._env.interface.images]
+        goal, self._new_goal = self._new_goal, None
         return Progress(
             slot=slot,
             steps=self.steps,
@@ -157,6 +172,8 @@ class RunningEpisode:
             interface=interface,
             solution=self.solution,
             film_failure=self.film_failure,
+            goal_task=self._env.goal_task,
+            goal=goal,
         )
 
     def close(self) -> None:

@@ -19,6 +19,7 @@ import numpy as np
 from telic.envs import registry
 from telic.envs.rollout.env_worker import Crashed, EnvChoice, Refused, Report
 from telic.envs.rollout.episode import Advance, Begin, Progress
+from telic.envs.rollout.goals import EpisodeGoals
 from telic.envs.rollout.pool import Pool, open_pool
 from telic.envs.rollout.video import Film, film_at
 from telic.ranges import require_range
@@ -62,7 +63,8 @@ class EpisodeResult:
     first_success_step: actions taken when success was first seen. policy_latency_ms: for each
     chunk, the duration of the batched call that it came from. solution: which one it took, of a
     task with several. goal_steps: of a task with several goals in a row, the actions taken when
-    each was reached; instruction is then the last one's.
+    each was reached; instruction is then the last one's. goals_unreached: how many of the pictures
+    that it was given as goals show a scene in which no expert has reached the goal.
     """
 
     task: str
@@ -78,6 +80,7 @@ class EpisodeResult:
     solution: str | None = None
     goal_steps: list[int] = field(default_factory=list)
     film_failure: str | None = None  # why there is no video, where one was asked for
+    goals_unreached: int = 0
 
 
 def crash_list(results: Iterable[EpisodeResult], limit: int = 3) -> str:
@@ -120,17 +123,20 @@ def run_rollouts(
     policy: ChunkPolicy,
     config: RolloutConfig,
     pool: Pool | None = None,
+    goals: EpisodeGoals | None = None,
 ) -> Iterator[EpisodeResult]:
     """Return an iterator of results, in the order the episodes finish; nothing runs before it does.
 
-    A policy of several robots acts for that of the tasks, and goes on doing so.
+    goals: what the policy is given as goals; None: sentences. A policy of several robots acts for
+    that of the tasks, and goes on doing so.
     Worker processes end with the iterator, also when it is closed early; a `pool` given is used
     instead and left open. ValueError before any episode for an unknown task or a policy that does
     not fit the tasks' interface.
     """
     jobs = list(jobs)
     horizon = _begin(jobs, policy, config)
-    return _with_pool(_Rollout(jobs, policy, config, horizon), config, pool)
+    rollout = _Rollout(jobs, policy, config, horizon, goals or EpisodeGoals())
+    return _with_pool(rollout, config, pool)
 
 
 def require_fit(jobs: Sequence[EpisodeJob], policy: ChunkPolicy, config: RolloutConfig) -> None:
@@ -185,6 +191,8 @@ class _Live:
     progress: Progress | None = None
     latency_ms: list[float] = field(default_factory=list)
     rest: Array | None = None  # of the last chunk, what was not run
+    goal_images: dict[str, Array] = field(default_factory=dict)  # of the goal at hand, if shown
+    goals_unreached: int = 0
 
 
 class _JobQueue:
@@ -245,9 +253,15 @@ def _image_size(interface: Interface) -> tuple[int, int]:
 
 class _Rollout:
     def __init__(
-        self, jobs: Sequence[EpisodeJob], policy: ChunkPolicy, config: RolloutConfig, horizon: int
+        self,
+        jobs: Sequence[EpisodeJob],
+        policy: ChunkPolicy,
+        config: RolloutConfig,
+        horizon: int,
+        goals: EpisodeGoals,
     ) -> None:
         self._policy, self._config, self._horizon = policy, config, horizon
+        self._goals = goals
         self._queue = _JobQueue(jobs, policy, config)
         self.num_jobs = len(jobs)
         self._live: dict[int, _Live] = {}
@@ -272,13 +286,15 @@ class _Rollout:
             number=next(self._numbers),
             began=time.perf_counter(),
         )
+        choice = self._queue.choice(job)
         pool.send(
             Begin(
                 slot=slot,
-                choice=self._queue.choice(job),
+                choice=choice,
                 seed=job.start_seed,
                 obs_horizon=self._policy.obs_horizon,
                 film=None if job.video is None else self._film(job.video),
+                goals=self._goals.drawing(choice, job.start_seed),
             )
         )
 
@@ -328,18 +344,30 @@ class _Rollout:
         assert isinstance(report, Progress)
         if report.interface is not None:
             self._policy.interface.require(report.interface, "the policy", f"task {live.job.task}")
-        if live.progress is not None and report.goal_steps != live.progress.goal_steps:
+        is_new_goal = live.progress is None or report.goal_steps != live.progress.goal_steps
+        if live.progress is not None and is_new_goal:
             live.number = next(self._numbers)  # a policy's memory begins anew with each goal
             live.rest = None  # it was for the goal before
+        if is_new_goal and not report.done:
+            self._show_goal(live, report)
         if live.job.instruction is None:
             live.instruction = report.instruction
         live.progress = report
+
+    def _show_goal(self, live: _Live, report: Progress) -> None:
+        """Take in the pictures of the goal that an episode has come to, where they are given."""
+        if (stored := self._goals.stored) is not None and self._goals.choice.shows:
+            number = live.job.seed + len(report.goal_steps)
+            live.goal_images = dict(stored(report.goal_task, number))
+        elif report.goal is not None:
+            live.goal_images = report.goal.images
+            live.goals_unreached += not report.goal.reached
 
     def _act(self, pool: Pool) -> None:
         """Ask the policy once for all live episodes, and send everyone its actions."""
         if not self._live:
             return
-        requests = [_request(live, self._policy.interface) for live in self._live.values()]
+        requests = [self._request(live) for live in self._live.values()]
         began = time.perf_counter()
         chunks = self._policy.act_batch(requests)
         latency_ms = (time.perf_counter() - began) * 1e3
@@ -386,21 +414,22 @@ class _Rollout:
             film_failure=film_failure,
             solution=None if progress is None else progress.solution,
             goal_steps=[] if progress is None else list(progress.goal_steps),
+            goals_unreached=live.goals_unreached,
         )
 
-
-def _request(live: _Live, interface: Interface) -> ActRequest:
-    progress = live.progress
-    assert progress is not None
-    return ActRequest(
-        observation=Observation(
-            state=progress.state,
-            images=progress.images,
-            t_obs_ns=round(progress.steps * 1e9 / interface.rate_hz),
-        ),
-        goal=Goal(text=live.instruction),
-        episode=live.number,
-        seed=live.job.start_seed,
-        step=progress.steps,
-        prefix=live.rest,
-    )
+    def _request(self, live: _Live) -> ActRequest:
+        progress = live.progress
+        assert progress is not None
+        text = live.instruction if self._goals.choice.says else None
+        return ActRequest(
+            observation=Observation(
+                state=progress.state,
+                images=progress.images,
+                t_obs_ns=round(progress.steps * 1e9 / self._policy.interface.rate_hz),
+            ),
+            goal=Goal(text=text, images=live.goal_images),
+            episode=live.number,
+            seed=live.job.start_seed,
+            step=progress.steps,
+            prefix=live.rest,
+        )

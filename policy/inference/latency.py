@@ -14,7 +14,7 @@ LIMIT_S = 5.0  # for a slow policy fewer calls, but at least MIN_CALLS
 MIN_CALLS = 10
 
 
-def chunk_latency_ms(policy: ChunkPolicy, text: str) -> list[float]:
+def chunk_latency_ms(policy: ChunkPolicy, goal: Goal | str) -> list[float]:
     """Return the duration of single `act_batch` calls at batch 1, after a warm-up.
 
     The observation is random within its spec: what a chunk costs does not depend on its values.
@@ -28,7 +28,8 @@ def chunk_latency_ms(policy: ChunkPolicy, text: str) -> list[float]:
         state=stacked(policy.interface.state),
         images={camera: stacked(spec) for camera, spec in policy.interface.images.items()},
     )
-    request = ActRequest(observation=observation, goal=Goal(text=text), episode=-1)
+    goal = Goal(text=goal) if isinstance(goal, str) else goal
+    request = ActRequest(observation=observation, goal=goal, episode=-1)
     durations: list[float] = []
     began = time.perf_counter()
     for call in range(WARM_UP + CALLS):

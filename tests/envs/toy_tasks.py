@@ -89,7 +89,7 @@ class ToyTask(TaskEnv):
         if camera != "front":
             raise ValueError(f"the toy has no camera {camera!r}")
         self.drawn += 1
-        return np.full((*size, 3), int(self.state[0]) * 10, np.uint8)
+        return np.full((*size, 3), int(self.state[0]) * 10 % 256, np.uint8)
 
 
 def _make(**kwargs: Any) -> TaskEnv:

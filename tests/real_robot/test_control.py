@@ -21,6 +21,7 @@ from telic.policy.config import PolicyConfig
 from telic.policy.denoisers.mode import ModeConfig
 from telic.policy.inference_config import InferenceConfig, SamplingChoice
 from telic.policy.policy import Policy
+from telic.real_robot.goal import ControlGoal
 from telic.real_robot.policy_worker import open_checkpoint, unlike_trained
 from telic.real_robot.simulated_arm import arm_interface
 from telic.spec import FieldStats, Interface
@@ -214,17 +215,17 @@ def test_what_can_be_known_at_once_is_refused_at_once(
 
 @pytest.mark.parametrize("goal", ["goals/drawer.png", "Drawer.JPG", "the open drawer.npy"])
 def test_a_picture_is_not_taken_for_a_sentence(goal: str) -> None:
-    complaint = f"^goal={goal} is a file; control-daemon takes a sentence"
+    complaint = f"^goal={goal} is a file; .*, and a picture is goal.image=CAMERA:{goal}$"
     with pytest.raises(ValueError, match=complaint):
-        ControlConfig(checkpoint="c", goal=goal)
+        compose(ControlConfig, "control", ["checkpoint=c", f"goal={goal}"])
 
 
 def test_a_file_is_not_taken_for_a_sentence_and_a_sentence_not_for_a_file(tmp_path: Path) -> None:
     (tmp_path / "goal.yaml").touch()
     with pytest.raises(ValueError, match=r"goal.yaml is a file"):
-        ControlConfig(checkpoint="c", goal=str(tmp_path / "goal.yaml"))
+        ControlGoal(text=str(tmp_path / "goal.yaml"))
     for goal in ("open the drawer.", "what's there?", "v1.5 of it", "pick/place"):
-        assert ControlConfig(checkpoint="c", goal=goal).goal == goal
+        assert ControlGoal(text=goal).text == goal
 
 
 def test_a_sentence_unlike_any_trained_is_said(arm_checkpoint: str) -> None:
@@ -260,7 +261,7 @@ def test_the_command_line_makes_the_config() -> None:
         "goal=go",
     ]
     config = compose(ControlConfig, "control", overrides)
-    assert (config.checkpoint, config.loop.boundary_steps, config.goal) == ("c", 2, "go")
+    assert (config.checkpoint, config.loop.boundary_steps, config.goal.text) == ("c", 2, "go")
     assert config.safety.max_change_per_s == [1.0, 2.0]
     options = ["checkpoint=c", "robot_options={max_steps: 60}", "robot_options.seed=3"]
     assert compose(ControlConfig, "control", options).robot_options == {"max_steps": 60, "seed": 3}

@@ -7,6 +7,8 @@ possible in exactly one way. SYMBOLIC_SLEEP_S slows it down.
 import os
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -66,6 +68,14 @@ class SymbolicTable:
         if after is not None:
             self.state = after
             self.done[TASKS[number - 1]] += 1
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        state, done = self.state, self.done.copy()
+        try:
+            yield
+        finally:
+            self.state, self.done = state, done
 
     def robot_obs(self) -> Array:
         return self._vectors[0] * 0 + self.done.total()
