@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from telic.datasets.formats import lerobot, robomimic_hdf5
+from telic.datasets.formats import diffusion_policy, lerobot, robomimic_hdf5
 from telic.datasets.formats.converter import Convert, Converter
 from telic.registry import Registry
 
@@ -20,6 +20,8 @@ CONVERTERS: Registry[Converter] = Registry(
         "to_robomimic": robomimic_hdf5.TO,
         "from_lerobot": lerobot.FROM,
         "to_lerobot": lerobot.TO,
+        "from_diffusion_policy": diffusion_policy.FROM,
+        "to_diffusion_policy": diffusion_policy.TO,
     },
 )
 
