@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from telic.datasets.formats import diffusion_policy, lerobot, robomimic_hdf5
+from telic.datasets.formats import calvin, diffusion_policy, lerobot, rdt_hdf5, robomimic_hdf5
 from telic.datasets.formats.converter import Convert, Converter
 from telic.registry import Registry
 
@@ -22,6 +22,8 @@ CONVERTERS: Registry[Converter] = Registry(
         "to_lerobot": lerobot.TO,
         "from_diffusion_policy": diffusion_policy.FROM,
         "to_diffusion_policy": diffusion_policy.TO,
+        "from_calvin": calvin.FROM,
+        "from_rdt": rdt_hdf5.FROM,
     },
 )
 

@@ -34,7 +34,8 @@ class Converter:
     """title: heads its options in --help; takes: whether it is for a source that is there;
     add_options: puts its options on the command line; small: writes an example of a source with
     three episodes into a folder and returns where, for tests; suffix: of what it writes; needs:
-    modules that have to be installed for it."""
+    modules that have to be installed for it; arguments: options without which the example is not
+    converted."""
 
     title: str
     takes: Callable[[Path], bool]
@@ -43,6 +44,7 @@ class Converter:
     add_options: Callable[[argparse._ArgumentGroup], object] = lambda group: None
     suffix: str = ".zarr"
     needs: Sequence[str] = ()
+    arguments: Sequence[str] = ()
 
 
 @dataclass(kw_only=True, slots=True)

@@ -35,6 +35,7 @@ from telic.datasets.formats.into_store import (
 )
 from telic.datasets.formats.progress import tracked
 from telic.datasets.formats.replay_buffer import ReplayBuffer, is_replay_buffer
+from telic.datasets.formats.robomimic_hdf5_plan import checked_rate
 from telic.datasets.store import EpisodeStore
 from telic.replacement import Kind, Replacement
 from telic.spec import Array, ArraySpec
@@ -59,9 +60,11 @@ class _Reader:
     def __init__(self, buffer: ReplayBuffer, options: ImportOptions) -> None:
         self.buffer, self.options = buffer, options
         where = str(buffer.path)
-        if options.rate_hz is None:
+        rate_hz = options.rate_hz or buffer.own.get("rate_hz")
+        if rate_hz is None:
             raise ValueError(f"{where}: does not say how many steps a second; pass --rate-hz")
-        self.rate_hz = options.rate_hz
+        self.rate_hz = checked_rate(where, rate_hz)
+        self.noted = layout.read_specs(f"{where}: attribute telic", buffer.own.get("fields", {}))
         arrays = buffer.arrays
         self.cameras = {
             f"image/{k.removesuffix('_rgb').removesuffix('_image')}": k
@@ -122,7 +125,9 @@ class _Reader:
     def _fields(self) -> dict[str, ArraySpec]:
         arrays, fields = self.buffer.arrays, {}
         for name, keys in self.keys.items():
-            sizes = {key: int(np.prod(arrays[key].shape[1:])) for key in keys or () if key in arrays}
+            sizes = {
+                key: int(np.prod(arrays[key].shape[1:])) for key in keys or () if key in arrays
+            }
             names = tuple(f"{key}.{i}" for key, size in sizes.items() for i in range(size))
             fields[name] = ArraySpec(shape=(len(names),), names=names)
         for name, key in self.cameras.items():
@@ -132,7 +137,13 @@ class _Reader:
             fields[key] = ArraySpec(shape=arrays[key].shape[1:], dtype=dtype)
         stamped = ArraySpec(shape=(), dtype="int64", unit="ns")
         fields["timestamp_ns"] = stamped if "timestamp" in arrays else NOMINAL
-        return fields
+        return {name: self._as_noted(name, spec) for name, spec in fields.items()}
+
+    def _as_noted(self, name: str, found: ArraySpec) -> ArraySpec:
+        """What we noted of a field when we wrote the buffer, if it still is that field."""
+        noted = self.noted.get(name, found)
+        same = (noted.shape, noted.dtype) == (found.shape, found.dtype)
+        return noted if same else found
 
 
 def as_pixels(where: str, rows: Array) -> Array:
@@ -179,7 +190,7 @@ def _write_buffer(path: Path, store: EpisodeStore, keys: Mapping[str, str], labe
     root = zarr.create_group(path, zarr_format=2)
     root.attrs["telic"] = {
         "rate_hz": store.rate_hz,
-        "fields": {keys[name]: spec.to_json() for name, spec in store.fields.items()},
+        "fields": {name: spec.to_json() for name, spec in store.fields.items()},
     }
     meta, total = root.create_group("meta"), store.num_steps
     meta.create_array("episode_ends", data=store.episode_ends.astype(np.int64), compressors=None)
@@ -204,8 +215,10 @@ def _write_buffer(path: Path, store: EpisodeStore, keys: Mapping[str, str], labe
 def _key(field: str) -> str:
     if field == "timestamp_ns":
         return "timestamp"
-    return f"{field[6:]}_rgb".replace("/", "_") if field.startswith("image/") else (
-        field.replace("/", "_")
+    return (
+        f"{field[6:]}_rgb".replace("/", "_")
+        if field.startswith("image/")
+        else (field.replace("/", "_"))
     )
 
 
@@ -227,6 +240,7 @@ FROM = Converter(
     takes=is_replay_buffer,
     convert=_import,
     small=_small,
+    arguments=("--instruction", "go on"),
 )
 TO = Converter(
     title="to diffusion_policy's replay buffers",

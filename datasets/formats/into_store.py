@@ -11,7 +11,9 @@ import hashlib
 import json
 import math
 import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -32,6 +34,7 @@ CONVERSION = "conversion"  # attribute: which source and options a store was mad
 NOMINAL = ArraySpec(
     shape=(), dtype="int64", unit="ns", note="nominal, step / rate_hz: the source has none"
 )
+HELD_BYTES = 256 << 20  # of the pictures of one camera in an episode: beyond, they are in a file
 EpisodeData = tuple[dict[str, Array], list[Segment]]
 
 
@@ -167,6 +170,23 @@ def joined(where: str, arrays: Mapping[str, Array], keys: Sequence[str]) -> Arra
         raise ValueError(f"{where}: arrays differ in their number of steps: {listed}")
     with np.errstate(over="ignore"):
         return np.concatenate([p.reshape(len(p), -1).astype(np.float32) for p in parts], 1)
+
+
+def pixel_buffer(where: str, shape: tuple[int, ...]) -> Array:
+    """A new array of pixels u8; a large one is a file without a name, in the folder of TMPDIR."""
+    size = math.prod(shape)
+    if size <= HELD_BYTES:
+        return np.empty(shape, np.uint8)
+    try:
+        with tempfile.TemporaryFile() as file:
+            free = shutil.disk_usage(tempfile.gettempdir()).free
+            if size > free:
+                raise OSError(f"{size / 2**30:.3g} GiB are needed, {free / 2**30:.3g} are free")
+            return np.memmap(file, np.uint8, "w+", shape=shape)
+    except (OSError, OverflowError, ValueError) as error:
+        raise ValueError(
+            f"{where}: {shape} has no room in {tempfile.gettempdir()} ({error})"
+        ) from (error)
 
 
 def require_room(where: str, num_bytes: int) -> None:

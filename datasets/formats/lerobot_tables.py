@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from telic.datasets.formats.converter import optional
-from telic.datasets.formats.into_store import require_room
+from telic.datasets.formats.encoded_pictures import picture
+from telic.datasets.formats.into_store import pixel_buffer, require_room
 from telic.spec import Array
 
 
@@ -130,8 +129,7 @@ def numbers(where: str, table: Any, key: str, shape: Sequence[int]) -> Array:
 
 def pictures(where: str, table: Any, key: str, height: int, width: int) -> Array:
     """A column of encoded pictures, decoded, u8 [T h w 3]."""
-    require_room(f"{where}: {key}", table.num_rows * height * width * 3)
-    decoded = np.empty((table.num_rows, height, width, 3), np.uint8)
+    decoded = pixel_buffer(f"{where}: {key}", (table.num_rows, height, width, 3))
     for step, cell in enumerate(table.column(key)):
         entry = cell.as_py()
         data = entry.get("bytes") if isinstance(entry, dict) else entry
@@ -140,18 +138,3 @@ def pictures(where: str, table: Any, key: str, height: int, width: int) -> Array
             raise ValueError(f"{at} holds no picture in the file itself")
         decoded[step] = picture(at, data, height, width)
     return decoded
-
-
-def picture(where: str, data: bytes, height: int, width: int) -> Array:
-    """An encoded picture as u8 [h w 3]; its size is looked at before it is decoded."""
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            if image.size != (width, height):
-                raise ValueError(
-                    f"is {image.size[1]} x {image.size[0]}, expected {height} x {width}"
-                )
-            if image.mode not in ("RGB", "RGBA"):
-                raise ValueError(f"has mode {image.mode}, expected RGB")
-            return np.asarray(image.convert("RGB"))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{where} {_line(error)}") from error

@@ -36,7 +36,8 @@ def is_replay_buffer(path: Path) -> bool:
 
 
 class ReplayBuffer:
-    """arrays: those of data/, one row a step; ends: i64 [E], steps up to each episode's end."""
+    """arrays: those of data/, one row a step; ends: i64 [E], steps up to each episode's end; own:
+    what we noted in the attribute `telic`, {} in anybody else's."""
 
     def __init__(self, path: Path) -> None:
         """ValueError for what is damaged, or would run code or fill the memory when it is read."""
@@ -50,8 +51,10 @@ class ReplayBuffer:
             names = self._names()
             for name in (*(f"data/{key}" for key in names), "meta/episode_ends"):
                 self._require_readable(name)
-            group = zarr.open_group(self._store, mode="r", zarr_format=2)
-            self.arrays = {key: group[f"data/{key}"] for key in names}
+            group: Any = zarr.open_group(self._store, mode="r", zarr_format=2)
+            own = group.attrs.get("telic")
+            self.own: dict[str, Any] = own if isinstance(own, dict) else {}
+            self.arrays: dict[str, Any] = {key: group[f"data/{key}"] for key in names}
             self.ends = np.asarray(group["meta/episode_ends"][:]).astype(np.int64)
         except (zipfile.BadZipFile, KeyError, TypeError, OSError, RuntimeError) as error:
             raise ValueError(f"{path}: not readable as zarr ({_line(error)})") from error
@@ -112,7 +115,9 @@ class ReplayBuffer:
             raise ValueError(f"{where} has chunks {chunks!r:.60}")
         size = math.prod(chunks) * np.dtype(dtype).itemsize
         if not chunks or size > LARGEST_CHUNK:
-            raise ValueError(f"{where} has chunks of {size} bytes, at most {LARGEST_CHUNK} are read")
+            raise ValueError(
+                f"{where} has chunks of {size} bytes, at most {LARGEST_CHUNK} are read"
+            )
         if codec in _PICTURE_CODECS:
             optional("imagecodecs.numcodecs", "umi").register_codecs(verbose=False)
 

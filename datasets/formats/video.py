@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from telic.datasets.formats.converter import optional
-from telic.datasets.formats.into_store import require_room
+from telic.datasets.formats.into_store import pixel_buffer
 from telic.spec import Array
 
 KEYFRAME_EVERY = 2  # frames, as LeRobot: any frame costs at most two decodings
@@ -34,8 +34,7 @@ class VideoReader:
 
         ValueError where the video has none within half a period of a time, or another size.
         """
-        require_room(f"{path}: {count} frames", count * size[0] * size[1] * 3)
-        pictures = np.empty((count, *size, 3), np.uint8)
+        pictures = pixel_buffer(f"{path}: frames", (count, *size, 3))
         filled = 0
         try:
             for time_s, frame in self._decoded(path, start_s, size):

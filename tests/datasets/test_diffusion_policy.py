@@ -104,12 +104,14 @@ def test_pictures_of_umi_are_decoded(tmp_path: Path, codec: str) -> None:
 
 
 def test_a_store_comes_back(pusht: Path, tmp_path: Path) -> None:
-    import_buffer(pusht, tmp_path / "a.zarr", ImportOptions(rate_hz=10))
+    stated = ImportOptions(rate_hz=10, action_is=["unit=px", "names=x,y"])
+    import_buffer(pusht, tmp_path / "a.zarr", stated)
     for name in ("b.zarr.zip", "c.zarr"):
         assert export_buffer(tmp_path / "a.zarr", tmp_path / name) == 2
-        import_buffer(tmp_path / name, tmp_path / f"{name}.again", ImportOptions(rate_hz=10))
+        import_buffer(tmp_path / name, tmp_path / f"{name}.again", ImportOptions())
         one = EpisodeStore.open(tmp_path / "a.zarr")
         other = EpisodeStore.open(tmp_path / f"{name}.again")
+        assert one.fields == other.fields and one.rate_hz == other.rate_hz
         assert one.episode_ends.tolist() == other.episode_ends.tolist()
         for field in one.fields:
             np.testing.assert_array_equal(one.read(field, 0, 9), other.read(field, 0, 9))
