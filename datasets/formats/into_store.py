@@ -1,8 +1,9 @@
 """Episodes of any format into a new store, one at a time, in a way that a kill does not undo.
 
-The store is built in `.NAME.unfinished` beside the target and takes the target's place when it is
-whole. Interrupted or killed, it stays there, and the same command goes on after its last episode.
-What cannot be converted leaves neither.
+The store is built in `.NAME.DIGEST.unfinished` beside the target and takes the target's place when
+it is whole. Interrupted or killed, it stays there, and the same command goes on after its last
+episode: the digest is of source and options. Another conversion to that target removes it. What
+cannot be converted leaves neither.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -30,7 +32,7 @@ from telic.datasets.store import EpisodeStore, Segment
 from telic.replacement import Replacement
 from telic.spec import Array, ArraySpec, near_misses
 
-CONVERSION = "conversion"  # attribute: which source and options a store was made from
+_DIGITS = 12  # of a digest
 NOMINAL = ArraySpec(
     shape=(), dtype="int64", unit="ns", note="nominal, step / rate_hz: the source has none"
 )
@@ -65,12 +67,16 @@ def write_store(
     if not recordings.num_episodes:
         raise ValueError(f"{source}: holds no episodes")
     place = Path(os.path.realpath(target))
-    unfinished = place.with_name(f".{place.name}.unfinished")
     fields = with_statements(recordings.fields, options)
     for name, spec in fields.items():
         row = math.prod(int(n or 0) for n in spec.shape) * np.dtype(spec.dtype).itemsize
         require_room(f"{source}: one step of {name}", row)
-    begun = _begun(unfinished, fields, recordings, _identity(source, recordings, options))
+    digest = _digest(source, recordings, options)
+    unfinished = place.with_name(f".{place.name}.{digest}.unfinished")
+    for other in _unfinished(place):
+        if other != unfinished:
+            Replacement(other, STORE, overwrite=True).remove()
+    begun = _begun(unfinished, fields, recordings)
     total = recordings.num_episodes
     try:
         with begun as store:
@@ -96,8 +102,15 @@ def require_writable(source: Path, target: Path, overwrite: bool) -> Replacement
     return replacement
 
 
+def _unfinished(place: Path) -> list[Path]:
+    """What earlier conversions to `place` left."""
+    name = re.compile(rf"\.{re.escape(place.name)}\.[0-9a-f]{{{_DIGITS}}}\.unfinished")
+    beside = place.parent.iterdir() if place.parent.is_dir() else ()
+    return sorted(path for path in beside if name.fullmatch(path.name))
+
+
 def _begun(
-    unfinished: Path, fields: Mapping[str, ArraySpec], recordings: Recordings, identity: str
+    unfinished: Path, fields: Mapping[str, ArraySpec], recordings: Recordings
 ) -> EpisodeStore:
     """The store that an earlier run of this conversion began, else a new one."""
     if unfinished.exists():
@@ -106,8 +119,7 @@ def _begun(
         except ValueError:  # damaged; one that is being written is refused below
             store = None
         if store is not None:
-            same = store.attrs.get(CONVERSION) == identity and store.fields == fields
-            if same and store.num_episodes <= recordings.num_episodes:
+            if store.fields == fields and store.num_episodes <= recordings.num_episodes:
                 return store
             store.close()
     about = dict(recordings.about)
@@ -118,17 +130,17 @@ def _begun(
         recordings.rate_hz,
         **named,
         overwrite=True,
-        extra={**about, CONVERSION: identity},
+        extra=about,
     )
 
 
-def _identity(source: Path, recordings: Recordings, options: ImportOptions) -> str:
+def _digest(source: Path, recordings: Recordings, options: ImportOptions) -> str:
     """A digest of which files are converted, and how."""
     digest = hashlib.sha256(json.dumps([os.path.realpath(source), asdict(options)]).encode())
     for file in recordings.files:
         stat = file.stat() if file.exists() else None  # reading says which is missing
         digest.update(f"{file.name} {stat and (stat.st_size, stat.st_mtime_ns)}".encode())
-    return digest.hexdigest()
+    return digest.hexdigest()[:_DIGITS]
 
 
 def _turned(episode: Mapping[str, Array], options: ImportOptions) -> dict[str, Array]:

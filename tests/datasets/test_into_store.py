@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,12 @@ def source(tmp_path: Path) -> Source:
     return Source(tmp_path)
 
 
+def unfinished(folder: Path) -> Path:
+    """Return what a conversion left that did not end."""
+    (path,) = folder.glob(".demos.zarr.*.unfinished")
+    return path
+
+
 def test_a_killed_conversion_goes_on(
     source: Source, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -60,7 +67,7 @@ def test_a_killed_conversion_goes_on(
     source.stop_at = (3, KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
         source.write(target)
-    assert not target.exists() and (tmp_path / ".demos.zarr.unfinished").is_dir()
+    assert not target.exists() and unfinished(tmp_path).is_dir()
     source.stop_at, source.read_of = None, []
     assert source.write(target) == 5
     assert source.read_of == [3, 4]
@@ -80,11 +87,11 @@ def test_another_conversion_begins_anew(source: Source, tmp_path: Path, change: 
     if change == "source":
         source.file.write_text("other five")
     if change == "damage":
-        for file in (tmp_path / ".demos.zarr.unfinished/data/action").glob("c*"):
-            if file.is_file():
-                file.unlink()
+        meta = {"zarr_format": 3, "node_type": "group", "attributes": {"format": "telic-episodes"}}
+        (unfinished(tmp_path) / "zarr.json").write_text(json.dumps(meta))
     assert source.write(target, task="other" if change == "options" else "") == 5
     assert source.read_of == [0, 1, 2, 3, 4]
+    assert {path.name for path in tmp_path.iterdir()} == {"source", "demos.zarr"}
 
 
 def test_what_is_refused_leaves_nothing(source: Source, tmp_path: Path) -> None:
@@ -108,13 +115,13 @@ def test_of_two_conversions_at_once_the_second_is_refused(source: Source, tmp_pa
     source.stop_at = (3, KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
         source.write(target)
-    unfinished = tmp_path / ".demos.zarr.unfinished"
-    with (
-        EpisodeStore.open(unfinished, "a") as store,
-        pytest.raises(ValueError, match="somebody is writing"),
-    ):
-        source.write(target)
-    assert store.num_episodes == 3 and unfinished.is_dir()
+    for options in ({}, {"task": "other"}):
+        with (
+            EpisodeStore.open(unfinished(tmp_path), "a") as store,
+            pytest.raises(ValueError, match="somebody is writing"),
+        ):
+            source.write(target, **options)
+        assert store.num_episodes == 3 and unfinished(tmp_path).is_dir()
 
 
 def test_pictures_are_turned_as_the_user_says(source: Source, tmp_path: Path) -> None:
