@@ -22,6 +22,7 @@ STEPS = 512  # of an episode, from its first
 FEW_STEPS = 64  # fewer than these in all tell nothing
 LAGS = range(-6, 13)  # steps by which the state may follow the action
 ALIKE = 0.7  # correlation from which two signals count as one
+_TURNING = ("roll", "pitch", "yaw", "rx", "ry", "rz", "_joint_", "angle")  # names of angles
 _UNIT = 2e-3  # how far the length of a unit vector may be from 1
 
 
@@ -119,22 +120,22 @@ def _is_rotation_6d(rows: Array) -> bool:
 
 
 def _of_angles(name: str, spec: ArraySpec, sample: _Sample) -> Iterator[str]:
-    turning = ("roll", "pitch", "yaw", "rx", "ry", "rz", "_joint_", "angle")
+    turns = {}
     for entry, label in enumerate(spec.names):
-        if not any(word in label.lower() for word in turning):
+        if not any(word in label.lower() for word in _TURNING):
             continue
         largest = float(np.abs(sample.all(name)[:, entry]).max())
         if largest > 4 * np.pi and "rad" in spec.unit and "deg" not in spec.unit:
             yield f"{name} entry {label} reaches {largest:.4g}, stated in rad; is it in degrees?"
-        jumps = sum(
+        turns[label] = sum(
             int((np.abs(np.abs(np.diff(e[name][:, entry])) - 2 * np.pi) < 0.5).sum())
             for e in sample.episodes
         )
-        if jumps:
-            yield (
-                f"{name} entry {label} jumps by a whole turn {jumps} times; unwrap it, or use "
-                "rotation_6d"
-            )
+    if jumping := [f"{label} {count} times" for label, count in turns.items() if count]:
+        yield (
+            f"{name} jumps by a whole turn from one step to the next: {', '.join(jumping)}; "
+            "unwrap these angles, or use rotation_6d"
+        )
 
 
 def _of_gripper(fields: Mapping[str, ArraySpec], sample: _Sample) -> Iterator[str]:

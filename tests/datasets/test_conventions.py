@@ -136,7 +136,7 @@ def test_angles_in_degrees_and_whole_turns(said_of: Make) -> None:
         episode["state"][:, 5] = np.where(turning > np.pi, turning - 2 * np.pi, turning)
 
     (said,) = said_of(wraps, state=spec)
-    assert f"state entry yaw jumps by a whole turn {EPISODES} times" in said
+    assert f"state jumps by a whole turn from one step to the next: yaw {EPISODES} times" in said
 
 
 def test_the_sign_of_the_gripper(said_of: Make) -> None:
