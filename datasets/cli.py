@@ -17,12 +17,13 @@ from rich.console import Console
 from telic.datasets import validation
 from telic.datasets.converters import CONVERTERS, converter_for
 from telic.datasets.feature_arguments import add_features
+from telic.datasets.formats.converter import add_import_options
 from telic.datasets.info import info_tables, store_info
 from telic.datasets.layout import require_there
 from telic.datasets.rebuild import rebuild_ends
 from telic.datasets.relabel import read_sentences, relabel
 from telic.datasets.store import EpisodeStore
-from telic.spec import near_misses
+from telic.spec import near_misses, warnings_in_one_line
 
 FINDINGS_SHOWN = 50
 PIPED_COLUMNS = 100  # width of tables that do not go to a terminal
@@ -31,7 +32,22 @@ EXAMPLES = """examples:
   demo-store info --json runs/demo/demos.zarr
   demo-store validate runs/demo/demos.zarr
   demo-store convert lift.hdf5 runs/lift.zarr --instruction "lift the cube"
-  demo-store features runs/demo/demos.zarr --tower efficientnet_lite0 --crops 4"""
+  demo-store features runs/demo/demos.zarr --tower efficientnet_lite0 --crops 4
+  demo-store convert pusht_lerobot runs/pusht.zarr --action-is unit=px
+  demo-store convert runs/lift.zarr lift_lerobot --to lerobot"""
+
+
+class _WayAction(argparse.Action):
+    """Keeps `--from lerobot` as the converter `from_lerobot`."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: object,
+        option_string: str | None = None,
+    ) -> None:
+        setattr(namespace, self.dest, f"{str(option_string).lstrip('-')}_{values}")
 
 
 class StoreParser(argparse.ArgumentParser):
@@ -55,6 +71,7 @@ def main(
 
     features: what runs `features`, which needs torch, as this room does not.
     """
+    warnings_in_one_line()
     try:
         args = demo_store_parser().parse_args(arguments)
         run = args.run or features
@@ -120,14 +137,25 @@ def _add_relabel(commands: argparse._SubParsersAction[StoreParser]) -> None:
 
 def _add_convert(commands: argparse._SubParsersAction[StoreParser]) -> None:
     convert = commands.add_parser(
-        "convert", help="robomimic HDF5 to a store, a store to robomimic HDF5, and other formats"
+        "convert", help="other formats to a store, a store to other formats"
     )
-    convert.add_argument("source", type=Path, help="an .hdf5 file or a store")
-    convert.add_argument("target", type=Path, help="the store or .hdf5 file to write")
+    convert.add_argument("source", type=Path, help="a file, a folder or a store")
+    convert.add_argument("target", type=Path, help="the store, file or folder to write")
     convert.add_argument("--overwrite", action="store_true", help="replace what is at target")
-    convert.add_argument(
-        "--format", choices=list(CONVERTERS), help="how to convert; default: by what source is"
+    ways = convert.add_mutually_exclusive_group()
+    ways.add_argument(
+        "--format", choices=list(CONVERTERS), help="how to convert; default: by source and target"
     )
+    for word in ("from", "to"):
+        names = [n.removeprefix(f"{word}_") for n in CONVERTERS if n.startswith(f"{word}_")]
+        ways.add_argument(
+            f"--{word}",
+            dest="format",
+            choices=names,
+            action=_WayAction,
+            help=f"short for --format {word}_...",
+        )
+    add_import_options(convert.add_argument_group("into a store"))
     for name, converter in CONVERTERS.items():
         try:
             converter.add_options(convert.add_argument_group(converter.title))
@@ -189,7 +217,7 @@ def _convert(args: argparse.Namespace) -> int:
     if not args.source.exists():
         beside = [path.name for path in args.source.parent.glob("*")]
         raise ValueError(f"{args.source}: not there{near_misses(args.source.name, beside)}")
-    converter = converter_for(args.source, args.format)
+    converter = converter_for(args.source, args.format, args.target)
     count = converter.convert(args.source, args.target, args, args.overwrite)
     print(f"{args.target}: {count} episodes from {args.source}")
     return 0

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from telic.datasets import language, layout, statistics
+from telic.datasets import conventions, language, layout, statistics
 from telic.datasets.array_metadata import PARTIAL, read_meta
 from telic.datasets.arrays import RowArray
 from telic.datasets.checks import find_problems, unlike_picture
@@ -70,6 +70,7 @@ def validate(path: Path, deep: bool = False) -> Iterator[Finding | Warned]:
         yield finding
     if not found:
         yield from _of_the_whole(path, deep)
+        yield from _of_conventions(path)
     yield from _of_groups(path)
     yield from _of_embeddings(path)
     yield from of_training(path, fields, ends)
@@ -109,6 +110,18 @@ def _of_the_whole(path: Path, deep: bool) -> Iterator[Finding]:
             store.require_whole()
     except ValueError as error:
         yield Finding(None, 0, str(error))
+
+
+def _of_conventions(path: Path) -> Iterator[Warned]:
+    """Yield what looks wrong although every number is one that a store accepts."""
+    from telic.datasets.store import EpisodeStore
+
+    try:
+        store = EpisodeStore.open(path)
+    except ValueError:
+        return  # told already
+    for text in conventions.suspicions(store):
+        yield Warned(text)
 
 
 def of_training(path: Path, fields: Mapping[str, ArraySpec], ends: Array) -> Iterator[Warned]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,20 +12,22 @@ import h5py
 import numpy as np
 
 from telic.datasets import hdf5
+from telic.datasets.formats.converter import ImportOptions
 from telic.datasets.formats.robomimic_hdf5_layout import OWN_PATHS
+from telic.datasets.formats.robomimic_hdf5_libero import Libero
 from telic.datasets.formats.robomimic_hdf5_plan import ReadPlan, checked_rate
 from telic.datasets.language import Segment
 from telic.spec import Array, ArraySpec, near_misses
 
 
 @dataclass(kw_only=True, slots=True)
-class Hdf5ImportOptions:
-    """How HDF5 that we did not write becomes a store."""
+class Hdf5ImportOptions(ImportOptions):
+    """How HDF5 that we did not write becomes a store.
 
-    state_keys: Sequence[str] | None = None  # obs keys joined to `state`; None: all vectors
-    instruction: str = ""
-    task: str = ""
-    rate_hz: float | None = None  # None: control_freq of env_args
+    state_keys: obs keys; None: all vectors. rate_hz None: control_freq of env_args.
+    """
+
+    filter_key: str | None = None  # only the demos of /mask/<filter_key>
 
 
 class _Demos:
@@ -35,13 +37,15 @@ class _Demos:
     the state, which is `state_keys` end to end.
     """
 
-    def __init__(self, where: str, first: h5py.Group, options: Hdf5ImportOptions) -> None:
+    def __init__(
+        self, where: str, first: h5py.Group, options: Hdf5ImportOptions, libero: Libero
+    ) -> None:
         """ValueError where the first demo has no state or no actions. where: file and demo."""
-        self.options = options
+        self.options, self.libero = options, libero
         self.obs = {key: hdf5.array(first, f"obs/{key}", where) for key in _obs_keys(first, where)}
         self.state_keys = _state_keys(where, self.obs, options)
         cameras = [key for key, array in self.obs.items() if _is_pictures(array)]
-        self.paths = {f"image/{key.removesuffix('_image')}": f"obs/{key}" for key in cameras}
+        self.paths = {f"image/{_camera(key)}": f"obs/{key}" for key in cameras}
         others = set(self.obs) - set(cameras) - set(self.state_keys)
         self.paths |= {key: f"obs/{key}" for key in sorted(others)}
         self.paths |= {n: path for n, path in OWN_PATHS.items() if hdf5.has(first, path, where)}
@@ -53,6 +57,9 @@ class _Demos:
         self._require_alike(where, demo)
         episode = {name: hdf5.rows(demo, path, where) for name, path in self.paths.items()}
         keys = self.state_keys
+        if self.libero.upside_down and self.options.flip is None:
+            for name in [n for n in episode if n.startswith("image/")]:
+                episode[name] = episode[name][:, ::-1]
         parts = [hdf5.rows(demo, f"obs/{key}", where).astype(np.float32) for key in keys]
         if len({len(part) for part in parts}) > 1:
             raise ValueError(f"{where}: {', '.join(keys)} differ in their number of steps")
@@ -73,11 +80,12 @@ class _Demos:
             raise ValueError(f"{where}: has {more[0]}, the first demo has not")
 
     def segments(self, where: str, demo: h5py.Group) -> list[Segment]:
-        """The sentence that the user gave, over the whole demo; none without."""
-        if not self.options.instruction:
+        """The sentence of the user, or else of the file, over the whole demo; none without."""
+        sentence = self.options.instruction or self.libero.instruction
+        if not sentence:
             return []
         end = len(hdf5.array(demo, "actions", where))
-        sentence, task = self.options.instruction, self.options.task
+        task = self.options.task or self.libero.task
         return [Segment(start=0, end=end, instruction=sentence, task=task)]
 
     def state_spec(self) -> ArraySpec:
@@ -98,7 +106,8 @@ def foreign_plan(
     if not rate_hz:
         raise ValueError(f"{source}: env_args has no control_freq; pass --rate-hz")
     rate_hz = checked_rate(f"{source}: env_args", rate_hz)
-    plan = _Demos(where, first, options)
+    libero = Libero.of(data, f"{source} /data")
+    plan = _Demos(where, first, options, libero)
     fields = {
         field: ArraySpec(shape=rows.shape[1:], dtype=str(rows.dtype))
         for field, rows in plan.read(where, first, rate_hz).items()
@@ -112,7 +121,7 @@ def foreign_plan(
     attrs = {
         "env_args": env_args,
         "task_family": env_args.get("env_name", ""),
-        "source": f"robomimic HDF5 {source.name}",
+        "source": f"{'LIBERO' if libero.instruction else 'robomimic'} HDF5 {source.name}",
     }
     return ReadPlan(
         fields=fields,
@@ -185,6 +194,10 @@ def _object(value: Any) -> Mapping[str, Any]:
 
 def _obs_keys(demo: h5py.Group, where: str) -> list[str]:
     return hdf5.names(hdf5.group(demo, "obs", where), where)
+
+
+def _camera(key: str) -> str:
+    return key.removesuffix("_image").removesuffix("_rgb")
 
 
 def _is_pictures(array: h5py.Dataset) -> bool:
