@@ -36,10 +36,8 @@ def straight(axis: int, limits: tuple[Range, Range, Range], radius: float) -> Ar
 def _rounded_rectangle(limits: Array, radius: float) -> Array:
     """Return points [12 2] around a rectangle with limits [2 2]: low and high of each axis."""
     low, high = limits[:, 0] + radius, limits[:, 1] - radius
-    points = []
-    for quarter, corner in enumerate(
-        ((high[0], high[1]), (low[0], high[1]), low, (high[0], low[1]))
-    ):
-        angles = quarter * pi / 2 + _ARC
-        points.append(corner + radius * np.stack([np.cos(angles), np.sin(angles)], axis=1))
-    return np.concatenate(points)
+    corners = np.array([[high[0], high[1]], [low[0], high[1]], [low[0], low[1]], [high[0], low[1]]])
+    angles = np.arange(4)[:, None] * pi / 2 + _ARC
+    turned = np.stack([np.cos(angles), np.sin(angles)], axis=2)
+    points: Array = (corners[:, None] + radius * turned).reshape(-1, 2)
+    return points
