@@ -6,7 +6,7 @@ B batch, O observation horizon, P state size, H action horizon, A action size.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
@@ -40,6 +40,8 @@ from telic.spec import (
     Interface,
     Observation,
 )
+
+ChunkFunction = Callable[..., Tensor]  # (batch, noise, gumbel_noise=None) -> actions
 
 
 class Policy(nn.Module):
@@ -287,6 +289,27 @@ class Policy(nn.Module):
         """
         with self._at_rest():
             return self._chunk_sampler.plan(self.sampling if sampling is None else sampling)
+
+    def chunk_function(self) -> ChunkFunction:
+        """Return by what chunks are drawn for a batch, its plan made for the weights as they are.
+
+        Actions [B H A], physical units, from a batch as `encode` takes it, noise [draws B H A] and
+        Gumbel noise, as in `ChunkInputs`. It depends on no number in them, so that it can be
+        traced, if the batch has `goal_kinds` and no prefix that pulls.
+        """
+        with self._at_rest():
+            sampling = self._chunk_sampler.settings(self.sampling, self.start)
+
+        def draw(batch: Batch, noise: Tensor, gumbel_noise: Tensor | None = None) -> Tensor:
+            inputs = self._chunk_sampler.inputs(batch, self.encode(batch), noise, gumbel_noise)
+            return self.action_normalizer.unnormalize(sampling.sample(inputs))
+
+        return draw
+
+    @property
+    def num_uniforms(self) -> int:
+        """Return how many Gumbel numbers choose the anchor of a chunk; 0: none do."""
+        return self._chunk_sampler.num_uniforms(self.start)
 
     @property
     def denoiser_config(self) -> DenoiserConfig:
