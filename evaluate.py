@@ -45,6 +45,9 @@ from telic.envs.rollout.rollout import (
     run_rollouts,
 )
 from telic.policy.checkpoint import git_commit, load_policy, read_config
+from telic.policy.exported.manifest import is_exported
+from telic.policy.exported.opened import open_exported
+from telic.policy.exported.policy import ExportedPolicy
 from telic.policy.inference.device import pick_device
 from telic.policy.inference.latency import chunk_latency_ms
 from telic.policy.inference.machine import machine, versions
@@ -130,7 +133,9 @@ def run(config: EvaluateConfig) -> dict[str, Any]:
     about = _physics(protocol) | _about(config, who)
     evaluation = Evaluation(policy=who.title, protocol=protocol, about=about)
     log, outputs = _begin(config, who, protocol)
-    if isinstance(who.policy, Policy | RobomimicPolicy):  # not in the middle of the first episodes
+    if isinstance(
+        who.policy, Policy | RobomimicPolicy | ExportedPolicy
+    ):  # not in the middle of the first episodes
         who.policy.embed(protocol.sentences())
     try:
         _run_episodes(config, who, evaluation, log)
@@ -160,6 +165,8 @@ def contestant(config: EvaluateConfig) -> Contestant:
         inference.refuse("the scripted expert")
         return Contestant(title="scripted expert", identity={"checkpoint": EXPERT}, policy=None)
     folder = Path(config.checkpoint)
+    if is_exported(folder):
+        return _exported(config, open_exported(folder, inference, config.threads or 1))
     policy = load_policy(folder, pick_device(config.device))
     title = str(read_config(folder)["kind"])
     identity: dict[str, Any] = {
@@ -178,6 +185,19 @@ def contestant(config: EvaluateConfig) -> Contestant:
         if config.precision is not None:
             title, identity["precision"] = f"{title}, {config.precision}", config.precision
     return Contestant(title=title, identity=identity, policy=policy)
+
+
+def _exported(config: EvaluateConfig, policy: ExportedPolicy) -> Contestant:
+    """Return the contestant that an exported folder is."""
+    STDERR.print(policy.opened.note, highlight=False)
+    identity: dict[str, Any] = {
+        "checkpoint": _digest(Path(config.checkpoint)),
+        "execute_horizon": min(config.execute_horizon, policy.action_horizon),
+        "sampling": policy.manifest.sampling,
+        "precision": policy.manifest.precision,
+        "runtime": policy.opened.name,
+    }
+    return Contestant(title=policy.title, identity=identity, policy=policy)
 
 
 def _begin(
@@ -262,7 +282,11 @@ def _about(config: EvaluateConfig, who: Contestant) -> dict[str, Any]:
         **who.identity,
     }
     if who.policy is not None:
-        trained = read_config(config.checkpoint)
+        if isinstance(who.policy, ExportedPolicy):
+            made = who.policy.manifest
+            trained = {"kind": made.kind, "git_commit": made.checkpoint["git_commit"]}
+        else:
+            trained = read_config(config.checkpoint)
         facts["checkpoint"] = {
             "path": config.checkpoint,
             "sha256": who.identity["checkpoint"],

@@ -25,7 +25,7 @@ from telic.policy.diffusion.formulation import CLEAN_SIGMA, squared_error
 from telic.policy.diffusion.sampling import SamplingConfig
 from telic.policy.encoders.fields import Batch, to_device
 from telic.policy.inference.plan import Plan
-from telic.policy.inference.prefix import Prefixer, draw_fixed, show_fixed
+from telic.policy.inference.prefix import Prefixer, Prefixing, draw_fixed, show_fixed
 from telic.policy.inference.truncated import StartConfig, Truncated
 from telic.policy.noise import gumbel, uniform_numbers, unit_noise
 from telic.policy.objectives.anchors import AnchorSet
@@ -299,6 +299,8 @@ class Policy(nn.Module):
         """
         with self._at_rest():
             sampling = self._chunk_sampler.settings(self.sampling, self.start)
+            if self.prefixer.way is Prefixing.trained:
+                sampling.plan.expect_fixed()
 
         def draw(batch: Batch, noise: Tensor, gumbel_noise: Tensor | None = None) -> Tensor:
             inputs = self._chunk_sampler.inputs(batch, self.encode(batch), noise, gumbel_noise)

@@ -166,6 +166,8 @@ class _Startup:
         if ready is None:
             return None
         self.report(f"policy ready, {ready['ready']:.1f} ms a chunk; goal: {text}")
+        if (note := ready.get("note")) is not None:
+            self.report(note)
         for warning in ready["warnings"]:
             self.report(f"warning: {warning}")
         self.control.send({}, ipc.descriptors())

@@ -28,18 +28,21 @@ Denoise = Callable[[Tensor, Tensor], Tensor]
 class Levels:
     """A schedule as plain numbers, read as its f32 tensor is: by `tolist` and by slices.
 
-    No number is read from a tensor, so that a loop over them can be traced into one graph.
+    No number is read from a tensor, so that a loop over them can be traced into one graph. rows:
+    each sigma as f32 [1]; a slice of one is that very tensor, so that it can be told by identity.
     """
 
     def __init__(self, sigmas: Sequence[float]) -> None:
         self._sigmas = list(sigmas)
+        self.rows = [torch.tensor([sigma]) for sigma in self._sigmas]
 
     def tolist(self) -> list[float]:
         """The sigmas."""
         return self._sigmas
 
     def __getitem__(self, rows: slice) -> Float[Tensor, " rows"]:
-        return torch.tensor(self._sigmas[rows])
+        chosen = self.rows[rows]
+        return chosen[0] if len(chosen) == 1 else torch.cat(chosen)
 
     def __len__(self) -> int:
         return len(self._sigmas)

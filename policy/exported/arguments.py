@@ -99,5 +99,5 @@ def _add_parity(group: argparse._ArgumentGroup) -> None:
         "--tolerance",
         type=float,
         help="largest difference accepted, in half ranges of an action; default: 1e-4 (fp32), "
-        "0.1 (bf16, int8), 0.2 (w8a8)",
+        "0.25 (others)",
     )

@@ -106,14 +106,12 @@ class Manifest:
 
     def to_json(self) -> dict[str, Any]:
         """Return the manifest as JSON data."""
-        data = dataclasses.asdict(dataclasses.replace(self, interface=_NOTHING))
-        return {
-            "format": FORMAT,
-            "version": VERSION,
-            **data,
-            "rate_hz": self.interface.rate_hz,
-            "interface": self.interface.to_json(),
-        }
+        data = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        data["inputs"] = [dataclasses.asdict(spec) for spec in self.inputs]
+        data["outputs"] = [dataclasses.asdict(spec) for spec in self.outputs]
+        data["goal"], data["interface"] = dataclasses.asdict(self.goal), self.interface.to_json()
+        rate = {"rate_hz": self.interface.rate_hz}
+        return {"format": FORMAT, "version": VERSION, **rate, **data}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Manifest:
@@ -126,9 +124,6 @@ class Manifest:
         own["cameras"] = tuple(own["cameras"])
         own["interface"] = Interface.from_json(own["interface"])
         return cls(**own)
-
-
-_NOTHING: Any = None
 
 
 def _tensor_spec(entry: Mapping[str, Any]) -> TensorSpec:

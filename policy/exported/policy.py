@@ -55,8 +55,7 @@ class ExportedPolicy:
         """
         folder = Path(folder)
         manifest = read_manifest(folder)
-        read = {path.name for path in folder.iterdir() if path.is_file()}
-        digests.require_intact(folder, *read)
+        digests.require_intact(folder, "embeddings.safetensors")
         return cls(folder, manifest, open_graph(folder, manifest, runtime, threads))
 
     @property

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from telic.policy import digests
 from telic.policy.exported.manifest import Manifest
 from telic.registry import Registry
 from telic.spec import Array
@@ -85,10 +86,11 @@ def _openvino(path: Path, manifest: Manifest, threads: int) -> Session:
     }
     compiled = openvino.Core().compile_model(str(path), "CPU", settings)
     request, (actions,) = compiled.create_infer_request(), compiled.outputs
-    wanted = [entry.get_any_name() for entry in compiled.inputs]
+    known = {spec.name for spec in manifest.inputs}  # a tensor may have names of its own besides
+    wanted = [next(iter(known & entry.get_names())) for entry in compiled.inputs]
 
     def run(inputs: Mapping[str, Array]) -> Array:
-        found = request.infer({name: inputs[name] for name in wanted})[actions]
+        found = request.infer(dict(enumerate(inputs[name] for name in wanted)))[actions]
         return np.array(found)
 
     return run
@@ -129,7 +131,7 @@ def open_graph(folder: Path, manifest: Manifest, runtime: str, threads: int) -> 
     if runtime != AUTO:
         entry = RUNTIMES.require(runtime, "runtime")
         _require(entry, runtime, folder, manifest)
-        session = entry.open(folder / manifest.files[entry.file], manifest, threads)
+        session = _session(entry, folder, manifest, threads)
         return Opened(name=runtime, session=session, note=f"runtime {runtime}")
     usable = {
         name: entry
@@ -158,6 +160,14 @@ def _require(entry: Runtime, name: str, folder: Path, manifest: Manifest) -> Non
         )
 
 
+def _session(entry: Runtime, folder: Path, manifest: Manifest, threads: int) -> Session:
+    """Open a runtime's file, whose digest is checked with that of the weights beside it."""
+    name = manifest.files[entry.file]
+    weights = {f"{name}.data", f"{Path(name).stem}.bin"} & digests.listed(folder).keys()
+    digests.require_intact(folder, name, *weights)
+    return entry.open(folder / name, manifest, threads)
+
+
 def _fastest(
     folder: Path, manifest: Manifest, usable: Mapping[str, Runtime], threads: int
 ) -> Opened:
@@ -166,7 +176,7 @@ def _fastest(
     took: dict[str, float] = {}
     sessions: dict[str, Session] = {}
     for name, entry in usable.items():
-        session = entry.open(folder / manifest.files[entry.file], manifest, threads)
+        session = _session(entry, folder, manifest, threads)
         durations = []
         for _ in range(_WARM_UPS + _CALLS):
             began = time.perf_counter()

@@ -95,6 +95,10 @@ class Plan(Generic[MemoryT, PreparedT]):
         same = sampling.levels()[:-1].tolist() == self._schedule
         return same and denoiser is self._denoiser and self._current
 
+    def expect_fixed(self) -> None:
+        """Compute what chunks with fixed actions need; else the first of them does."""
+        _ = self._clean
+
     @cached_property
     def _clean(self) -> Level:
         """Return the level of actions without noise; few plans are asked for it."""
@@ -108,14 +112,17 @@ class Plan(Generic[MemoryT, PreparedT]):
         return all(weight.unchanged for weight in self._written)
 
     def _place(self, sigma: Tensor) -> int:
-        place = self._places.get(float(sigma))
-        if place is None:
+        for place, row in enumerate(self.levels.rows[:-1]):
+            if row is sigma:  # of `levels`: nothing is read from it
+                return place
+        known_place = self._places.get(float(sigma))
+        if known_place is None:
             known = ", ".join(f"{known:.4g}" for known in self._places)
             raise ValueError(
                 f"sigma {float(sigma):.4g} is not in the plan's schedule ({known}); "
                 "policy.plan(sampling) makes a plan of another one"
             )
-        return place
+        return known_place
 
 
 @dataclass(frozen=True, slots=True)
