@@ -6,12 +6,14 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from telic.datasets.store import EpisodeStore, Segment
 from telic.export import main
 from telic.policy.checkpoint import load_policy, save_checkpoint
 from telic.policy.exported.manifest import read_manifest
@@ -193,7 +195,7 @@ def test_the_same_sampling_may_be_named(exported: Path) -> None:
 
 
 def test_a_runtime_that_is_not_there(exported: Path) -> None:
-    absent = Runtime(package="no_such_runtime", extra="toy", file="onnx", open=None)  # type: ignore[arg-type]
+    absent = replace(RUNTIMES["onnxruntime"], package="no_such_runtime", extra="toy")
     RUNTIMES.register("absent", absent)
     try:
         with pytest.raises(ValueError, match=r"no_such_runtime is not installed; .*'telic\[toy\]'"):
@@ -245,6 +247,32 @@ def test_a_damaged_graph(own: Callable[[], Path]) -> None:
         file.write(b"damage")
     with pytest.raises(ValueError, match=r"model.onnx: damaged \(its sha256"):
         open_exported(copy, InferenceConfig(runtime="onnxruntime"))
+
+
+@needs_openvino
+def test_calibrated_on_a_store(checkpoint: Path, exported: Path, tmp_path: Path) -> None:
+    policy, store = load_policy(checkpoint), tmp_path / "demos.zarr"
+    interface = policy.interface
+    fields = {"state": interface.state, "action": interface.action}
+    fields |= {f"image/{camera}": spec for camera, spec in interface.images.items()}
+    rng = np.random.default_rng(2)
+    with EpisodeStore.create(store, fields, rate_hz=interface.rate_hz) as made:
+        made.append(
+            {
+                "state": rng.standard_normal((12, 5)).astype(np.float32),
+                "action": rng.uniform(-1, 1, (12, 3)).astype(np.float32),
+                "image/front": rng.integers(0, 256, (12, 16, 16, 3), np.uint8),
+            },
+            [Segment(start=0, end=12, instruction=TEXT, task=TEXT)],
+        )
+    out = tmp_path / "w8a8"
+    given = ["--precision", "w8a8", "--store", str(store), "--observations", "4"]
+    main([str(checkpoint), str(out), *given])
+    manifest = read_manifest(out)
+    assert set(manifest.files) == {"onnx", "openvino"}
+    for parity in manifest.parity.values():
+        assert parity["of"] == "demos.zarr" and parity["observations"] == 4
+        assert 0 < parity["largest"] < 0.25
 
 
 @needs_openvino
