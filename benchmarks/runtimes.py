@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from telic.policy.denoisers.denoiser import Context
 from telic.policy.diffusion.sampling import PRESETS, SamplingConfig
+from telic.policy.exported.formats import GraphPrecision, require_installed
 from telic.policy.inference.machine import machine, versions
 from telic.policy.inference.plan import Plan
 from telic.policy.inference.precision import Precision, available, quantize
@@ -176,6 +177,10 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", choices=list(SIZES), default=["small", "mode", "rdt"])
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
+    try:
+        require_installed(GraphPrecision.fp32)
+    except ValueError as error:
+        parser.error(str(error).replace("export-policy", "it"))
     torch.set_num_threads(arguments.threads)
     console = Console(width=120)
     facts = ", ".join(f"{key} {value}" for key, value in (machine() | versions()).items())

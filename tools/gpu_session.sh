@@ -65,13 +65,15 @@ fi
 bin=$(dirname "$python")
 if [ -z "$store" ]; then
   store=$out/demos.zarr
-  count=$([ $dry -eq 1 ] && echo "1 tasks=[open_drawer]" || echo 10)
-  part collect 180 "$bin/collect-demos" env=playtable "scenes=[D]" state=robot out="$store" \
-    "cameras=[static,gripper]" "image_size=[64,64]" episodes_per_task=$count
+  which=("env=playtable" "scenes=[D]" episodes_per_task=10)
+  [ $dry -eq 0 ] || which=("tasks=[playtable/open_drawer]" episodes_per_task=1)
+  part collect 180 "$bin/collect-demos" "${which[@]}" state=robot out="$store" \
+    "cameras=[static,gripper]" "image_size=[64,64]"
 fi
-recipe="experiment=playtable_image policy=mdt data.goal.text=optional data.held_out=0"
-part throughput 60 "$bin/train-policy" $recipe "data.stores=[$store]" out="$out/throughput" \
-  steps=$([ $dry -eq 1 ] && echo 2 || echo 200)
-part train "$(left)" "$bin/train-policy" $recipe "data.stores=[$store]" \
-  out="$out/playtable_image" checkpoint_every=200 $([ $dry -eq 1 ] && echo steps=2)
+recipe=(experiment=playtable_image policy=mdt "data.stores=[$store]" data.held_out=0)
+steps=$([ $dry -eq 1 ] && echo 2 || echo 200)
+part throughput 60 "$bin/train-policy" "${recipe[@]}" out="$out/throughput" steps="$steps"
+[ $dry -eq 0 ] && steps=20000
+part train "$(left)" "$bin/train-policy" "${recipe[@]}" out="$out/playtable_image" \
+  checkpoint_every=200 steps="$steps"
 cat "$out/parts.tsv"
