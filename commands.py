@@ -53,3 +53,9 @@ def import_checkpoint() -> None:
     """Run `import-checkpoint`; help and mistakes in the arguments need no torch."""
     import_module("telic.policy.published.import_arguments").parser().parse_args()
     _imported("telic.policy.published.import_checkpoint").main()
+
+
+def export_policy() -> None:
+    """Run `export-policy`; help and mistakes in the arguments need no torch."""
+    import_module("telic.policy.exported.arguments").parser().parse_args()
+    _imported("telic.export").main()

@@ -47,6 +47,9 @@ from telic.envs.rollout.rollout import (
 )
 from telic.goal_choice import GoalKeys, any_goal
 from telic.policy.checkpoint import git_commit, load_policy, read_config
+from telic.policy.exported.manifest import is_exported
+from telic.policy.exported.opened import open_exported
+from telic.policy.exported.policy import ExportedPolicy
 from telic.policy.inference.device import pick_device
 from telic.policy.inference.latency import chunk_latency_ms
 from telic.policy.inference.machine import machine, versions
@@ -142,7 +145,7 @@ def run(config: EvaluateConfig) -> dict[str, Any]:
     about = _physics(protocol) | _about(config, who)
     evaluation = Evaluation(policy=who.title, protocol=protocol, about=about)
     log, outputs = _begin(config, who, protocol)
-    if config.goal.says and isinstance(who.policy, Policy | RobomimicPolicy):
+    if config.goal.says and isinstance(who.policy, Policy | RobomimicPolicy | ExportedPolicy):
         who.policy.embed(protocol.sentences())  # not in the middle of the first episodes
     try:
         _run_episodes(config, who, evaluation, log)
@@ -172,6 +175,8 @@ def contestant(config: EvaluateConfig, protocol: EvaluationProtocol) -> Contesta
         inference.refuse("the scripted expert")
         return Contestant(title="scripted expert", identity={"checkpoint": EXPERT}, policy=None)
     folder = Path(config.checkpoint)
+    if is_exported(folder):
+        return _exported(config, open_exported(folder, inference, config.threads or 1), protocol)
     policy = load_policy(folder, pick_device(config.device))
     title = str(read_config(folder)["kind"])
     identity: dict[str, Any] = {
@@ -192,6 +197,24 @@ def contestant(config: EvaluateConfig, protocol: EvaluationProtocol) -> Contesta
     goals = config.goals(policy, f"the policy in {config.checkpoint}", protocol)
     title += config.goal_title(policy)
     identity |= config.goal_identity()
+    return Contestant(title=title, identity=identity, policy=policy, goals=goals)
+
+
+def _exported(
+    config: EvaluateConfig, policy: ExportedPolicy, protocol: EvaluationProtocol
+) -> Contestant:
+    """Return the contestant that an exported folder is."""
+    STDERR.print(policy.opened.note, highlight=False)
+    identity: dict[str, Any] = {
+        "checkpoint": _digest(Path(config.checkpoint)),
+        "execute_horizon": min(config.execute_horizon, policy.action_horizon),
+        "sampling": policy.manifest.sampling,
+        "precision": policy.manifest.precision,
+        "runtime": policy.opened.name,
+    }
+    goals = config.goals(policy, f"the graph in {config.checkpoint}", protocol)
+    identity |= config.goal_identity()
+    title = policy.title + config.goal_title(policy)
     return Contestant(title=title, identity=identity, policy=policy, goals=goals)
 
 
@@ -278,7 +301,11 @@ def _about(config: EvaluateConfig, who: Contestant) -> dict[str, Any]:
     }
     if who.policy is not None:
         facts["goal"] = config.goal.value
-        trained = read_config(config.checkpoint)
+        if isinstance(who.policy, ExportedPolicy):
+            made = who.policy.manifest
+            trained = {"kind": made.kind, "git_commit": made.checkpoint["git_commit"]}
+        else:
+            trained = read_config(config.checkpoint)
         facts["checkpoint"] = {
             "path": config.checkpoint,
             "sha256": who.identity["checkpoint"],

@@ -4,48 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from omegaconf.errors import OmegaConfBaseException
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
-from yaml import YAMLError
 
 from telic.policy.layers.tensors import save_tensors
+from telic.policy.readable import load_embeddings, readable
 from telic.spec import Array, FieldStats
 
-_UNREADABLE = (
-    *(OSError, SafetensorError, YAMLError, OmegaConfBaseException, ValueError),
-    *(
-        TypeError,
-        AttributeError,
-        IndexError,
-        RecursionError,
-    ),  # of data that are something else
-)
-
-
-@contextmanager
-def readable(path: Path) -> Iterator[None]:
-    """Turn what reading a damaged or absent file of a checkpoint raises into one line."""
-    try:
-        yield
-    except FileNotFoundError as error:
-        name = Path(error.filename or "").name or path.name
-        raise ValueError(
-            f"{path.parent}: {name} is missing; the checkpoint is incomplete"
-        ) from error
-    except KeyError as error:
-        raise ValueError(f"{path}: damaged ({error} is not in it)") from error
-    except _UNREADABLE as error:
-        line = str(error).partition("\n")[0] or type(error).__name__
-        line = line.removeprefix(f"{path}: ")[:300]
-        raise ValueError(f"{path}: damaged ({line})") from error
+__all__ = [
+    "load_embeddings",
+    "load_stats",
+    "readable",
+    "require_stats",
+    "save_embeddings",
+    "save_stats",
+]
 
 
 def save_stats(path: Path, stats: Mapping[str, FieldStats]) -> None:
@@ -98,21 +76,3 @@ def save_embeddings(path: Path, vectors: Mapping[str, Array]) -> None:
     sentences = {"sentences": json.dumps(list(vectors))}
     tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
     save_tensors(tensors, path, sentences)
-
-
-def load_embeddings(path: Path) -> dict[str, Array]:
-    """Return the vectors, [dim] or [words dim], by sentence in an embeddings.safetensors."""
-    with readable(path), safe_open(path, "np") as file:
-        sentences = json.loads((file.metadata() or {}).get("sentences", "[]"))
-        if "lengths" not in file.keys():  # noqa: SIM118 (safe_open is no mapping)
-            rows = file.get_tensor("vectors")
-        else:
-            ends = file.get_tensor("lengths").cumsum()
-            rows = np.split(file.get_tensor("words"), ends)
-            if len(rows.pop()):
-                raise ValueError("it holds more words than its lengths say")
-        if len(rows) != len(sentences):
-            raise ValueError(f"{len(rows)} vectors for {len(sentences)} sentences")
-        if not all(row.dtype.kind == "f" and np.isfinite(row).all() for row in rows):
-            raise ValueError("vectors that are not finite numbers")
-        return dict(zip(sentences, rows, strict=True))

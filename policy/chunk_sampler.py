@@ -84,7 +84,9 @@ class ChunkSampling(Generic[MemoryT, PreparedT]):
         It stays on the device and asks it for no number, so that a CUDA graph can hold it.
         """
         begin = self._start(inputs)
-        sampled = self.sampling.sample(begin.denoise, begin.noise[0], begin.noise[1:], begin.start)
+        sampled = self.sampling.sample(
+            begin.denoise, begin.noise[0], begin.noise[1:], begin.start, self.plan.levels
+        )
         if begin.prefix is not None:
             sampled = begin.prefix.settle(sampled)
         if begin.starts is None:
@@ -175,10 +177,18 @@ class ChunkSampler(Generic[MemoryT, PreparedT]):
         gumbel_noise: Float[Tensor, "b k"] | None,
     ) -> Float[Tensor, "b h a"]:
         """Return actions in physical units. noise, gumbel_noise: as in `ChunkInputs`."""
+        sample = self.settings(sampling, start)
+        inputs = self.inputs(batch, context, noise, gumbel_noise)
+        return self._normalizer.unnormalize(sample(inputs))
+
+    def settings(
+        self, sampling: SamplingConfig, start: StartConfig
+    ) -> ChunkSampling[MemoryT, PreparedT]:
+        """Return what chunks of a sampling are drawn by, its plan made."""
         truncated = self._truncated if start.best else None
         if truncated is not None:
             sampling = sampling.truncated(truncated.sigma_trunc)
-        sample = ChunkSampling(
+        return ChunkSampling(
             denoiser=self._denoiser,
             plan=self.plan(sampling),
             sampling=sampling,
@@ -187,14 +197,22 @@ class ChunkSampler(Generic[MemoryT, PreparedT]):
             start=start,
             beta=self._config.prefix.beta,
         )
-        inputs = ChunkInputs(
+
+    def inputs(
+        self,
+        batch: Batch,
+        context: Context,
+        noise: Float[Tensor, "n b h a"],
+        gumbel_noise: Float[Tensor, "b k"] | None,
+    ) -> ChunkInputs:
+        """Return what the chunks of a batch are a function of."""
+        return ChunkInputs(
             context=context,
             noise=noise,
             gumbel_noise=gumbel_noise,
             prefix=self._prefix(batch),
             anchored=_anchored(batch),
         )
-        return self._normalizer.unnormalize(sample(inputs))
 
     def _prefix(self, batch: Batch) -> Prefix | None:
         """Return what the chunks go on from, None where none does."""

@@ -11,7 +11,6 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from telic.policy.batch import RequestSpec
 from telic.policy.config import PolicyConfig
 from telic.policy.denoisers.denoiser import Context, Denoiser, MemoryT, PreparedT
 from telic.policy.encoders.condition_dropout import NOTHING_HIDDEN, hide, hide_frames
@@ -28,6 +27,7 @@ from telic.policy.encoders.state_features import (
 )
 from telic.policy.encoders.towers import VisionTower
 from telic.policy.objectives.objective import NO_VIEWS, Encoded, Views
+from telic.policy.requests import RequestSpec
 from telic.spec import FieldStats, Interface
 
 
@@ -77,12 +77,14 @@ class Conditioner(nn.Module):
 
     def goals(self, batch: Batch, generator: torch.Generator | None = None) -> GoalTokens:
         """Return the token of each kind of goal; ValueError where the batch lacks something."""
-        if missing := [n for n in self.request_spec.fields if not holds(batch, n)]:
+        kinds = batch.get("goal_kinds", self.config.goal.modalities)
+        needed = [n for n in self.request_spec.fields_for(kinds) if not holds(batch, n)]
+        if missing := [n for n in needed if not (n == "text" and "sentence" in batch)]:
             raise ValueError(
                 f"the windows have no {missing[0]}, which the policy reads; data.cameras "
                 "and data.goal say what windows hold"
             )
-        if self.config.goal.state:
+        if self.config.goal.state and "state" in kinds:
             batch = {**batch, "goal_state": self._features(batch, batch["goal_state"])}
         return self.goal_encoder.tokens(batch, generator)
 

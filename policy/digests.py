@@ -23,7 +23,7 @@ def write_digests(folder: Path) -> None:
     names = {path.relative_to(folder).as_posix(): path for path in files}
     told = {
         SIZES: {name: path.stat().st_size for name, path in names.items()},
-        ALGORITHM: {name: _digest(path) for name, path in names.items()},
+        ALGORITHM: {name: of_file(path) for name, path in names.items()},
     }
     (folder / FILE).write_text(json.dumps(told, indent=1))
 
@@ -46,11 +46,16 @@ def require_intact(folder: Path, *names: str) -> None:
             raise ValueError(f"{folder}: {name} is missing; the checkpoint is incomplete")
         size = (folder / name).stat().st_size  # told first: it costs no reading
         differs = "size" if sizes.get(name, size) != size else ALGORITHM
-        if differs == "size" or _digest(folder / name) != digest:
+        if differs == "size" or of_file(folder / name) != digest:
             raise ValueError(
                 f"{folder / name}: damaged (its {differs} is not the one in {FILE}); {_WAY_OUT}, "
                 f"or, if it was changed on purpose, run python -m telic.policy.digests {folder}"
             )
+
+
+def listed(folder: Path) -> dict[str, str]:
+    """Return the digest of each file by name, of a folder that has them; else nothing."""
+    return _listed(folder)[0] if (folder / FILE).is_file() else {}
 
 
 def _listed(folder: Path) -> tuple[dict[str, str], dict[str, int]]:
@@ -68,7 +73,7 @@ def _listed(folder: Path) -> tuple[dict[str, str], dict[str, int]]:
     raise ValueError(f"{folder / FILE}: damaged ({reason}); {_WAY_OUT}")
 
 
-def _digest(path: Path) -> str:
+def of_file(path: Path) -> str:
     """Return the digest of a file in hexadecimal; it is computed once while the file stays."""
     about = path.stat()
     key = (about.st_dev, about.st_ino, about.st_mtime_ns, about.st_size)

@@ -84,6 +84,9 @@ class InferenceKeys:
     # how a chunk goes on from the rest of the last one: none, guided, trained; None: as the
     # checkpoint was trained
     prefixing: str | None = None
+    # what computes: torch for a checkpoint; for what export-policy wrote onnxruntime, openvino,
+    # tensorrt, or auto, the fastest of those installed; None: torch, or auto
+    runtime: str | None = None
 
     def inference(self) -> InferenceConfig:
         """These keys alone."""
@@ -98,6 +101,7 @@ class InferenceConfig(InferenceKeys):
     sampling: sampler, steps, schedule. anchors, temperature: from how many anchors a chunk is
     denoised and how freely one is chosen (`StartConfig`). precision: of the large matrices
     (`Precision`). prefixing: how a chunk goes on from what is left of the last one (`Prefixing`).
+    runtime: of an exported folder (`RUNTIMES`).
     """
 
     def require_known(self) -> None:
@@ -124,7 +128,7 @@ class InferenceConfig(InferenceKeys):
         chosen |= {
             entry.name: getattr(self, entry.name)
             for entry in fields(self)
-            if entry.name != "sampling"
+            if entry.name not in ("sampling", "runtime")
         }
         for name, value in chosen.items():
             if value is not None:
@@ -141,6 +145,11 @@ class InferenceConfig(InferenceKeys):
         from telic.policy.policy import Policy
 
         self.require_known()
+        if self.runtime not in (None, "torch", "auto"):
+            raise ValueError(
+                f"runtime={self.runtime} runs exported graphs, and {who} is a checkpoint; "
+                "export-policy CHECKPOINT OUT makes one, or leave runtime out"
+            )
         if not isinstance(policy, Policy):
             self.refuse(who)
             return

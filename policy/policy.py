@@ -6,7 +6,7 @@ B batch, O observation horizon, P state size, H action horizon, A action size.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
@@ -25,7 +25,7 @@ from telic.policy.diffusion.formulation import CLEAN_SIGMA, squared_error
 from telic.policy.diffusion.sampling import SamplingConfig
 from telic.policy.encoders.fields import Batch, to_device
 from telic.policy.inference.plan import Plan
-from telic.policy.inference.prefix import Prefixer, draw_fixed, show_fixed
+from telic.policy.inference.prefix import Prefixer, Prefixing, draw_fixed, show_fixed
 from telic.policy.inference.truncated import StartConfig, Truncated
 from telic.policy.layers.tensors import repeat_rows
 from telic.policy.noise import gumbel, uniform_numbers, unit_noise
@@ -42,6 +42,8 @@ from telic.spec import (
     Interface,
     Observation,
 )
+
+ChunkFunction = Callable[..., Tensor]  # (batch, noise, gumbel_noise=None) -> actions
 
 
 class Policy(nn.Module):
@@ -299,6 +301,29 @@ class Policy(nn.Module):
         """
         with self._at_rest():
             return self._chunk_sampler.plan(self.sampling if sampling is None else sampling)
+
+    def chunk_function(self) -> ChunkFunction:
+        """Return by what chunks are drawn for a batch, its plan made for the weights as they are.
+
+        Actions [B H A], physical units, from a batch as `encode` takes it, noise [draws B H A] and
+        Gumbel noise, as in `ChunkInputs`. It depends on no number in them, so that it can be
+        traced, if the batch has `goal_kinds` and no prefix that pulls.
+        """
+        with self._at_rest():
+            sampling = self._chunk_sampler.settings(self.sampling, self.start)
+            if self.prefixer.way is Prefixing.trained:
+                sampling.plan.expect_fixed()
+
+        def draw(batch: Batch, noise: Tensor, gumbel_noise: Tensor | None = None) -> Tensor:
+            inputs = self._chunk_sampler.inputs(batch, self.encode(batch), noise, gumbel_noise)
+            return self.action_normalizer.unnormalize(sampling.sample(inputs))
+
+        return draw
+
+    @property
+    def num_uniforms(self) -> int:
+        """Return how many Gumbel numbers choose the anchor of a chunk; 0: none do."""
+        return self._chunk_sampler.num_uniforms(self.start)
 
     @property
     def denoiser_config(self) -> DenoiserConfig:

@@ -181,6 +181,8 @@ class _Startup:
         self.report(
             f"policy ready, {ready['ready']:.1f} ms a chunk; goal: {in_words(text, goal_images)}"
         )
+        if (note := ready.get("note")) is not None:
+            self.report(note)
         for warning in ready["warnings"]:
             self.report(f"warning: {warning}")
         self.control.send({}, ipc.descriptors())

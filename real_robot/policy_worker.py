@@ -6,9 +6,12 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 
+from telic.policy.exported.manifest import is_exported
+from telic.policy.exported.policy import ExportedPolicy
 from telic.policy.inference_config import InferenceConfig
 from telic.real_robot.channel import Channel
 from telic.real_robot.child import reporting
@@ -38,11 +41,16 @@ def open_checkpoint(
     threads: int = 1,
     embodiment: str | None = None,
 ) -> ChunkPolicy:
-    """Return the policy in checkpoint directory `path`, acting as `inference` says.
+    """Return the policy in checkpoint directory or exported folder `path`, acting as `inference`
+    says.
 
-    embodiment: for which of the robots that it was trained for.
+    embodiment: for which of the robots that it was trained for. An exported folder needs no torch.
     ValueError for a bad checkpoint, device or robot, or a choice that the policy does not allow.
     """
+    if is_exported(Path(path)):
+        from telic.policy.exported.opened import open_exported
+
+        return open_exported(path, inference, threads, embodiment)
     import torch  # here, so that no other process of a run loads it
 
     from telic.policy.checkpoint import load_policy
@@ -95,7 +103,8 @@ def worker_main(
         unlike = None if text is None else unlike_trained(policy, text)
         latency_ns = warm_up(policy, goal)
         warnings = [text for text in (unlike, check_pace(policy, latency_ns)) if text is not None]
-        channel.send({"ready": latency_ns / 1e6, "warnings": warnings})
+        note = policy.opened.note if isinstance(policy, ExportedPolicy) else None
+        channel.send({"ready": latency_ns / 1e6, "warnings": warnings, "note": note})
     with reporting(channel, starting=False):
         requests = Requests(policy, goal, ipc.observations, ipc.status, config, latency_ns)
         answer(policy, requests, ipc, lambda: os.getppid() != daemon_pid)

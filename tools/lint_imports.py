@@ -24,12 +24,12 @@ RULE: dict[str, tuple[str, ...]] = {
         "training | real_robot",
         "configs",
         "goal_choice",
-        "build_anchors | collect | control | evaluate | train | train_baseline",
+        "build_anchors | collect | control | evaluate | export | train | train_baseline",
         "recipe",
         "commands",
     ),
     "policy": (
-        "policy.digests | policy.layers",
+        "policy.digests policy.readable | policy.layers",
         "policy.diffusion",
         "policy.routing",
         "policy.denoisers",
@@ -37,10 +37,11 @@ RULE: dict[str, tuple[str, ...]] = {
         "policy.objectives",
         "policy.inference",
         "policy.auxiliary policy.config policy.presets policy.conditioning policy.batch "
-        "policy.noise policy.chunk_sampler policy.policy",
+        "policy.noise policy.requests policy.chunk_sampler policy.policy",
         "policy.atomic policy.built_within policy.checkpoint policy.checkpoint_files "
         "policy.nearest_sentence policy.renamed policy.train_state",
         "policy.finetune | policy.inference_config",
+        "policy.exported",
         "policy.published",
     ),
     "envs": (

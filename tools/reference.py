@@ -13,6 +13,7 @@ from pathlib import Path
 
 from telic.configs.describe import CommandDescription, command_lines, describe, heading, meaning
 from telic.datasets.cli import demo_store_parser
+from telic.policy.exported.arguments import parser as export_policy_parser
 from telic.policy.published.import_arguments import parser as import_checkpoint_parser
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -29,6 +30,7 @@ def pages() -> dict[Path, str]:
     os.environ["COLUMNS"] = "90"  # argparse wraps there
     made[PAGES / "demo-store.md"] = of_arguments(demo_store_parser())
     made[PAGES / "import-checkpoint.md"] = of_arguments(import_checkpoint_parser())
+    made[PAGES / "export-policy.md"] = of_arguments(export_policy_parser())
     return made
 
 

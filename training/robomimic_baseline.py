@@ -19,11 +19,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from telic.policy.batch import RequestSpec, stack_requests
+from telic.policy.batch import stack_requests
 from telic.policy.checkpoint import Parts
 from telic.policy.encoders.language import LanguageConfig
 from telic.policy.encoders.normalizer import NormalizerConfig, Scaling
 from telic.policy.layers.tensors import load_exactly
+from telic.policy.requests import RequestSpec
 from telic.ranges import require_range
 from telic.spec import ActionChunk, ActRequest, Array, FieldStats, Interface, near_misses
 

@@ -1,10 +1,10 @@
 """Samplers: plain functions that follow `denoise(x, sigma) -> x0` down a list of sigmas.
 
-`x` is [B ...] noise of std `sigmas[0]`; `sigmas` is f32 [n + 1], on the CPU wherever x is, and
-ends in 0 (schedules.py); `denoise` gets sigma as f32 [1] of it, shared by the batch, so that a step
-can be looked up by its sigma without waiting for a GPU. Each returns x at the last sigma. What a
-stochastic sampler adds is given to it: `noise` [n B ...], standard normal, row i for step i, so a
-sample is a function of x and noise alone. A step to 0 adds none.
+`x` is [B ...] noise of std `sigmas[0]`; `sigmas` is f32 [n + 1], on the CPU wherever x is, or the
+`Levels` of it, and ends in 0 (schedules.py); `denoise` gets sigma as f32 [1] of it, shared by the
+batch, so that a step can be looked up by its sigma without waiting for a GPU. Each returns x at the
+last sigma. What a stochastic sampler adds is given to it: `noise` [n B ...], standard normal, row i
+for step i, so a sample is a function of x and noise alone. A step to 0 adds none.
 
 A sampler is such a function and one entry in `SAMPLERS`.
 """
@@ -12,10 +12,11 @@ A sampler is such a function and one entry in `SAMPLERS`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -24,9 +25,33 @@ from telic.registry import Registry
 Denoise = Callable[[Tensor, Tensor], Tensor]
 
 
-def euler(
-    denoise: Denoise, x: Float[Tensor, "b ..."], sigmas: Float[Tensor, " levels"]
-) -> Float[Tensor, "b ..."]:
+class Levels:
+    """A schedule as plain numbers, read as its f32 tensor is: by `tolist` and by slices.
+
+    No number is read from a tensor, so that a loop over them can be traced into one graph. rows:
+    each sigma as f32 [1]; a slice of one is that very tensor, so that it can be told by identity.
+    """
+
+    def __init__(self, sigmas: Sequence[float]) -> None:
+        self._sigmas = list(sigmas)
+        self.rows = [torch.tensor([sigma]) for sigma in self._sigmas]
+
+    def tolist(self) -> list[float]:
+        """The sigmas."""
+        return self._sigmas
+
+    def __getitem__(self, rows: slice) -> Float[Tensor, " rows"]:
+        chosen = self.rows[rows]
+        return chosen[0] if len(chosen) == 1 else torch.cat(chosen)
+
+    def __len__(self) -> int:
+        return len(self._sigmas)
+
+
+Sigmas: TypeAlias = Float[Tensor, " levels"] | Levels
+
+
+def euler(denoise: Denoise, x: Float[Tensor, "b ..."], sigmas: Sigmas) -> Float[Tensor, "b ..."]:
     """Euler's method on the probability flow ODE in sigma.
 
     The same thing as DDIM and as DPM-Solver++(1): x <- s x + (1 - s) D(x), s = sigma'/sigma.
@@ -37,9 +62,7 @@ def euler(
     return x
 
 
-def heun(
-    denoise: Denoise, x: Float[Tensor, "b ..."], sigmas: Float[Tensor, " levels"]
-) -> Float[Tensor, "b ..."]:
+def heun(denoise: Denoise, x: Float[Tensor, "b ..."], sigmas: Sigmas) -> Float[Tensor, "b ..."]:
     """Heun's second-order method (Karras et al. 2022, algorithm 1): two calls a step, one in the
     last."""
     for index, (level, sigma, following) in enumerate(_steps(sigmas)):
@@ -52,9 +75,7 @@ def heun(
     return x
 
 
-def dpmpp_2m(
-    denoise: Denoise, x: Float[Tensor, "b ..."], sigmas: Float[Tensor, " levels"]
-) -> Float[Tensor, "b ..."]:
+def dpmpp_2m(denoise: Denoise, x: Float[Tensor, "b ..."], sigmas: Sigmas) -> Float[Tensor, "b ..."]:
     """DPM-Solver++(2M) (Lu et al. 2022, algorithm 2): second order at one call a step.
 
     The first step and the one to sigma 0 are of first order.
@@ -65,7 +86,7 @@ def dpmpp_2m(
 def euler_ancestral(
     denoise: Denoise,
     x: Float[Tensor, "b ..."],
-    sigmas: Float[Tensor, " levels"],
+    sigmas: Sigmas,
     noise: Float[Tensor, "n b ..."],
     eta: float = 1.0,
 ) -> Float[Tensor, "b ..."]:
@@ -87,7 +108,7 @@ def euler_ancestral(
 def dpmpp_2m_sde(
     denoise: Denoise,
     x: Float[Tensor, "b ..."],
-    sigmas: Float[Tensor, " levels"],
+    sigmas: Sigmas,
     noise: Float[Tensor, "n b ..."],
     eta: float = 1.0,
 ) -> Float[Tensor, "b ..."]:
@@ -115,7 +136,7 @@ def dpmpp_2m_sde(
     return x
 
 
-def _steps(sigmas: Tensor) -> Iterator[tuple[float, Tensor, float]]:
+def _steps(sigmas: Sigmas) -> Iterator[tuple[float, Tensor, float]]:
     """Yield (sigma, the same as f32 [1], the following sigma) for each step."""
     levels = sigmas.tolist()
     for index in range(len(levels) - 1):

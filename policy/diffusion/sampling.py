@@ -12,7 +12,7 @@ from torch import Tensor
 
 from telic.policy.diffusion import schedules
 from telic.policy.diffusion.ddpm import Betas, timestep_sigmas
-from telic.policy.diffusion.samplers import SAMPLERS, Denoise
+from telic.policy.diffusion.samplers import SAMPLERS, Denoise, Levels
 from telic.policy.diffusion.schedules import Spacing
 from telic.ranges import require_range
 from telic.registry import Registry
@@ -167,13 +167,15 @@ class SamplingConfig:
         unit_noise: Float[Tensor, "b ..."],
         step_noise: Float[Tensor, "n b ..."] | None = None,
         start: Float[Tensor, "b ..."] | None = None,
+        levels: Levels | None = None,
     ) -> Float[Tensor, "b ..."]:
         """Return the sample that starts at `start`, or 0, plus the first sigma times `unit_noise`.
 
         step_noise: the other `num_draws` - 1 draws, standard normal; ValueError where too few.
+        levels: those of `levels()`, where they are known already.
         """
-        sigmas = self.levels()
-        x = float(sigmas[0]) * unit_noise
+        sigmas = self.levels() if levels is None else levels
+        x = sigmas.tolist()[0] * unit_noise
         x = x if start is None else start + x
         sampler = SAMPLERS[self.sampler]
         if not sampler.adds_noise:

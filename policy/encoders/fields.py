@@ -29,6 +29,11 @@ class Batch(TypedDict, total=False):
     action: Float[Tensor, "b h a"]  # of windows
     action_mask: Bool[Tensor, "b h"]  # False where the episode was over; absent: all are known
     text: list[str]  # the goal's sentence; "": none
+    # in place of `text`: the vectors of sentences [B dim], or of their words [B L dim] and which
+    # of those there are
+    sentence: Float[Tensor, "b ..."]
+    sentence_words: Bool[Tensor, "b l"]
+    goal_kinds: tuple[str, ...]  # the kinds of goal that some row may hold; absent: all
     goal_state: Float[Tensor, "b p"]
     goal_state_given: Bool[Tensor, " b"]  # rows that hold one; absent: all
     goal_images_given: Bool[Tensor, " b"]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from telic.policy.encoders.fields import Batch, camera_images, stored_features
 from telic.policy.encoders.images import ImageConfig, ImageEncoder
-from telic.policy.encoders.language import LanguageConfig, WordEncoder
+from telic.policy.encoders.language import LanguageConfig, LanguageEncoder, WordEncoder
 from telic.policy.encoders.state import StateEncoder
 from telic.policy.layers.feed_forward import Adaptor, goal_mlp
 from telic.registry import Registry
@@ -139,46 +139,46 @@ class GoalEncoder(nn.Module):
         `batch` has, as configured, `text` (list of str, "" for none), `goal_image/<camera>` u8
         [B h w 3] and normalised `goal_state` [B P]; `goal_images_given` and `goal_state_given`
         (bool [B]) say which rows hold one (default: all). `generator` draws what training hides of
-        a sentence and by how much it shifts a picture.
+        a sentence and by how much it shifts a picture. Where the batch has `goal_kinds`, these are
+        the kinds that there are tokens of.
         """
         if isinstance(self.language, WordEncoder):
-            return self._words(self.language, batch["text"], generator)
+            return self._words(self.language, batch, generator)
+        kinds = batch.get("goal_kinds", self.config.modalities)
         tokens, given, pictures = [], [], None
-        if self.language is not None:
-            device = next(self.text_in.parameters()).device
-            vectors = self.language(batch["text"], device)
+        if self.language is not None and "text" in kinds:
+            vectors, known = self._vectors(self.language, batch)
             tokens.append(self.text_in(self._hide_elements(vectors, generator)))
-            given.append(torch.tensor([text != "" for text in batch["text"]], device=device))
-        if self.config.images:
+            given.append(known)
+        if self.config.images and "images" in kinds:
+            shown = batch.get("goal_images_given")
             maps = stored_features(batch, "goal_image", self.image_in.cameras)
             if maps is not None:
-                shown = _given(batch.get("goal_images_given"), maps[0])
                 token, pictures = self._encoded([m.unsqueeze(1) for m in maps])
             else:
                 pictures_of = camera_images(batch, "goal_image", self.image_in.cameras)
                 images = {camera: frame.unsqueeze(1) for camera, frame in pictures_of.items()}
-                shown = _given(batch.get("goal_images_given"), next(iter(images.values())))
                 token, pictures = self._seen(images, shown, generator)
             tokens.append(token)
-            given.append(shown)
-        if self.config.state:
+            given.append(_given(shown, token))
+        if self.config.state and "state" in kinds:
             tokens.append(self.state_in(batch["goal_state"].unsqueeze(1)).squeeze(1))
             given.append(_given(batch.get("goal_state_given"), tokens[-1]))
         return GoalTokens(
-            self.config.modalities,
+            tuple(kinds),
             torch.stack(tokens, 1),
             torch.stack(given, 1),
             pictures=pictures,
         )
 
     def _seen(
-        self, images: Mapping[str, Tensor], given: Tensor, generator: torch.Generator | None
+        self, images: Mapping[str, Tensor], given: Tensor | None, generator: torch.Generator | None
     ) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b c"] | None]:
         """Return the token of each picture of a goal, and its vector before the projection.
 
         Where none is given, nothing is looked at but in training, where all ranks do the same.
         """
-        if not (self.training or bool(given.any())):
+        if given is not None and not (self.training or bool(given.any())):
             return torch.zeros(len(given), self.width, device=given.device), None
         return self._encoded(self.image_in.maps(images, generator))
 
@@ -209,14 +209,31 @@ class GoalEncoder(nn.Module):
     def sentences(self, batch: Batch) -> Float[Tensor, "b s"]:
         """Return the text tower's own vectors of the goals' sentences, nothing hidden."""
         assert self.language is not None
-        return self.language(batch["text"], next(self.text_in.parameters()).device)
+        if isinstance(self.language, WordEncoder) and "sentence_words" in batch:
+            words = batch["sentence_words"]
+            return batch["sentence"].sum(1) / words.sum(1, keepdim=True)
+        return self._vectors(self.language, batch)[0]
+
+    def _vectors(
+        self, language: LanguageEncoder, batch: Batch
+    ) -> tuple[Float[Tensor, "b s"], Bool[Tensor, " b"]]:
+        """Return the vector of each sentence, and which samples have one."""
+        if "sentence" in batch:
+            return batch["sentence"], batch["sentence"].any(-1)
+        device = next(self.text_in.parameters()).device
+        given = torch.tensor([text != "" for text in batch["text"]], device=device)
+        return language(batch["text"], device), given
 
     def _words(
-        self, language: WordEncoder, sentences: list[str], generator: torch.Generator | None
+        self, language: WordEncoder, batch: Batch, generator: torch.Generator | None
     ) -> GoalTokens:
-        device = next(self.text_in.parameters()).device
-        vectors, words = language.words(sentences, device)
-        given = torch.tensor([[text != ""] for text in sentences], device=device)
+        if "sentence_words" in batch:
+            vectors, words = batch["sentence"], batch["sentence_words"]
+            given = vectors.flatten(1).any(-1, keepdim=True)
+        else:
+            device, sentences = next(self.text_in.parameters()).device, batch["text"]
+            vectors, words = language.words(sentences, device)
+            given = torch.tensor([[text != ""] for text in sentences], device=device)
         tokens = self.text_in(self._hide_elements(vectors, generator))
         return GoalTokens(self.config.modalities, tokens, given, words)
 

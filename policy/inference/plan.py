@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from telic.policy.denoisers.denoiser import Denoiser, Level, MemoryT, PreparedT
 from telic.policy.diffusion.formulation import CLEAN_SIGMA, Formulation
-from telic.policy.diffusion.samplers import Denoise
+from telic.policy.diffusion.samplers import Denoise, Levels
 from telic.policy.diffusion.sampling import SamplingConfig
 from telic.policy.inference.cuda_graph import ChunkGraphs
 
@@ -27,8 +27,8 @@ from telic.policy.inference.cuda_graph import ChunkGraphs
 class Plan(Generic[MemoryT, PreparedT]):
     """The levels of one schedule, for a denoiser at rest and the weights it has now.
 
-    joined: all levels as one of S rows; sigmas: f32 [S] on the denoiser's device; graphs: of the
-    chunks drawn by it on a GPU.
+    joined: all levels as one of S rows; sigmas: f32 [S] on the denoiser's device; levels: the
+    schedule, the last one 0; graphs: of the chunks drawn by it on a GPU.
     """
 
     def __init__(
@@ -41,6 +41,7 @@ class Plan(Generic[MemoryT, PreparedT]):
         self._denoiser, self._formulation = denoiser, formulation
         schedule = sampling.levels()[:-1]
         self._schedule = schedule.tolist()
+        self.levels = Levels([*self._schedule, 0.0])
         self._places = {sigma: place for place, sigma in enumerate(self._schedule)}
         self._written = written(denoiser)
         self.graphs = ChunkGraphs()
@@ -57,9 +58,10 @@ class Plan(Generic[MemoryT, PreparedT]):
 
         memory: `Denoiser.encode` of the context. fixed: the actions that x holds without noise.
         ValueError if the weights have changed since the plan was made, and from `denoise` at a
-        sigma that is not in its schedule.
+        sigma that is not in its schedule. Where it is traced by torch.export, weights are symbols
+        without memory of their own, so whoever traces has made the plan just before.
         """
-        if not self._current:
+        if not (torch.compiler.is_exporting() or self._current):
             raise ValueError(
                 "the weights have changed since the plan was made; policy.plan() makes one of them "
                 "as they are now"
@@ -93,6 +95,10 @@ class Plan(Generic[MemoryT, PreparedT]):
         same = sampling.levels()[:-1].tolist() == self._schedule
         return same and denoiser is self._denoiser and self._current
 
+    def expect_fixed(self) -> None:
+        """Compute what chunks with fixed actions need; else the first of them does."""
+        _ = self._clean
+
     @cached_property
     def _clean(self) -> Level:
         """Return the level of actions without noise; few plans are asked for it."""
@@ -106,14 +112,17 @@ class Plan(Generic[MemoryT, PreparedT]):
         return all(weight.unchanged for weight in self._written)
 
     def _place(self, sigma: Tensor) -> int:
-        place = self._places.get(float(sigma))
-        if place is None:
+        for place, row in enumerate(self.levels.rows[:-1]):
+            if row is sigma:  # of `levels`: nothing is read from it
+                return place
+        known_place = self._places.get(float(sigma))
+        if known_place is None:
             known = ", ".join(f"{known:.4g}" for known in self._places)
             raise ValueError(
                 f"sigma {float(sigma):.4g} is not in the plan's schedule ({known}); "
                 "policy.plan(sampling) makes a plan of another one"
             )
-        return place
+        return known_place
 
 
 @dataclass(frozen=True, slots=True)

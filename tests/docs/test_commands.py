@@ -21,6 +21,7 @@ from telic.envs import registry
 from telic.evaluate import EvaluateConfig
 from telic.policy.diffusion.samplers import SAMPLERS
 from telic.policy.encoders.towers import TOWERS
+from telic.policy.exported.arguments import parser as export_policy_parser
 from telic.policy.published.import_arguments import parser as import_checkpoint_parser
 from telic.registry import Registry
 from telic.train import TrainConfig
@@ -36,7 +37,11 @@ COMPOSED: dict[str, tuple[str, type[Any]]] = {
     "build-anchors": ("build_anchors", BuildAnchorsConfig),
     "train-baseline": ("train_baseline", TrainBaselineConfig),
 }
-PARSED = {"demo-store": demo_store_parser, "import-checkpoint": import_checkpoint_parser}
+PARSED = {
+    "demo-store": demo_store_parser,
+    "import-checkpoint": import_checkpoint_parser,
+    "export-policy": export_policy_parser,
+}
 BY_MODULE = {f"telic.{name}": script for script, (name, _) in COMPOSED.items()}
 DOCUMENTED = [(*line, page) for page in PAGES for line in command_lines(page)]
 OURS = [
