@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from telic.envs.rendering import choose_backend
 from telic.envs.rollout.baselines import RandomPolicy
 from telic.envs.rollout.env_worker import EnvChoice
 from telic.envs.rollout.goals import EpisodeGoals, GoalChoice, GoalDrawing
@@ -134,3 +135,17 @@ def test_a_task_without_an_expert_is_refused_in_one_line(
     with pytest.raises(ValueError, match=r"no scripted expert.*goal_store=STORE") as refused:
         run(toy, [1], EpisodeGoals(choice=GoalChoice.image))
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.skipif(choose_backend() is None, reason="nothing to draw pictures with")
+def test_an_episode_of_metaworld_begins_as_if_no_goal_had_been_drawn() -> None:
+    choice = EnvChoice(task="reach-v3", cameras=("corner2",), image_size=(32, 32))
+    env = choice.make()
+    env.draw_images = False
+    obs, _ = env.reset(seed=5)
+    start = env.pictures()["corner2"]
+    goal = GoalDrawing(choice=choice, seed=5).at_start(env)
+    assert goal.reached and not np.array_equal(goal.images["corner2"], start)
+    again, _ = env.reset(seed=5)
+    assert np.array_equal(again["state"], obs["state"])
+    assert np.array_equal(env.pictures()["corner2"], start)
