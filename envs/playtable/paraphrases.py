@@ -7,6 +7,7 @@ rarer word or another kind of clause; hard: what shall come about, or a comparis
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -58,11 +59,12 @@ def paraphrases(file: str = BANK) -> Mapping[str, tuple[Paraphrase, ...]]:
 def drawn(task: str, index: int, seed: int = 0) -> tuple[Paraphrase, ...]:
     """Return one paraphrase of each difficulty: those that start number `index` is met with.
 
-    Ten starts in a row meet all 30, in an order drawn from `seed`.
+    Ten starts in a row meet all 30, in an order of the task's own, drawn from `seed`.
     """
     chosen = []
     for number, difficulty in enumerate(DIFFICULTIES):
         texts = [each for each in paraphrases()[task] if each.difficulty == difficulty]
-        order = np.random.default_rng([seed, number]).permutation(len(texts))
+        rng = np.random.default_rng([seed, number, zlib.crc32(task.encode())])
+        order = rng.permutation(len(texts))
         chosen.append(texts[order[index % len(texts)]])
     return tuple(chosen)
