@@ -4,9 +4,9 @@
 
 The same chunks as latency.py times: from tokens to normalised actions, random weights. `err` is the
 largest difference to the planned fp32 sampler, `x planned` how many times faster than it, by the
-least of the durations, which what else runs on the machine disturbs least. Rows are measured by
-turns, so that it falls on all alike. Runtimes that are not installed are left out, as are formats
-without kernels here.
+least of the durations, which what else runs on the machine disturbs least. Each way is measured by
+turns with the planned sampler, so that it falls on both alike. Runtimes that are not installed are
+left out, as are formats without kernels here.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from datetime import date
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ from telic.policy.inference.plan import Plan
 from telic.policy.inference.precision import Precision, available, quantize
 
 Call = Callable[[], np.ndarray]
+Open = Callable[[], Call]
 OURS = [Precision.fp32_packed, Precision.bf16, Precision.int8, Precision.w8a8]
 ROUNDS, LIMIT_S = 20, 40.0
 
@@ -63,20 +65,22 @@ class Graph(nn.Module):
         return self.sampling.sample(denoise, noise, levels=self.plan.levels)
 
 
-def torch_calls(size: str, sampling: SamplingConfig) -> dict[str, Call]:
-    """Return what samples a chunk in each format of torch, by what it is called."""
-    calls: dict[str, Call] = {}
-    formats = [Precision.fp32, *(p for p in OURS if p in available(torch.device("cpu")))]
-    for precision in formats:
-        torch.manual_seed(0)
-        chunk = Chunk(*SIZES[size], torch.device("cpu"))
-        try:
-            quantize(chunk.network, precision)
-        except ValueError:  # no matrix is large enough
-            continue
-        name = "planned" if precision is Precision.fp32 else precision.value
-        calls[f"torch {name}"] = lambda chunk=chunk: chunk.planned(sampling).numpy()
-    return calls
+def torch_ways(size: str, sampling: SamplingConfig) -> dict[str, Open]:
+    """Return what opens a chunk in each format of torch but float32, by what it is called."""
+
+    def opened(precision: Precision) -> Call:
+        chunk = torch_chunk(size)
+        quantize(chunk.network, precision)
+        return lambda: chunk.planned(sampling).numpy()
+
+    formats = [precision for precision in OURS if precision in available(torch.device("cpu"))]
+    return {f"torch {precision.value}": partial(opened, precision) for precision in formats}
+
+
+def torch_chunk(size: str) -> Chunk:
+    """Return a chunk of this size; its weights and inputs are the same each time."""
+    torch.manual_seed(0)
+    return Chunk(*SIZES[size], torch.device("cpu"))
 
 
 @torch.no_grad()
@@ -93,12 +97,14 @@ def graph_calls(size: str, sampling: SamplingConfig, folder: Path, threads: int)
     inputs = {name: t.numpy() for name, t in zip(names, graph.examples, strict=True)}
     del graph, traced, program
     gc.collect()
-    calls: dict[str, Call] = {}
-    if find_spec("onnxruntime") is not None:
-        calls["onnxruntime fp32"] = _onnxruntime(file, inputs, threads)
+    ways: dict[str, Open] = {"onnxruntime fp32": partial(_onnxruntime, file, inputs, threads)}
     if find_spec("openvino") is not None:
-        calls |= _openvino(file, inputs, threads)
-    return calls
+        openvino = partial(_openvino, file, inputs, threads)
+        ways["openvino fp32"] = partial(openvino, "f32")
+        ways["openvino bf16"] = partial(openvino, "bf16")
+        if find_spec("nncf") is not None:
+            ways["openvino int8 (NNCF)"] = partial(openvino, "f32", int8=True)
+    return ways
 
 
 def _onnxruntime(file: Path, inputs: dict[str, np.ndarray], threads: int) -> Call:
@@ -110,63 +116,66 @@ def _onnxruntime(file: Path, inputs: dict[str, np.ndarray], threads: int) -> Cal
     return lambda: session.run(None, inputs)[0]
 
 
-def _openvino(file: Path, inputs: dict[str, np.ndarray], threads: int) -> dict[str, Call]:
+def _openvino(
+    file: Path, inputs: dict[str, np.ndarray], threads: int, hint: str, *, int8: bool = False
+) -> Call:
     import openvino
 
     core = openvino.Core()
     model = core.read_model(file)
-    values = list(inputs.values())
-
-    def call(model: Any, hint: str) -> Call:
-        settings = {
-            "INFERENCE_PRECISION_HINT": hint,
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_NUM_THREADS": threads,
-        }
-        request = core.compile_model(model, "CPU", settings).create_infer_request()
-        feed = dict(enumerate(values))
-        return lambda: np.array(next(iter(request.infer(feed).values())))
-
-    calls = {"openvino fp32": call(model, "f32"), "openvino bf16": call(model, "bf16")}
-    if find_spec("nncf") is not None:
+    if int8:
         import nncf
 
-        small = nncf.compress_weights(core.read_model(file), mode=nncf.CompressWeightsMode.INT8_SYM)
-        calls["openvino int8 (NNCF)"] = call(small, "f32")
-    return calls
+        model = nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_SYM)
+    settings = {
+        "INFERENCE_PRECISION_HINT": hint,
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": threads,
+    }
+    request = core.compile_model(model, "CPU", settings).create_infer_request()
+    feed = dict(enumerate(inputs.values()))
+    return lambda: np.array(next(iter(request.infer(feed).values())))
 
 
-@torch.inference_mode()
-def by_turns(calls: dict[str, Call]) -> dict[str, list[float]]:
-    """Return the durations of each call in ms, each in every round, after a first one."""
-    took: dict[str, list[float]] = {name: [] for name in calls}
+def by_turns(first: Call, other: Call) -> tuple[list[float], list[float]]:
+    """Return the durations of two calls in ms, one after the other in every round."""
+    took: tuple[list[float], list[float]] = ([], [])
     began = time.perf_counter()
-    for number in range(1 + ROUNDS):
-        for name, call in calls.items():
+    for number in range(ROUNDS):
+        for call, durations in zip((first, other), took, strict=True):
             start = time.perf_counter()
             call()
-            if number:
-                took[name].append((time.perf_counter() - start) * 1e3)
+            durations.append((time.perf_counter() - start) * 1e3)
         if number > 2 and time.perf_counter() - began > LIMIT_S:
             break
     return took
 
 
+@torch.inference_mode()
 def add_rows(table: Table, size: str, steps: str, threads: int, console: Console) -> None:
-    """Measure one size at one number of steps."""
+    """Measure one size at one number of steps; besides planned torch one way is open at a time."""
     sampling = PRESETS[steps]
-    with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
-        graphs = graph_calls(size, sampling, Path(folder), threads)
-        calls = torch_calls(size, sampling) | graphs
-        wanted = calls["torch planned"]()
-        errors = {name: float(abs(call() - wanted).max()) for name, call in calls.items()}
-        took = by_turns(calls)
-    first = min(took["torch planned"])
-    for name, durations in took.items():
-        least = min(durations)
-        row = (size, steps, name, f"{float(np.median(durations)):.2f}", f"{least:.2f}")
-        table.add_row(*row, f"{first / least:.2f}", f"{errors[name]:.1e}")
-        console.print(*row, f"x {first / least:.2f}", f"err {errors[name]:.1e}", style="dim")
+    with tempfile.TemporaryDirectory() as folder:
+        ways = graph_ways(size, sampling, Path(folder), threads)
+        chunk = torch_chunk(size)
+
+        def planned() -> np.ndarray:
+            return chunk.planned(sampling).numpy()
+
+        wanted = planned()
+        for name, opened in (torch_ways(size, sampling) | ways).items():
+            try:
+                call = opened()
+            except ValueError:  # no matrix is large enough for this format
+                continue
+            error = float(abs(call() - wanted).max())
+            first, took = by_turns(planned, call)
+            median, least = float(np.median(took)), min(took)
+            row = (size, steps, name, f"{median:.2f}", f"{least:.2f}", f"{min(first):.2f}")
+            table.add_row(*row, f"{min(first) / least:.2f}", f"{error:.1e}")
+            console.print(*row, f"x {min(first) / least:.2f}", f"err {error:.1e}", style="dim")
+            del call
+            gc.collect()
     table.add_section()
 
 
@@ -185,7 +194,9 @@ def main() -> None:
     console = Console(width=120)
     facts = ", ".join(f"{key} {value}" for key, value in (machine() | versions()).items())
     console.print(f"{facts}, {date.today().isoformat()}", highlight=False, soft_wrap=True)
-    table = Table("size", "steps", "how", "median ms", "least ms", "x planned", "err")
+    table = Table(
+        *("size", "steps", "how", "median ms", "least ms", "planned, least ms", "x planned", "err")
+    )
     for size in arguments.sizes:
         for steps in arguments.steps:
             add_rows(table, size, steps, arguments.threads, console)
