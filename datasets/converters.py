@@ -7,7 +7,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from telic.datasets.formats import calvin, diffusion_policy, lerobot, rdt_hdf5, robomimic_hdf5
+from telic.datasets.formats import (
+    calvin,
+    diffusion_policy,
+    lerobot,
+    mcap_recordings,
+    rdt_hdf5,
+    robomimic_hdf5,
+)
 from telic.datasets.formats.converter import Convert, Converter
 from telic.registry import Registry
 
@@ -24,6 +31,7 @@ CONVERTERS: Registry[Converter] = Registry(
         "to_diffusion_policy": diffusion_policy.TO,
         "from_calvin": calvin.FROM,
         "from_rdt": rdt_hdf5.FROM,
+        "from_mcap": mcap_recordings.FROM,
     },
 )
 

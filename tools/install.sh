@@ -60,11 +60,11 @@ if [ ! -x .venv/bin/python ] || ! .venv/bin/python -m pip --version >/dev/null 2
 fi
 
 # robomimic 0.3.0 needs egl_probe, which is compiled on installation.
-extras=dev,lerobot,umi,robomimic
+extras=dev,lerobot,mcap,umi,robomimic
 if ! { command -v cmake && command -v c++ && command -v make; } >/dev/null 2>&1; then
   if ! apt_install "robomimic's baselines (egl_probe is compiled)" cmake make g++; then
     say "  going on without robomimic; run 'make install' again once they are there"
-    extras=dev,lerobot,umi
+    extras=dev,lerobot,mcap,umi
   fi
 fi
 # CMake 4 refuses egl_probe's old minimum without this.

@@ -20,7 +20,7 @@ from telic.policy.requests import (
     stacked,
     uniform_numbers,
 )
-from telic.spec import ActionChunk, ActRequest, Array, Goal, Interface, Observation
+from telic.spec import ActionChunk, ActRequest, Array, Goal, GoalKinds, Interface, Observation
 
 
 class ExportedPolicy:
