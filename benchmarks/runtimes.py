@@ -84,10 +84,9 @@ def torch_chunk(size: str) -> Chunk:
 
 
 @torch.no_grad()
-def graph_calls(size: str, sampling: SamplingConfig, folder: Path, threads: int) -> dict[str, Call]:
-    """Return what runs the exported chunk in each runtime and format."""
-    torch.manual_seed(0)
-    graph = Graph(Chunk(*SIZES[size], torch.device("cpu")), sampling)
+def graph_ways(size: str, sampling: SamplingConfig, folder: Path, threads: int) -> dict[str, Open]:
+    """Return what opens the exported chunk in each runtime and format."""
+    graph = Graph(torch_chunk(size), sampling)
     traced = torch.export.export(graph, graph.examples, strict=False)
     names = [*graph.names, "noise"]
     program = torch.onnx.export(traced, input_names=names, dynamo=True, verbose=False)

@@ -43,7 +43,7 @@ def test_a_graph_meets_the_same_episodes(toy: str, toy_checkpoint: Path, tmp_pat
     got = evaluate(graph, "graph_results", "runtime=onnxruntime")
     assert got["policy"] == "mode, euler, 2 steps, fp32, onnxruntime"
     assert [e["success"] for e in got["episodes"]] == [e["success"] for e in wanted["episodes"]]
-    assert got["runtime"] == "onnxruntime" and got["checkpoint"]["kind"] == "mode"
+    assert got["about"]["runtime"] == "onnxruntime" and got["about"]["checkpoint"]["kind"] == "mode"
     with pytest.raises(ValueError, match=r"sampling=4: the graph was made for euler over sigmas"):
         evaluate(graph, "other", "sampling=4")
 
