@@ -8,7 +8,6 @@ topic and field, /joint_states.position; topics of pictures become cameras.
 from __future__ import annotations
 
 import argparse
-import base64
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,7 +17,6 @@ from typing import Any
 import numpy as np
 
 from telic.datasets.formats.converter import Converter, ImportOptions, optional
-from telic.datasets.formats.encoded_pictures import picture, picture_size
 from telic.datasets.formats.into_store import (
     EpisodeData,
     Recordings,
@@ -28,6 +26,8 @@ from telic.datasets.formats.into_store import (
     spoken,
     write_store,
 )
+from telic.datasets.formats.mcap_messages import pixels as pixels_of
+from telic.datasets.formats.mcap_messages import vector
 from telic.spec import Array, ArraySpec, near_misses
 
 MAGIC = b"\x89MCAP0\r\n"
@@ -111,7 +111,7 @@ class _Reader:
         for step, newest in enumerate(self._steps(path, times)):
             where = f"{path} step {step}"
             for name, keys in self.keys.items():
-                parts = [_vector(f"{where}: {t}.{f}", newest[t][1], f) for t, f in keys]
+                parts = [vector(f"{where}: {t}.{f}", newest[t][1], f) for t, f in keys]
                 numbers[name].append(np.concatenate(parts))
                 if len(numbers[name][-1]) != len(numbers[name][0]):
                     raise ValueError(
@@ -119,7 +119,7 @@ class _Reader:
                         f"{len(numbers[name][0])}"
                     )
             for topic, camera in self.cameras.items():
-                frame = _pixels(f"{where}: {topic}", newest[topic][1])
+                frame = pixels_of(f"{where}: {topic}", newest[topic][1])
                 if camera not in pixels:
                     pixels[camera] = pixel_buffer(f"{path}: {topic}", (len(times), *frame.shape))
                 if frame.shape != pixels[camera].shape[1:]:
@@ -223,44 +223,6 @@ def _opened(path: Path) -> Iterator[Any]:
         raise ValueError(f"{path}: not readable as MCAP ({_line(error)})") from error
     except Exception as error:  # the library and its codecs raise anything
         raise ValueError(f"{path}: not readable as MCAP ({_line(error)})") from error
-
-
-def _field(content: Any, name: str) -> Any:
-    return content.get(name) if isinstance(content, dict) else getattr(content, name, None)
-
-
-def _vector(where: str, content: Any, field: str) -> Array:
-    for name in field.split(".") if field else ():
-        content = _field(content, name)
-    try:
-        found = np.atleast_1d(np.asarray(content, np.float32))
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{where} holds {content!r:.60}, expected numbers") from error
-    if content is None or found.ndim != 1:
-        raise ValueError(f"{where} is not there, or is no vector")
-    return found
-
-
-def _pixels(where: str, content: Any) -> Array:
-    """A message of a picture as u8 [h w 3]."""
-    data = _field(content, "data")
-    try:
-        data = base64.b64decode(data, validate=True) if isinstance(data, str) else bytes(data)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{where} holds no data of a picture") from error
-    order = _field(content, "encoding")
-    if order is None:
-        return picture(where, data, *picture_size(where, data))
-    height, width, row = (_field(content, key) for key in ("height", "width", "step"))
-    if order not in ("rgb8", "bgr8"):
-        raise ValueError(f"{where} has encoding {order!r:.40}, read are rgb8 and bgr8")
-    if not all(isinstance(n, int) and n > 0 for n in (height, width, row)) or row < 3 * width:
-        raise ValueError(f"{where} is {height} x {width} with rows of {row} bytes")
-    if len(data) != height * row:
-        raise ValueError(f"{where} has {len(data)} bytes, expected {height * row}")
-    rows = np.frombuffer(data, np.uint8).reshape(height, row)[:, : 3 * width]
-    frame = rows.reshape(height, width, 3)
-    return frame[..., ::-1] if order == "bgr8" else frame
 
 
 def _camera(topic: str) -> str:
