@@ -51,8 +51,9 @@ class EpisodePlace:
 
 def is_lerobot(path: Path) -> bool:
     """Return whether a LeRobotDataset stands at `path`, of whatever version."""
+    described = path / "meta/info.json"
     try:
-        info = json.loads((path / "meta/info.json").read_text())
+        info = json.loads(described.read_text()) if described.is_file() else None
     except (OSError, ValueError):
         return False
     return isinstance(info, dict) and "codebase_version" in info

@@ -28,6 +28,8 @@ def is_replay_buffer(path: Path) -> bool:
     """Return whether a replay buffer stands at `path`."""
     if path.is_dir():
         return (path / _ENDS).is_file()
+    if not path.is_file():  # a pipe would be waited for
+        return False
     try:
         with zipfile.ZipFile(path) as archive:
             return _ENDS in archive.namelist()

@@ -32,6 +32,8 @@ CARRIED = ("robot", "task_family", "licence", "source", "env_args")
 
 def is_robomimic(path: Path) -> bool:
     """Return whether an HDF5 file of demonstrations stands at `path`."""
+    if not path.is_file():  # a pipe would be waited for
+        return False
     try:
         with h5py.File(path, "r") as file:
             return file.get("data", getclass=True) is h5py.Group
