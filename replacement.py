@@ -185,8 +185,8 @@ def _folder_beside(place: Path) -> Iterator[Path]:
     while True:
         folder = Path(tempfile.mkdtemp(prefix=f".{place.name}.", suffix=_SUFFIX, dir=place.parent))
         lock = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-        with suppress(OSError):
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with suppress(OSError):  # waits for one who takes it for a leftover, and deletes it
+            fcntl.flock(lock, fcntl.LOCK_EX)
         with suppress(OSError):
             if folder.stat().st_ino == os.fstat(lock).st_ino:
                 break

@@ -15,7 +15,7 @@ from telic.datasets.rows import HeldRows
 from telic.datasets.spans import find_spans
 from telic.datasets.store import EpisodeStore
 from telic.embodiment import Embodiment, Space, unified_interface
-from telic.spec import Array, near_misses
+from telic.spec import Array, ArraySpec, near_misses
 
 
 @dataclass(kw_only=True, slots=True)
@@ -86,14 +86,7 @@ class Windows:
         self._action_shape = acting[0].array("action").row_shape
         self._robots: list[Embodiment] = []
         if config.space is Space.unified:
-            action = acting[0].interface.action
-            self._robots = [
-                Embodiment.of(
-                    store.interface_as(action) if store in videos else store.interface,
-                    str(store.path),
-                )
-                for store in self.stores
-            ]
+            self._robots = _embodiments(self.stores, videos, acting[0].interface.action)
             self.cameras = _shared_cameras(self._robots, config.cameras)
         else:
             self.cameras = _common_cameras(acting, videos, config.cameras)
@@ -322,6 +315,18 @@ def _common_cameras(
         offer = video.interface_as(needed.action)
         needed.require(offer, f"store {first.path}", f"store {video.path}")
     return cameras
+
+
+def _embodiments(
+    stores: Sequence[EpisodeStore], videos: Collection[EpisodeStore], action: ArraySpec
+) -> list[Embodiment]:
+    """Return the robot of each store; `action`: of those that have videos alone."""
+    return [
+        Embodiment.of(
+            store.interface_as(action) if store in videos else store.interface, str(store.path)
+        )
+        for store in stores
+    ]
 
 
 def _shared_cameras(robots: Sequence[Embodiment], asked: Sequence[str] | None) -> list[str]:

@@ -134,7 +134,7 @@ def unlike_trained(policy: ChunkPolicy, sentence: str) -> str | None:
     """Return how far `sentence` is from those that the policy was trained on; None: it is one."""
     if not hasattr(policy, "known_embeddings"):
         return None
-    from telic.policy.nearest_sentence import nearest_sentence
+    from telic.policy.encoders.nearest_sentence import nearest_sentence
 
     nearest = nearest_sentence(policy, sentence)
     return None if nearest is None else str(nearest)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from telic.policy.nearest_sentence import nearest_sentence
+from telic.policy.encoders.nearest_sentence import nearest_sentence
 from telic.spec import Array
 
 
