@@ -9,18 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from telic.envs.evaluation.playtable import STEPS_PER_TASK, family_of
+from telic.envs.evaluation.playtable import task_settings
 from telic.envs.evaluation.protocol import (
     Outcome,
-    Phrasings,
     ProtocolSettings,
     TaskProtocol,
-    state_kwargs,
 )
 from telic.envs.playtable.instructions import instructions
 from telic.envs.playtable.paraphrases import AXES, DIFFICULTIES, Paraphrase, drawn
-from telic.envs.playtable.rules import TASK_RULES
-from telic.envs.registry import entry
 from telic.envs.rollout.rollout import EpisodeJob, EpisodeResult
 
 TRAINING = "training"
@@ -42,18 +38,7 @@ class ParaphraseProtocol(TaskProtocol):
     @classmethod
     def from_settings(cls, settings: ProtocolSettings) -> ParaphraseProtocol:
         """Return the protocol; ValueError for an unknown family or scene."""
-        family = family_of(settings)
-        tasks = [f"{family}/{task}" for task in TASK_RULES]
-        for task in tasks:
-            entry(task)
-        return cls(
-            tasks=tasks,
-            episodes_per_task=settings.episodes_per_task,
-            seed=settings.seed,
-            max_steps=STEPS_PER_TASK if settings.max_steps is None else settings.max_steps,
-            all_phrasings=settings.instructions is Phrasings.all,
-            env={"scene": settings.scene} | state_kwargs(settings.state),
-        )
+        return cls(**task_settings(settings))
 
     @property
     def num_episodes(self) -> int:

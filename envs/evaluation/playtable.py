@@ -138,6 +138,22 @@ class ChainProtocol(EvaluationProtocol):
         )
 
 
+def task_settings(settings: ProtocolSettings) -> dict[str, Any]:
+    """Return what a protocol of each task alone is made of; ValueError for an unknown family."""
+    family = family_of(settings)
+    tasks = [f"{family}/{task}" for task in TASK_RULES]
+    for task in tasks:
+        entry(task)
+    return {
+        "tasks": tasks,
+        "episodes_per_task": settings.episodes_per_task,
+        "seed": settings.seed,
+        "max_steps": STEPS_PER_TASK if settings.max_steps is None else settings.max_steps,
+        "all_phrasings": settings.instructions is Phrasings.all,
+        "env": {"scene": settings.scene} | state_kwargs(settings.state),
+    }
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SingleProtocol(TaskProtocol):
     """Each of the 34 tasks alone, from random states in which it is possible.
@@ -152,19 +168,7 @@ class SingleProtocol(TaskProtocol):
     @classmethod
     def from_settings(cls, settings: ProtocolSettings) -> SingleProtocol:
         """Return the protocol; ValueError for an unknown family or scene, a bad language file."""
-        family = family_of(settings)
-        tasks = [f"{family}/{task}" for task in TASK_RULES]
-        for task in tasks:
-            entry(task)
-        return cls(
-            tasks=tasks,
-            episodes_per_task=settings.episodes_per_task,
-            seed=settings.seed,
-            max_steps=STEPS_PER_TASK if settings.max_steps is None else settings.max_steps,
-            all_phrasings=settings.instructions is Phrasings.all,
-            env={"scene": settings.scene} | state_kwargs(settings.state),
-            language_file=settings.language_file,
-        )
+        return cls(**task_settings(settings), language_file=settings.language_file)
 
     def phrasing(self, task: str, index: int) -> str:
         """Return what episode `index` of a task is given."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from telic.policy.exported.manifest import (
 from telic.policy.exported.parity import TOLERANCE, Parity, compare, random_requests
 from telic.policy.exported.policy import ExportedPolicy
 from telic.policy.exported.runtimes import Opened
+from telic.policy.inference.machine import versions
 from telic.policy.policy import Policy
 from telic.replacement import Replacement
 from telic.spec import ActRequest, Array
@@ -170,7 +170,7 @@ def _manifest(graph: PolicyGraph, checkpoint: Path, options: ExportOptions) -> M
             "sha256": checkpoint_digest(checkpoint),
             "git_commit": str(read_config(checkpoint).get("git_commit", "")),
         },
-        versions={"code": git_commit(), **_versions()},
+        versions={"code": git_commit(), **versions(_PACKAGES)},
     )
 
 
@@ -179,13 +179,3 @@ def _sampling(graph: PolicyGraph) -> dict[str, Any]:
     settings = dict(plain(graph.policy.sampling))
     anchors = plain(graph.policy.start) if graph.policy.truncated is not None else None
     return {**settings, "sigmas": sigmas, "start": anchors}
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
