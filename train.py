@@ -27,6 +27,7 @@ from telic.training.config import TrainConfig, TrainPrecision
 from telic.training.data import batches_from, held_out_batches, open_stores, windows_of
 from telic.training.features import use_features
 from telic.training.messages import describe, where_from
+from telic.training.readers import ReaderDied
 from telic.training.resume import Resumed, RunRecord
 from telic.training.run_folder import checkpoint_to_resume, remove_checkpoints
 from telic.training.run_log import RunLog
@@ -36,6 +37,8 @@ from telic.training.step import train_step
 from telic.training.stop_signals import StopSignals
 from telic.training.time_estimate import TimeEstimate
 from telic.training.validation import NonFiniteLoss, held_out_errors
+
+SIGNAL_TO_ALL_S = 0.5  # a signal to a group comes to a child and to us within this
 
 
 @dataclass(kw_only=True, slots=True)
@@ -55,6 +58,13 @@ class Run:
         """The checkpoint that the run goes on from when it is stopped."""
         return Path(self.config.out) / "checkpoints" / "last"
 
+    def write_last(self) -> None:
+        """Write `last` where it is not of this step already."""
+        step = self.training.progress.step
+        if step != self.written:
+            self.training.checkpoint("last")
+            self.written = step
+
 
 def run(config: TrainConfig) -> dict[str, float]:
     """Train as `config` says; return the last measured numbers.
@@ -65,17 +75,8 @@ def run(config: TrainConfig) -> dict[str, float]:
     """
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    try:
-        with ExitStack() as stack:
-            return _run(config, stack)
-    except RuntimeError as error:  # raised by a handler of SIGCHLD, wherever we are
-        if "DataLoader worker" not in str(error):
-            raise
-        why = " ".join(str(error).split()).rstrip(".")
-        raise ValueError(
-            f"a process that reads data has died ({why}); resume=true goes on from the last "
-            f"checkpoint in out={config.out}; data.num_workers=0 reads in this process"
-        ) from error
+    with ExitStack() as stack:
+        return _run(config, stack)
 
 
 def _run(config: TrainConfig, stack: ExitStack) -> dict[str, float]:
@@ -157,12 +158,13 @@ def _train(run: Run, stop: StopSignals, log: RunLog) -> None:
     )
     while progress.step < config.steps:
         began_s = time.monotonic()
-        batch = next(batches)
         try:
+            batch = next(batches)
             record = train_step(config, accelerator, model, optimizer, batch, progress.step)
+        except ReaderDied as error:
+            raise _without_readers(error, run, stop, log) from error
         except NonFiniteLoss as error:
-            if progress.step > run.written:
-                training.checkpoint("last")
+            run.write_last()
             raise _with_place(error, batch, run) from error
         training.ema.update_parameters(training.policy)
         progress.step += 1
@@ -181,13 +183,11 @@ def _train(run: Run, stop: StopSignals, log: RunLog) -> None:
                 log.say(line)
         checkpointing = final or stopping or step % config.checkpoint_every == 0
         if checkpointing:
-            training.checkpoint("last")
-            run.written = step
+            run.write_last()
         if validating or checkpointing:
             log.draw()
         if stopping:
-            log.say(f"stopped at step {step}; {run.last} holds it: go on with resume=true")
-            raise KeyboardInterrupt(int(stop.received or signal.SIGINT))
+            raise _stopped(run, stop, log)
 
 
 def _validate(run: Run, log: RunLog) -> None:
@@ -216,6 +216,33 @@ def _measure(run: Run) -> dict[str, float]:
     if config.rollouts.tasks:
         measured |= config.rollouts.measure(policy)
     return measured
+
+
+def _stopped(run: Run, stop: StopSignals, log: RunLog) -> KeyboardInterrupt:
+    """What a stopped run ends with, the place to go on from told."""
+    step = run.training.progress.step
+    log.say(f"stopped at step {step}; {run.last} holds it: go on with resume=true")
+    return KeyboardInterrupt(int(stop.received or signal.SIGINT))
+
+
+def _without_readers(error: ReaderDied, run: Run, stop: StopSignals, log: RunLog) -> BaseException:
+    """What a run ends with whose readers are dead: a stop, where one signal was for all.
+
+    No step is under way, so that one process writes what was learnt; one of several writes nothing,
+    for the others are not here.
+    """
+    give_up = time.monotonic() + SIGNAL_TO_ALL_S
+    while stop.received is None and time.monotonic() < give_up:
+        time.sleep(0.01)
+    alone = run.training.accelerator.num_processes == 1
+    if alone:
+        run.write_last()
+    if stop.received is not None:
+        return _stopped(run, stop, log) if alone else KeyboardInterrupt(int(stop.received))
+    return ValueError(
+        f"a process that reads data has died ({error}); resume=true goes on from the last "
+        f"checkpoint in out={run.config.out}; data.num_workers=0 reads in this process"
+    )
 
 
 def _with_place(error: NonFiniteLoss, batch: Batch, run: Run) -> NonFiniteLoss:

@@ -21,6 +21,7 @@ from telic.policy.encoders.fields import Batch, to_device
 from telic.policy.policy import Policy
 from telic.spec import Array
 from telic.training.config import TrainConfig
+from telic.training.readers import read
 from telic.training.resume import RunRecord
 from telic.training.robomimic_baseline import RobomimicPolicy
 from telic.training.stop_signals import leave_stopping_to_parent
@@ -85,7 +86,10 @@ def windows_of(
 def batches_from(
     config: TrainConfig, windows: Windows, accelerator: Accelerator, position: int
 ) -> Iterator[Batch]:
-    """Yield this process's rows of each global batch, from batch `position` on, on its device."""
+    """Yield this process's rows of each global batch, from batch `position` on, on its device.
+
+    Raises ReaderDied where a process that reads has died.
+    """
     share = config.data.labelled_share
     labelled = None if share is None else windows.labelled()
     if labelled is not None and not len(labelled):
@@ -112,7 +116,7 @@ def batches_from(
         pin_memory=accelerator.device.type == "cuda",
         worker_init_fn=leave_stopping_to_parent,
     )
-    for batch in loader:
+    for batch in read(loader):
         yield to_device(batch, accelerator.device, wait=False)
 
 

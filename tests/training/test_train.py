@@ -18,7 +18,7 @@ from safetensors.numpy import load_file
 from telic.configs.launch import compose
 from telic.datasets.lock import WriterLock
 from telic.datasets.store import EpisodeStore, Segment
-from telic.policy.checkpoint import load_policy
+from telic.policy.checkpoint import load_policy, load_train_state
 from telic.policy.routing.routings import ROUTINGS
 from telic.spec import ActRequest, ArraySpec, Goal, Observation
 from telic.train import run
@@ -179,6 +179,33 @@ def test_sigterm_writes_a_checkpoint_and_leaves(demos: Path, tmp_path: Path) -> 
     assert process.returncode == 128 + signal.SIGTERM
     assert "resume=true" in stderr and "Traceback" not in stderr
     load_policy(out / "checkpoints" / "last", "cpu")
+
+
+def _children(pid: int) -> list[int]:
+    return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+@pytest.mark.parametrize("stopped", [False, True], ids=["alone", "and then the command"])
+def test_a_killed_reader_costs_no_step(demos: Path, tmp_path: Path, stopped: bool) -> None:
+    out = tmp_path / "run"
+    process = subprocess.Popen(
+        command(demos, out, "steps=100000", "data.num_workers=1"), stderr=subprocess.PIPE, text=True
+    )
+    log = out / "log.jsonl"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not (log.exists() and log.read_text().count("\n") > 3):
+        time.sleep(0.05)
+    for child in _children(process.pid):
+        os.kill(child, signal.SIGKILL)
+    if stopped:  # as one signal to a group, of which the child heard first
+        process.terminate()
+    _, stderr = process.communicate(timeout=60)
+    assert "Traceback" not in stderr
+    assert process.returncode == (128 + signal.SIGTERM if stopped else 2)
+    says = "resume=true" if stopped else "a process that reads data has died"
+    assert says in stderr
+    step = json.loads(log.read_text().splitlines()[-1])["step"]
+    assert load_train_state(out / "checkpoints" / "last").progress["step"] == step
 
 
 def test_a_non_finite_loss_stops_before_the_update(demos: Path, tmp_path: Path) -> None:
