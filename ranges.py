@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from typing import Any, Final
 
 LAST_SEED: Final = 2**31 - 1  # simulators take no larger one
@@ -27,13 +28,14 @@ def require_range(
             continue
         wanted = _wanted(at_least, above, at_most)
         outside = (
-            not math.isfinite(value)
+            not isinstance(value, numbers.Real)
+            or not math.isfinite(value)
             or (at_least is not None and value < at_least)
             or (above is not None and value <= above)
             or (at_most is not None and value > at_most)
         )
         if outside:
-            raise ValueError(f"{prefix}{name}={value} must be {wanted}")
+            raise ValueError(f"{prefix}{name}={value!r} must be {wanted}")
 
 
 def require_text(config: object, *names: str, prefix: str = "") -> None:

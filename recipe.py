@@ -35,6 +35,7 @@ from telic.ranges import require_range, require_text
 from telic.real_robot.summary_file import CONTROL
 from telic.replacement import Kind, Replacement
 from telic.spec import near_misses
+from telic.text_files import read_text
 from telic.train import TrainConfig
 
 STDOUT = Console(soft_wrap=True, markup=False)
@@ -157,7 +158,7 @@ class Stage:
 def is_summary(path: Path) -> bool:
     """Return whether the summary of a recipe stands at `path`."""
     try:
-        summary = json.loads(path.read_text())
+        summary = json.loads(read_text(path))
     except (OSError, ValueError):
         return False
     return isinstance(summary, dict) and "seconds" in summary

@@ -10,15 +10,18 @@ from typing import Any
 
 import yaml
 
+from telic.text_files import read_text
+
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def require_no_aliases(path: Path) -> None:
     """Raise ValueError where a part of the YAML file `path` stands for another (`*name`).
 
-    A few lines of them grow to any size. OSError and YAMLError as from reading the file.
+    A few lines of them grow to any size. OSError, ValueError and YAMLError as from
+    reading the file.
     """
-    for token in yaml.scan(path.read_text(encoding="utf-8"), Loader=_LOADER):
+    for token in yaml.scan(read_text(path), Loader=_LOADER):
         if isinstance(token, yaml.AliasToken):
             line = token.start_mark.line + 1
             raise ValueError(

@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from telic.replacement import Kind
+from telic.text_files import read_text
 
 READS = ("v2.0", "v2.1", "v3.0")
 INDEX_FEATURES = ("timestamp", "frame_index", "episode_index", "index", "task_index")
@@ -53,7 +54,7 @@ def is_lerobot(path: Path) -> bool:
     """Return whether a LeRobotDataset stands at `path`, of whatever version."""
     described = path / "meta/info.json"
     try:
-        info = json.loads(described.read_text()) if described.is_file() else None
+        info = json.loads(read_text(described)) if described.is_file() else None
     except (OSError, ValueError):
         return False
     return isinstance(info, dict) and "codebase_version" in info

@@ -16,6 +16,7 @@ from zarr.storage import LocalStore, ZipStore
 from telic.datasets.formats.converter import optional
 from telic.datasets.formats.into_store import require_room
 from telic.spec import Array
+from telic.text_files import LARGEST_TEXT, read_text
 
 HELD_BYTES = 64 << 20  # an array up to here is read once: many have one chunk
 LARGEST_CHUNK = 1 << 30
@@ -126,9 +127,11 @@ class ReplayBuffer:
     def _metadata(self, name: str) -> dict[str, Any]:
         try:
             if self.path.is_dir():
-                text = (self.path / name).read_text()
+                text = read_text(self.path / name)
             else:
                 with zipfile.ZipFile(self.path) as archive:
+                    if (size := archive.getinfo(name).file_size) > LARGEST_TEXT:
+                        raise ValueError(f"it unpacks to {size:,} bytes")
                     text = archive.read(name).decode()
             found = json.loads(text)
         except (OSError, KeyError, ValueError) as error:

@@ -25,6 +25,7 @@ from telic.envs.evaluation.statistics import (
 )
 from telic.envs.records import read_record
 from telic.envs.rollout.rollout import EpisodeResult
+from telic.text_files import read_text
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -291,7 +292,7 @@ def read_evaluation(path: Path) -> Evaluation:
     """Return the evaluation in results.json at `path` (or in the folder `path`)."""
     file = results_file(path)
     try:
-        data = json.loads(file.read_text())
+        data = json.loads(read_text(file))
     except FileNotFoundError as error:
         raise ValueError(
             f"no results at {file}; evaluate-policy writes results.json into its out"

@@ -76,8 +76,13 @@ def import_checkpoint(
     if tokenizer is not None and not _tokenizer_files(tokenizer):
         wanted = " or ".join(TOKENIZER_FILES)
         raise ValueError(f"--tokenizer {tokenizer}: holds no {wanted}")
-    imported = SOURCES[kind].read(source, options)
-    policy = imported.build()
+    try:
+        imported = SOURCES[kind].read(source, options)
+        policy = imported.build()
+    except ValueError as error:
+        if str(source) in str(error) or "--" in str(error):
+            raise
+        raise ValueError(f"{source}: {error}") from error
     policy.set_embeddings(vectors or {})
 
     def write_language(folder: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,7 @@ from telic.policy.config import PolicyConfig
 from telic.policy.layers.tensors import load_exactly
 from telic.policy.policy import Policy
 from telic.spec import FieldStats, Interface, near_misses
+from telic.text_files import read_text
 from telic.yaml_files import require_no_aliases
 
 
@@ -90,7 +92,7 @@ def read_hydra(path: Path) -> DictConfig:
 def read_json(path: Path) -> dict[str, Any]:
     """Return the object in the JSON file at `path`."""
     try:
-        data = json.loads(path.read_text())
+        data = json.loads(read_text(path))
     except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path}: no readable JSON ({error!s:.120})") from error
     if not isinstance(data, dict):
@@ -163,6 +165,16 @@ def require_switches(stated: Mapping[str, Any], only: Mapping[str, Any], where: 
     for key, value in only.items():
         if key in stated and type(value)(stated[key]) != value:
             raise ValueError(f"{where}: {key}={stated[key]} is not supported, only {value} is")
+
+
+def require_kinds(stated: Mapping[str, Any], examples: Mapping[str, Any], where: object) -> None:
+    """Raise ValueError where a config states something else than a value like the example's."""
+    for key, example in examples.items():
+        value = stated.get(key, example)
+        kind = (int, float) if isinstance(example, float) else type(example)
+        fits = isinstance(value, kind) and isinstance(value, bool) == isinstance(example, bool)
+        if not fits or (isinstance(value, float) and not math.isfinite(value)):
+            raise ValueError(f"{where}: {key}={value!r}, expected a value such as {example!r}")
 
 
 def require_same(stated: Mapping[str, Any], found: Mapping[str, Any], path: Path) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PosixPath
 from typing import Any
+from warnings import catch_warnings
 
 import torch
 from omegaconf import AnyNode, DictConfig, ListConfig
@@ -39,7 +40,11 @@ def read_pickle(path: Path) -> Any:
         raise ValueError(f"{path}: is empty; fetch it again")
     _require_honest(path, size)
     try:
-        with _memory(2 * size + _SPARE), torch.serialization.safe_globals(_CONFIG_PARTS):
+        with (
+            _memory(2 * size + _SPARE),
+            torch.serialization.safe_globals(_CONFIG_PARTS),
+            catch_warnings(action="ignore"),  # of what is refused below, in our words
+        ):
             data = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle may raise anything
         raise ValueError(f"{path}: not to be read as tensors and plain values {_why(error)}") from (

@@ -22,7 +22,7 @@ Join = Callable[[str, list[Tensor]], Tensor]  # our name, those tensors -> ours
 
 def concatenate(key: str, tensors: list[Tensor]) -> Tensor:
     """Return the tensors one after another along their first axis."""
-    return torch.cat(tensors)
+    return torch.cat(tensors) if len(tensors) > 1 else tensors[0]
 
 
 def translate(
@@ -54,6 +54,8 @@ def translate(
         if wanted is not None and key in wanted:
             rows, *others = wanted[key].shape
             shape = torch.Size([rows // len(group), *others])
+        if not shape and len(group) > 1:
+            raise ValueError(f"{where}: {group[0]} is a lone number, expected rows")
         for name in group:
             require_shape(published, name, tuple(shape), where)
     return {key: join(key, [published[n] for n in group]) for key, group in table.items()}

@@ -32,7 +32,8 @@ def run(kind: str, cases: int, first: int, folder: Path, only: str = "") -> Iter
     base = folder / "base"
     _in_child(module.make, base)
     if hasattr(module, "warm"):
-        module.warm(base)
+        with redirect_stdout(sys.stderr):
+            module.warm(base)
     attacks = [name for name in module.ATTACKS if only in name]
     for case in range(first, first + cases):
         attack = attacks[case % len(attacks)]

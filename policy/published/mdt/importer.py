@@ -22,6 +22,7 @@ from telic.policy.published.imported import (
     Imported,
     ImportOptions,
     read_hydra,
+    require_kinds,
     require_prefixes,
     require_same,
     require_switches,
@@ -49,7 +50,7 @@ from telic.policy.published.mdt.parts import (
 from telic.policy.published.openai_clip import text_tower
 from telic.policy.published.pickles import read_pickle
 from telic.policy.published.robots import calvin
-from telic.policy.published.sampling import edm_sampling
+from telic.policy.published.sampling import EXAMPLES, edm_sampling
 from telic.policy.published.voltron import DEAD as DEAD_VOLTRON
 
 CONFIG = Path(".hydra") / "config.yaml"
@@ -138,6 +139,8 @@ def convert(
     perceives = any(name.startswith(PERCEIVER) for name in tensors)
     eyes = (VOLTRON_AT, PERCEIVER, POOL) if perceives else TOWERS
     require_prefixes(tensors, (DENOISER, CLIP, PICTURES, FORESIGHT, LOG_SCALE, *eyes), where)
+    require_kinds(network, {"n_heads": 8}, where)
+    require_kinds(agent, EXAMPLES, where)
     require_switches(network, PLAIN, where)
     sizes = _sizes(tensors, perceives, where)
     require_same(network, sizes, file)

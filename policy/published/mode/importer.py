@@ -25,6 +25,7 @@ from telic.policy.published.imported import (
     ImportOptions,
     read_hydra,
     read_tensors,
+    require_kinds,
     require_prefixes,
     require_same,
     require_switches,
@@ -36,7 +37,7 @@ from telic.policy.published.imported import (
 from telic.policy.published.mode.denoiser import NUM_CAMERAS, mode_config, translate_mode
 from telic.policy.published.openai_clip import text_tower
 from telic.policy.published.robots import calvin
-from telic.policy.published.sampling import edm_sampling
+from telic.policy.published.sampling import EXAMPLES, edm_sampling
 
 WEIGHTS = "model_cleaned.safetensors"
 DENOISER, CLIP = "model.inner_model.", "language_goal.clip_rn50."
@@ -84,6 +85,8 @@ def convert(
     known = (DENOISER, CLIP, *TOWERS)
     require_prefixes(tensors, known, where)
     sizes = _sizes(split_off(tensors, DENOISER), where)
+    require_kinds(network, {"n_heads": 8, "top_k": 2, "router_normalize": True}, path)
+    require_kinds(agent, EXAMPLES, path)
     require_switches(network, PLAIN, path)
     require_same(network, sizes, path)
     ours = mode_config({"router_normalize": True, **network, **sizes})

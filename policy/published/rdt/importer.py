@@ -26,6 +26,7 @@ from telic.policy.published.imported import (
     ImportOptions,
     read_json,
     read_tensors,
+    require_kinds,
     require_same,
     require_switches,
     shapes_of,
@@ -86,6 +87,7 @@ def convert(
         )
     stated = dict(_flat(config))
     require_switches(stated, PLAIN, path)
+    require_kinds(stated, SCHEDULER, path)
     sizes = _sizes(tensors, where)
     require_same(stated, {name: sizes[ours] for name, ours in SIZES.items()}, path)
     layout = _layout(stated, sizes.pop("num_images"), path)
@@ -197,7 +199,7 @@ def _layout(stated: Mapping[str, Any], num_images: int, path: Path) -> list[int]
     try:
         ((_, numbers),) = stated.get("img_pos_embed_config", [["image", [2, 3, num_images // 6]]])
         frames, cameras, patches = (abs(int(n)) for n in numbers)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(
             f'{path}: img_pos_embed_config is not [["image", [frames, cameras, patches]]]'
         ) from error

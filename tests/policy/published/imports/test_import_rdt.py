@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -247,6 +248,14 @@ def test_sentences_are_read_by_the_t5_of_a_folder(
         (lambda w: w.pop("model.x_pos_embed"), "no tensor model.x_pos_embed"),
         (lambda w: w.update(odd=torch.zeros(2)), r"unknown tensor odd \(2,\)"),
         (lambda w: w.update({"img_adaptor.2.bias": torch.zeros(2)}), r"is \(2,\), expected \(32,"),
+        (
+            lambda w: w.update({"model.blocks.0.cross_attn.kv.bias": torch.tensor(1.0)}),
+            r"to_kv.bias is \(\), expected",
+        ),
+        (
+            lambda w: w.update({"model.blocks.0.attn.qkv.bias": torch.tensor(1.0)}),
+            r"to_qkv.bias is \(\), expected",
+        ),
         (lambda w: w.update(step=7), "holds more or other than tensors by name"),
     ],
 )
@@ -273,6 +282,24 @@ def test_other_input_that_does_not_fit_is_one_line(
     assert "tensors have 24" in refused(source, tmp_path, capsys, given)
     source = write(tmp_path / "c", weights, lang_adaptor="linear")
     assert "lang_adaptor=linear is not supported" in refused(source, tmp_path, capsys, given)
+    for n, layout in enumerate(([["image", [math.inf, 3, -4]]], [["image", ["a", 3, -4]]], 7)):
+        source = write(tmp_path / f"layout{n}", weights, img_pos_embed_config=layout)
+        says = refused(source, tmp_path, capsys, given)
+        assert 'config.json: img_pos_embed_config is not [["image", [frames' in says
+    for n, (key, value) in enumerate(
+        [
+            *(("num_train_timesteps", other) for other in ("float99", math.inf, [3], 0, None)),
+            *(("num_inference_timesteps", other) for other in ("int64", -4, 5 * 10**12, True)),
+            *((key, [0]) for key in ("beta_schedule", "prediction_type")),
+        ]
+    ):
+        scheduler = {**CONFIG["config"], "noise_scheduler": SCHEDULER | {key: value}}
+        source = write(tmp_path / f"other{n}", weights, config=scheduler)
+        says = refused(source, tmp_path, capsys, given)
+        assert str(source) in says and re.search(f"{key}=|num_timesteps=0|sampling.steps=", says)
+    source = write(tmp_path / "holes", weights)
+    os.truncate(source / "config.json", 1 << 40)
+    assert "1,099,511,627,776 bytes" in refused(source, tmp_path, capsys, given)
     source = write(tmp_path / "d", weights)
     assert "--interface FILE names the entries" in refused(source, tmp_path, capsys, [])
     nowhere = [*given[:-1], str(tmp_path / "none")]
