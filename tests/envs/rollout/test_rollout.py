@@ -236,7 +236,7 @@ def test_what_does_not_fit_is_one_line(toy: str) -> None:
 
 
 def test_an_action_that_is_not_finite_stops_the_run(toy: str) -> None:
-    class Broken(RandomPolicy):
+    class BrokenPolicy(RandomPolicy):
         def act_batch(self, requests: list[ActRequest]) -> list[ActionChunk]:
             chunks = RandomPolicy.act_batch(self, requests)
             if requests[0].step > 0:
@@ -244,4 +244,4 @@ def test_an_action_that_is_not_finite_stops_the_run(toy: str) -> None:
             return chunks
 
     with pytest.raises(ValueError, match=r"toy/sum seed 3 step 8: action 2 of the policy's chunk"):
-        run([EpisodeJob(task=toy, seed=3)], Broken(interface=TOY), num_workers=0)
+        run([EpisodeJob(task=toy, seed=3)], BrokenPolicy(interface=TOY), num_workers=0)
