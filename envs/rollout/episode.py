@@ -9,7 +9,7 @@ import numpy as np
 
 from telic.envs.observations import require_observation
 from telic.envs.rollout.env_worker import EnvChoice, EnvRequest, EnvWorker, Refusal, Report
-from telic.envs.rollout.goals import GoalDrawing
+from telic.envs.rollout.goals import GoalRenderer
 from telic.envs.rollout.video import Camera, Film
 from telic.envs.task import DictObs, GoalPictures, TaskEnv
 from telic.spec import Array, Interface
@@ -51,7 +51,7 @@ class Begin(EnvRequest):
     seed: int
     obs_horizon: int
     film: Film | None = None
-    goals: GoalDrawing | None = None
+    goals: GoalRenderer | None = None
 
     def perform(self, env_worker: EnvWorker) -> Progress:
         """Return the first observation, repeated to fill the horizon."""
@@ -88,7 +88,7 @@ class RunningEpisode:
         seed: int,
         obs_horizon: int,
         film: Film | None = None,
-        goals: GoalDrawing | None = None,
+        goals: GoalRenderer | None = None,
     ) -> None:
         self._env, self._goals = env, goals
         self._new_goal = None if goals is None else goals.at_start(env)  # not yet reported

@@ -294,7 +294,7 @@ class _Rollout:
                 seed=job.start_seed,
                 obs_horizon=self._policy.obs_horizon,
                 film=None if job.video is None else self._film(job.video),
-                goals=self._goals.drawing(choice, job.start_seed),
+                goals=self._goals.renderer(choice, job.start_seed),
             )
         )
 
