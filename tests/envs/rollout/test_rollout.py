@@ -163,7 +163,7 @@ def test_few_episodes_are_shared_out_among_the_workers(toy: str) -> None:
     with ProcessPool(3, 4, timeout_s=60) as pool:
         for slot in range(3):
             pool.send(Describe(slot=slot, choice=EnvChoice(task=toy)))
-        assert [len(worker.orders) for worker in pool._workers] == [1, 1, 1]
+        assert [len(worker.requests) for worker in pool._workers] == [1, 1, 1]
         assert {pool.receive().slot for _ in range(3)} == {0, 1, 2}
 
 
