@@ -114,7 +114,7 @@ class Prefixer:
         """Raise ValueError if chunks are to be guided and the denoiser has no gradient."""
         if self.way is Prefixing.guided and not has_gradients(denoiser):
             raise ValueError(
-                "prefixing=guided differentiates the denoiser, and these values have no gradient; "
+                "prefixing=guided differentiates the denoiser, and these numbers have no gradient; "
                 "use precision=fp32 or bf16, or a policy trained with policy.prefix.max_delay"
             )
 
@@ -152,7 +152,7 @@ class Prefixer:
             instead = (
                 "such chunks are guided, which costs a backward pass a step"
                 if guides
-                else "its values have no gradient to guide by, so only as many actions are fixed"
+                else "its numbers have no gradient to guide by, so only as many actions are fixed"
             )
             warnings.warn(
                 f"an inference delay of {delay} steps is beyond the policy.prefix.max_delay="
