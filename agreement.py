@@ -46,7 +46,7 @@ class Agreeing(Protocol):
 
     @property
     def action(self) -> ArraySpec:
-        """What is told [A]."""
+        """The spec of an action [A]."""
         ...
 
     @property

@@ -272,7 +272,9 @@ def _report(evaluation: Evaluation, other: Evaluation | None, outputs: Outputs) 
         mine, theirs = (str(one.about.get("physics", "")) for one in (evaluation, other))
         if line := other_physics(mine, theirs, "this evaluation", f"compare: {other.policy}"):
             warnings.warn(line, stacklevel=2)
-    comparison = None if other is None else compare(evaluation, _told_apart(other, evaluation))
+    comparison = (
+        None if other is None else compare(evaluation, _distinctly_named(other, evaluation))
+    )
     data = write_evaluation(evaluation, comparison, outputs.folder, outputs.overwrite)
     write_report(evaluation, comparison, outputs.folder, outputs.overwrite)
     STDOUT.print(table(evaluation, comparison))
@@ -281,7 +283,7 @@ def _report(evaluation: Evaluation, other: Evaluation | None, outputs: Outputs) 
     return data
 
 
-def _told_apart(other: Evaluation, evaluation: Evaluation) -> Evaluation:
+def _distinctly_named(other: Evaluation, evaluation: Evaluation) -> Evaluation:
     """Return `other`; under its checkpoint's name too, where its title is that of `evaluation`."""
     if other.policy != evaluation.policy:
         return other

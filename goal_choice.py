@@ -45,8 +45,8 @@ class GoalKeys:
         kinds.require(f"goal={choice.value}", who, text=choice.says, images=choice.shows)
         stored = None
         if self.goal_store is not None:
-            needs = {camera: policy.interface.images[camera] for camera in kinds.cameras}
-            stored = StoreGoals(Path(self.goal_store), protocol.goal_tasks(), needs).pictures
+            camera_specs = {camera: policy.interface.images[camera] for camera in kinds.cameras}
+            stored = StoreGoals(Path(self.goal_store), protocol.goal_tasks(), camera_specs).pictures
         cache = None if self.goal_cache is None else Path(self.goal_cache)
         return EpisodeGoals(choice=choice, stored=stored, cache=cache)
 
@@ -55,8 +55,8 @@ class GoalKeys:
         if not self.goal.shows:
             return {}
         store = None if self.goal_store is None else EpisodeStore.open(self.goal_store)
-        shown = {} if store is None else {"goal_store": [str(store.path), store.num_steps]}
-        return {"goal": self.goal.value, **shown}
+        about_store = {} if store is None else {"goal_store": [str(store.path), store.num_steps]}
+        return {"goal": self.goal.value, **about_store}
 
     def goal_title(self, policy: ChunkPolicy) -> str:
         """Return what titles say of the goal; "" of a policy that takes sentences alone."""
@@ -82,14 +82,16 @@ class StoreGoals:
     the tasks, or has pictures of another size.
     """
 
-    def __init__(self, path: Path, tasks: Sequence[str], needs: Mapping[str, ArraySpec]) -> None:
+    def __init__(
+        self, path: Path, tasks: Sequence[str], camera_specs: Mapping[str, ArraySpec]
+    ) -> None:
         self._store = EpisodeStore.open(path)
         offered = {
             name.removeprefix("image/"): spec
             for name, spec in self._store.fields.items()
             if name.startswith("image/")
         }
-        for camera, spec in needs.items():
+        for camera, spec in camera_specs.items():
             if camera not in offered:
                 there = ", ".join(offered) or "none"
                 raise ValueError(
@@ -101,7 +103,7 @@ class StoreGoals:
                     f"goal_store={path}: pictures of {camera} are {got}, the policy takes "
                     f"{spec.shape}"
                 )
-        self._cameras = list(needs)
+        self._cameras = list(camera_specs)
         self._ends = {task: self._ends_of(task) for task in tasks}
         if missing := [task for task, ends in self._ends.items() if not len(ends)]:
             more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
@@ -117,8 +119,10 @@ class StoreGoals:
         store, known = self._store, entry(task)
         table = store.segment_table
         names = np.array([name == known.task_id for name in store.tasks] or [False])
-        said = np.array([text in known.instructions for text in store.instructions] or [False])
-        chosen = names[table[:, 3]] if any(store.tasks) else said[table[:, 2]]
+        known_text = np.array(
+            [text in known.instructions for text in store.instructions] or [False]
+        )
+        chosen = names[table[:, 3]] if any(store.tasks) else known_text[table[:, 2]]
         ends: Array = np.unique(table[chosen, 1]) - 1
         return ends
 

@@ -139,9 +139,9 @@ class Stage:
     def run(self) -> float:
         """Run it to its end; return its seconds. A failure ends this process alike."""
         command = [sys.executable, "-m", f"telic.{self.command}", *self.arguments]
-        shown = shlex.join([COMMANDS[self.command].script, *self.arguments])
+        command_line = shlex.join([COMMANDS[self.command].script, *self.arguments])
         STDOUT.rule(Text(self.command, style="bold"), align="left")
-        STDOUT.print(f"$ {shown}", highlight=False)
+        STDOUT.print(f"$ {command_line}", highlight=False)
         began = time.monotonic()
         with subprocess.Popen(command) as process:
             while True:
@@ -268,29 +268,29 @@ def summarize(results: dict[str, dict[str, Any]], control: dict[str, Any] | None
 def table(summary: dict[str, Any]) -> Table:
     """Return the summary for people: a column for each policy, named with sampler and steps."""
     names = list(summary["success"])
-    shown = Table("task", *(summary["policy"][name] for name in names))
+    table = Table("task", *(summary["policy"][name] for name in names))
     for task in summary["per_task"][names[0]]:
         rates = [summary["per_task"][name][task] for name in names]  # None: it never came up
-        shown.add_row(task, *("-" if rate is None else f"{rate:.2f}" for rate in rates))
-    shown.add_section()
+        table.add_row(task, *("-" if rate is None else f"{rate:.2f}" for rate in rates))
+    table.add_section()
     if "average_length" in summary:
         for index in range(len(summary["in_a_row"][names[0]])):
             rates = [summary["in_a_row"][name][index] for name in names]
-            shown.add_row(f"{index + 1} in a row", *(f"{rate:.3f}" for rate in rates))
+            table.add_row(f"{index + 1} in a row", *(f"{rate:.3f}" for rate in rates))
         lengths = [summary["average_length"][name] for name in names]
-        shown.add_row(
+        table.add_row(
             "average length [95 %]",
             *(_with_interval(length["mean"], length["interval"]) for length in lengths),
         )
     else:
         success, intervals = summary["success"], summary["intervals"]
         means = [_with_interval(success[name], intervals[name]) for name in names]
-        shown.add_row("all (Wilson 95 %)", *means)
-    shown.add_row(
+        table.add_row("all (Wilson 95 %)", *means)
+    table.add_row(
         "chunk latency, median ms",
         *(f"{summary['chunk_latency_ms'][name]['median']:.1f}" for name in names),
     )
-    return shown
+    return table
 
 
 def _with_interval(mean: float, interval: Sequence[float]) -> str:

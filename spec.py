@@ -224,7 +224,7 @@ class ChunkPolicy(Protocol):
 class ManyRobots(Protocol):
     """A policy that may have been trained for several robots and acts for one of them at a time.
 
-    robots: what each of them senses and is told; empty for a policy with one robot of its own.
+    robots: the interface of each; empty for a policy with one robot of its own.
     """
 
     robots: Mapping[str, Interface]

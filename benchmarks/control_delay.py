@@ -11,8 +11,8 @@ steps, 2.5 s, holding included. Prefixing (policy/inference/prefix.py) needs chu
 delay and `execute_horizon` together, and `trained` a policy.prefix.max_delay of a step more than
 the delay: when the policy is asked its observation is up to a step old.
 
-Seam jerk: the median norm of the second difference of the commands where they pass from one chunk
-to the next, over that inside of chunks; 1 is a seam that cannot be told.
+Boundary jerk: the median norm of the second difference of the commands where one chunk follows
+another, divided by the same inside of chunks. At 1 a chunk boundary does not show.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ SEED = 400_000
 
 
 @dataclass(slots=True)
-class Outcome:
+class DelayResult:
     """Sums over the tasks of one setting."""
 
     successes: int = 0
@@ -52,11 +52,11 @@ class Outcome:
     active_s: float = 0.0
     late_steps: int = 0
     chunks: int = 0
-    jerks: list[float] = field(default_factory=list)  # of each task, seams over inside
+    jerks: list[float] = field(default_factory=list)  # of each task, boundaries over inside
 
     @property
     def jerk(self) -> str:
-        """Return the median seam jerk of the tasks, or a dash where no chunk was run for long."""
+        """Return the median boundary jerk of the tasks, or a dash where no chunk ran for long."""
         return f"{median(self.jerks):.2f}" if self.jerks else "-"
 
 
@@ -67,9 +67,9 @@ def run(
     latency_ns: int,
     loop: LoopConfig,
     worker: WorkerConfig,
-) -> Outcome:
+) -> DelayResult:
     """Return what came of `episodes` episodes of each task."""
-    outcome = Outcome()
+    result = DelayResult()
     for task in tasks:
         clock = FakeClock(t_ns=NS)
         config = MetaWorldConfig(task=task, seed=SEED, max_steps=200)
@@ -84,15 +84,15 @@ def run(
             worker=worker,
             watch=partial(_watch, scene, episodes),
         )
-        outcome.successes += min(episodes, summary["robot"]["successes"])
-        outcome.episodes += episodes
-        outcome.held_s += summary["hold_s"].get("no fresh chunk", 0.0)
-        outcome.active_s += summary["phase_s"]["ACTIVE"]
-        outcome.late_steps += summary["steps"]["late"]
-        outcome.chunks += summary["chunks"]["merged"]
-        if summary["jerk"]["at_seams"] and summary["jerk"]["inside"]:
-            outcome.jerks.append(summary["jerk"]["at_seams"] / summary["jerk"]["inside"])
-    return outcome
+        result.successes += min(episodes, summary["robot"]["successes"])
+        result.episodes += episodes
+        result.held_s += summary["hold_s"].get("no fresh chunk", 0.0)
+        result.active_s += summary["phase_s"]["ACTIVE"]
+        result.late_steps += summary["steps"]["late"]
+        result.chunks += summary["chunks"]["merged"]
+        if summary["jerk"]["at_boundaries"] and summary["jerk"]["inside"]:
+            result.jerks.append(summary["jerk"]["at_boundaries"] / summary["jerk"]["inside"])
+    return result
 
 
 def _watch(scene: SimulatedScene, episodes: int) -> tuple[str | None, str | None]:
@@ -135,8 +135,8 @@ def print_rows(arguments: argparse.Namespace) -> None:
     tasks = expand(arguments.tasks)
     console = Console(soft_wrap=True)
     table = Table(title=f"{len(tasks)} tasks, {arguments.sampling} denoising steps")
-    columns = ("latency ms", "seam steps", "prefixing", "success", "95 %", "held")
-    for column in (*columns, "late steps a chunk", "seam jerk"):
+    columns = ("latency ms", "boundary steps", "prefixing", "success", "95 %", "held")
+    for column in (*columns, "late steps a chunk", "boundary jerk"):
         table.add_column(column, justify="right")
     for prefixing in arguments.prefixing:  # before anything is run
         if prefixing is not None:
@@ -145,7 +145,7 @@ def print_rows(arguments: argparse.Namespace) -> None:
     for latency_ms, boundary_steps, prefixing in settings:
         if prefixing is not None:
             policy.prefixer.use(prefixing)
-        outcome = run(
+        result = run(
             policy,
             tasks,
             arguments.episodes,
@@ -153,17 +153,17 @@ def print_rows(arguments: argparse.Namespace) -> None:
             LoopConfig(boundary_steps=boundary_steps),
             WorkerConfig(execute_horizon=arguments.execute_horizon, seed=SEED),
         )
-        low, high = wilson_interval(outcome.successes, outcome.episodes)
-        held = outcome.held_s / (outcome.held_s + outcome.active_s)
+        low, high = wilson_interval(result.successes, result.episodes)
+        held = result.held_s / (result.held_s + result.active_s)
         row = (
             f"{latency_ms:g}",
             f"{boundary_steps}",
             policy.prefixer.way.value,
-            f"{outcome.successes} / {outcome.episodes}",
+            f"{result.successes} / {result.episodes}",
             f"{low:.2f} - {high:.2f}",
             f"{held:.0%}",
-            f"{outcome.late_steps / max(1, outcome.chunks):.1f}",
-            outcome.jerk,
+            f"{result.late_steps / max(1, result.chunks):.1f}",
+            result.jerk,
         )
         console.print("  ".join(row), style="dim")
         table.add_row(*row)

@@ -80,12 +80,12 @@ def row(name: str, goal: str, out: Path, overrides: list[str]) -> dict[str, str]
     return found | {protocol.what: str(overall["episodes"]), "goals not reached": str(unreached)}
 
 
-def estimate(numbers: dict[str, Any] | None, name: str, sign: str = "") -> str:
+def estimate(measured: dict[str, Any] | None, name: str, sign: str = "") -> str:
     """Return a number with its interval of 95 %."""
-    if numbers is None or numbers[name] is None:
+    if measured is None or measured[name] is None:
         return "-"
-    low, high = numbers["interval"]
-    return f"{numbers[name]:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]"
+    low, high = measured["interval"]
+    return f"{measured[name]:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]"
 
 
 def show(rows: list[dict[str, str]]) -> None:

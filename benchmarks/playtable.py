@@ -49,16 +49,16 @@ def record(tasks: list[str], scene: str) -> list[Episode]:
     return episodes
 
 
-def replay(episodes: list[Episode], look: Callable[[TaskEnv], object]) -> Rates:
+def replay(episodes: list[Episode], after_step: Callable[[TaskEnv], object]) -> Rates:
     """Return how fast the episodes go; resets are not counted. `look` follows each step."""
     passed = busy = 0.0
     for env, seed, actions in episodes:
         env.reset(seed=seed)
-        look(env)  # the first picture of a scene is slow
+        after_step(env)  # the first picture of a scene is slow
         began, began_busy = time.perf_counter(), time.process_time()
         for action in actions:
             env.step(action)
-            look(env)
+            after_step(env)
         passed += time.perf_counter() - began
         busy += time.process_time() - began_busy
     steps = sum(len(actions) for _, _, actions in episodes)
@@ -75,15 +75,15 @@ def nothing(env: TaskEnv) -> None:
     """Draw nothing."""
 
 
-def best(episodes: list[Episode], look: Callable[[TaskEnv], object], repeats: int) -> Rates:
+def best(episodes: list[Episode], after_step: Callable[[TaskEnv], object], repeats: int) -> Rates:
     """Return the best rates of several replays."""
-    rates = [replay(episodes, look) for _ in range(repeats)]
+    rates = [replay(episodes, after_step) for _ in range(repeats)]
     return max(rate for rate, _ in rates), max(rate for _, rate in rates)
 
 
-def work(tasks: list[str], scene: str, draw: bool, repeats: int) -> float:
+def work(tasks: list[str], scene: str, with_cameras: bool, repeats: int) -> float:
     """Return steps/s of one of several processes that run at the same time."""
-    return best(record(tasks, scene), pictures if draw else nothing, repeats)[0]
+    return best(record(tasks, scene), pictures if with_cameras else nothing, repeats)[0]
 
 
 def machine() -> str:
@@ -108,16 +108,16 @@ def main() -> None:
         column.justify = "right"
     draws = [False] + [True] * (choose_backend() is not None)
     episodes = record(tasks, arguments.scene)
-    for draw in draws:
-        rates = best(episodes, pictures if draw else nothing, arguments.repeats)
-        name = "one core, both cameras" if draw else "one core, no cameras"
+    for with_cameras in draws:
+        rates = best(episodes, pictures if with_cameras else nothing, arguments.repeats)
+        name = "one core, both cameras" if with_cameras else "one core, no cameras"
         table.add_row(name, *(f"{rate:.0f}" for rate in rates))
     context = multiprocessing.get_context("spawn")
-    for draw in draws:
-        orders = [(tasks, arguments.scene, draw, arguments.repeats)] * arguments.workers
+    for with_cameras in draws:
+        settings = [(tasks, arguments.scene, with_cameras, arguments.repeats)] * arguments.workers
         with context.Pool(arguments.workers) as pool:
-            rate = sum(pool.starmap(work, orders))
-        name = f"{arguments.workers} processes, {'both' if draw else 'no'} cameras"
+            rate = sum(pool.starmap(work, settings))
+        name = f"{arguments.workers} processes, {'both' if with_cameras else 'no'} cameras"
         table.add_row(name, f"{rate:.0f}", "")
     Console().print(table)
 

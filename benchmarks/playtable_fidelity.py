@@ -81,7 +81,7 @@ def replay_all(path: Path, scene: str) -> dict[str, Series]:
 
 def print_traces(found: dict[str, Series], console: Console) -> None:
     """Print the quantiles over all steps of the episodes given."""
-    shown = Table(
+    table = Table(
         "differs from CALVIN by",
         *("max" if q == 100 else f"p{q}" for q in QUANTILES),
         title=f"{len(found)} episodes, open loop",
@@ -89,8 +89,8 @@ def print_traces(found: dict[str, Series], console: Console) -> None:
     for quantity in next(iter(found.values())):
         values = np.concatenate([series[quantity] for series in found.values()])
         digits = 3 if "rad" in quantity else 1
-        shown.add_row(quantity, *(f"{v:.{digits}f}" for v in np.percentile(values, QUANTILES)))
-    console.print(shown)
+        table.add_row(quantity, *(f"{v:.{digits}f}" for v in np.percentile(values, QUANTILES)))
+    console.print(table)
 
 
 # grip -----------------------------------------------------------------------------------------
@@ -344,10 +344,10 @@ def main() -> None:
         for task in tasks:
             console.print(f"[bold]{task}")
             print_traces({n: s for n, s in found.items() if n.split("/")[0] == task}, console)
-    shown = Table("grip and mechanics", "CALVIN", "PlayTable")
+    table = Table("grip and mechanics", "CALVIN", "PlayTable")
     for name, (real, measure) in ROWS.items():
-        shown.add_row(name, real, measure())
-    console.print(shown)
+        table.add_row(name, real, measure())
+    console.print(table)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How well PlayTable's task can be told from a sentence: a small network on MiniLM's vector.
+"""How well a sentence identifies PlayTable's task: a small network on MiniLM's vector.
 
     python benchmarks/sentences.py                # trained on 16 sentences a task, and on all
     python benchmarks/sentences.py --development  # the set by which sentences are chosen
@@ -118,16 +118,16 @@ def accuracies(
 ) -> list[float]:
     """Return the share named right, of the columns of the table, after training on `texts`."""
     network = trained(texts, inputs, words, seed)
-    told = [
+    paraphrased = [
         (number, each)
         for number, task in enumerate(TASKS)
         for each in paraphrases(DEVELOPMENT if development else BANK)[task]
     ]
-    right = named_right(network, inputs, [(number, each.text) for number, each in told])
+    right = named_right(network, inputs, [(number, each.text) for number, each in paraphrased])
 
     def share(wanted: Callable[[Paraphrase], bool]) -> float:
         return float(
-            np.mean([ok for ok, (_, each) in zip(right, told, strict=True) if wanted(each)])
+            np.mean([ok for ok, (_, each) in zip(right, paraphrased, strict=True) if wanted(each)])
         )
 
     of_chains = sentences(Phrases.held_out)

@@ -86,8 +86,8 @@ def make_store(path: Path, steps: int) -> EpisodeStore:
             for name in WINDOWED:
                 shape = (EPISODE_STEPS, *row_shape(FIELDS[name]))
                 pictures = FIELDS[name].dtype == "uint8"
-                draw = rng.integers(0, 256, shape, np.uint8) if pictures else rng.random(shape)
-                episode[name] = draw
+                values = rng.integers(0, 256, shape, np.uint8) if pictures else rng.random(shape)
+                episode[name] = values
             store.append(episode, [Segment(start=0, end=EPISODE_STEPS, instruction="go")])
     return EpisodeStore.open(path)
 

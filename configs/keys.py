@@ -49,10 +49,10 @@ def sections(
         if name in CHOSEN_BY and schema.bases():
             continue
         if known is not None and not known.is_enum:
-            inner += _within(known, f"{dotted}.", meaning, call_arguments(where, value))
+            inner += _sections_of(known, f"{dotted}.", meaning, call_arguments(where, value))
             continue
         choices = choices_of(source, node) if known is None else members(known)
-        default = shown(where, value)
+        default = command_line_value(where, value)
         own.append(Key(name=dotted, kind=kind, default=default, meaning=meaning, choices=choices))
     yield Section(
         name=prefix.removesuffix("."), title=title or schema.summary, keys=own, choice=choice
@@ -60,7 +60,7 @@ def sections(
     yield from inner
 
 
-def _within(known: Class, prefix: str, meaning: str, given: Given) -> Iterator[Section]:
+def _sections_of(known: Class, prefix: str, meaning: str, given: Given) -> Iterator[Section]:
     """The sections of a config within another: of each of its kinds, where it has several."""
     kinds = subclasses(known) + subclasses_of_plugins(known)
     for kind in kinds:
@@ -73,7 +73,7 @@ def name_of(schema: Class) -> str:
     """The name by which a kind of config is chosen."""
     for name, (source, node, _) in fields_of(schema).items():
         if name in CHOSEN_BY:
-            return shown(source, default_of(node))
+            return command_line_value(source, default_of(node))
     return schema.name
 
 
@@ -159,21 +159,21 @@ def call_arguments(source: ModuleSource, value: ast.expr | None) -> Given:
     return {k.arg: (source, k.value) for k in value.keywords if k.arg is not None}
 
 
-def shown(source: ModuleSource, value: ast.expr | None) -> str:
+def command_line_value(source: ModuleSource, value: ast.expr | None) -> str:
     """An expression as a command line has it: `null`, `true`, `[a,b]`, an Enum's member."""
     if value is None:
         return ""
     if isinstance(value, ast.List | ast.Tuple):
-        return f"[{','.join(shown(source, entry) for entry in value.elts)}]"
+        return f"[{','.join(command_line_value(source, entry) for entry in value.elts)}]"
     if isinstance(value, ast.Call) and ast.unparse(value.func) in ("list", "tuple"):
-        return shown(source, value.args[0])
+        return command_line_value(source, value.args[0])
     if isinstance(value, ast.Attribute):
         return value.attr
     if isinstance(value, ast.Name):
         if value.id in ("list", "dict"):
             return {"list": "[]", "dict": "{}"}[value.id]
         found = resolve(source, value.id)
-        return shown(*found) if isinstance(found, tuple) else value.id
+        return command_line_value(*found) if isinstance(found, tuple) else value.id
     try:
         return plain(ast.literal_eval(value))
     except ValueError:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 LARGEST_META = 64 << 20  # bytes of a zarr.json
-LARGEST_CHUNK = 1 << 30  # bytes; what is said to be larger is damaged
+LARGEST_CHUNK = 1 << 30  # bytes; a larger declared size is damage
 # a file that was being replaced, by us or by zarr
 PARTIAL = re.compile(
     r"(zarr\.json|c[.0-9]*|[0-9]+)\.\d+\.partial|(zarr|[0-9]+)\.[0-9a-f]{32}\.partial"

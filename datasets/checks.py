@@ -102,7 +102,7 @@ def check_episode(
 def find_problems(name: str, spec: ArraySpec, rows: Array, rate_hz: float) -> list[tuple[int, str]]:
     """Return (step, what is wrong) of what a store does not accept in an episode's `rows`.
 
-    Of each kind of problem the first is told: a value that is not finite, an action outside its
+    Of each kind of problem the first is reported: a value that is not finite, an action outside its
     bounds, a timestamp that is not after the one before, or that contradicts the rate.
     """
     kinds = []

@@ -124,7 +124,7 @@ def demo_store_parser() -> StoreParser:
 
 def _add_relabel(commands: argparse._SubParsersAction[StoreParser]) -> None:
     relabelled = commands.add_parser(
-        "relabel", help="the same steps in a new store, told by other sentences"
+        "relabel", help="the same steps in a new store, labelled with other sentences"
     )
     relabelled.add_argument("store", type=Path, help="the store's folder")
     relabelled.add_argument("target", type=Path, help="the store to write")

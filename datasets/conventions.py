@@ -1,6 +1,6 @@
 """Conventions that data sets get wrong without a reader's noticing: what looks so, as suspicions.
 
-Each is told from a sample of at most `EPISODES` episodes, so that a huge store costs no more: how
+Each is found in a sample of at most `EPISODES` episodes, so that a huge store costs no more: how
 rotations are laid out, which way the gripper goes, whether states are shifted against actions,
 pictures that stand still, lie upside down or have red for blue.
 """
@@ -152,11 +152,12 @@ def _of_gripper(fields: Mapping[str, ArraySpec], sample: _Sample) -> Iterator[st
         for e in sample.episodes
         if len(e["action"]) > 1
     ]
-    told = _correlation(*(np.concatenate(part) for part in zip(*pairs, strict=True)))
-    if stated and abs(told) > 0.2 and (told > 0) != (stated == "positive_opens"):
+    correlation = _correlation(*(np.concatenate(part) for part in zip(*pairs, strict=True)))
+    if stated and abs(correlation) > 0.2 and (correlation > 0) != (stated == "positive_opens"):
         yield (
             f"action's gripper is stated {stated}, but {fields['state'].names[width[0]]} "
-            f"{'grows' if told > 0 else 'shrinks'} after larger commands (correlation {told:.2f})"
+            f"{'grows' if correlation > 0 else 'shrinks'} after larger commands (correlation "
+            f"{correlation:.2f})"
         )
 
 

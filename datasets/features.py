@@ -117,7 +117,7 @@ class FeatureWriter:
         expected = (steps, crops, *self._array.row_shape)
         if rows.shape != expected:
             raise ValueError(f"{self.path}: features are {rows.shape}, expected {expected}")
-        with np.errstate(over="ignore"):  # told below
+        with np.errstate(over="ignore"):  # reported below
             halves = rows.astype(np.float16)
         if not np.isfinite(halves).all():
             raise ValueError(
@@ -155,8 +155,8 @@ class FeatureWriter:
         """Raise ValueError unless what is there is the beginning of what is to be written."""
         if not self.episodes:
             self._array.resize(0)
-        told = self._array.attributes.get("content") if self.episodes else ""
-        same = self.episodes <= self._store.num_episodes and told == self._digests[self.episodes]
+        digest = self._array.attributes.get("content") if self.episodes else ""
+        same = self.episodes <= self._store.num_episodes and digest == self._digests[self.episodes]
         if not same or self._array.row_shape != row_shape:
             self.close()
             raise ValueError(

@@ -55,10 +55,10 @@ class WindowGoalConfig:
             raise ValueError("goal: text=none and hindsight=none leave windows without a goal")
 
 
-def steps_ahead(config: WindowGoalConfig, remaining: Array, draw: Array) -> Array:
+def steps_ahead(config: WindowGoalConfig, remaining: Array, uniform: Array) -> Array:
     """Return how far ahead the goal lies, i64 [B].
 
-    `remaining` i64 [B]: steps between the window's and the episode's last; `draw` f64 [B] in
+    `remaining` i64 [B]: steps between the window's and the episode's last; `uniform` f64 [B] in
     [0, 1). Where less than min_ahead steps remain the goal is the last step.
     """
     low = np.minimum(config.min_ahead, remaining)
@@ -67,9 +67,9 @@ def steps_ahead(config: WindowGoalConfig, remaining: Array, draw: Array) -> Arra
         high = np.minimum(config.max_ahead, remaining)
     choices = high - low + 1
     if config.hindsight is Hindsight.uniform:
-        return low + np.floor(draw * choices).astype(np.int64)
+        return low + np.floor(uniform * choices).astype(np.int64)
     mass = -np.expm1(choices * np.log1p(-config.p))  # of the first `choices` values
-    ahead = np.floor(np.log1p(-draw * mass) / np.log1p(-config.p)).astype(np.int64)
+    ahead = np.floor(np.log1p(-uniform * mass) / np.log1p(-config.p)).astype(np.int64)
     return low + np.minimum(ahead, choices - 1)
 
 

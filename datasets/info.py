@@ -65,9 +65,11 @@ def _times(store: EpisodeStore, lengths: Array) -> dict[str, Any]:
         return times
     stamps_s = store.read("timestamp_ns", 0, store.num_steps) / 1e9
     periods_s = np.diff(stamps_s)
-    within = np.ones(len(periods_s), bool)
-    within[store.episode_ends[:-1] - 1] = False  # from one episode's end to the next one's begin
-    periods_s = periods_s[within]
+    in_episode = np.ones(len(periods_s), bool)
+    in_episode[store.episode_ends[:-1] - 1] = (
+        False  # from one episode's end to the next one's begin
+    )
+    periods_s = periods_s[in_episode]
     return times | {
         "measured_rate_hz": _finite(1 / float(periods_s.mean())) if periods_s.any() else None,
         "longest_period_s": float(periods_s.max()),
@@ -104,7 +106,7 @@ def _entries(field: str, spec: ArraySpec, stats: FieldStats) -> Iterator[dict[st
 def _image(name: str, spec: ArraySpec, stats: FieldStats | None) -> dict[str, Any]:
     """Camera, size and brightness: the mean over the channels, 0 is black and 255 is white."""
     height, width, channels = spec.shape
-    shown: dict[str, Any] = {
+    description: dict[str, Any] = {
         "camera": name.removeprefix("image/"),
         "field": name,
         "height": height,
@@ -115,8 +117,8 @@ def _image(name: str, spec: ArraySpec, stats: FieldStats | None) -> dict[str, An
         columns = (stats.minimum, stats.maximum, stats.mean, stats.std, stats.q01, stats.q99)
         brightness = {k: _finite(v.mean()) for k, v in zip(STATISTICS, columns, strict=True)}
         constant = bool((stats.minimum == stats.maximum).all())
-        shown |= {"brightness": brightness, "constant": constant}
-    return shown
+        description |= {"brightness": brightness, "constant": constant}
+    return description
 
 
 def _tasks(store: EpisodeStore) -> Iterator[dict[str, Any]]:

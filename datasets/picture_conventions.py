@@ -32,17 +32,17 @@ def suspicions(store: StoreReader, name: str, episodes: list[int]) -> Iterator[s
 
 
 def _of_stillness(store: StoreReader, name: str, episodes: list[int]) -> Iterator[str]:
-    same = seen = 0
+    same = num_pairs = 0
     for index in episodes[:4]:
         episode = store.episode(index)
         stop = min(episode.stop, episode.start + RUN)
         frames = store.read(name, episode.start, stop)
         same += sum(np.array_equal(a, b) for a, b in zip(frames[1:], frames[:-1], strict=True))
-        seen += max(len(frames) - 1, 0)
-    if seen >= RUN // 2 and same > STILL * seen:
+        num_pairs += max(len(frames) - 1, 0)
+    if num_pairs >= RUN // 2 and same > STILL * num_pairs:
         yield (
-            f"{name}: {same} of {seen} frames are like the one before; is the camera slower than "
-            "the steps, or frozen?"
+            f"{name}: {same} of {num_pairs} frames are like the one before; is the camera slower "
+            "than the steps, or frozen?"
         )
 
 

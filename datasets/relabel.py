@@ -1,4 +1,4 @@
-"""A store told in other sentences: the same steps, each label with the sentences of its task."""
+"""A store relabelled: the same steps, each label with other sentences of its task."""
 
 from __future__ import annotations
 
@@ -39,18 +39,18 @@ def relabel(
         store.require_whole()
         texts = {task: _of_task(task, sentences, source) for task in store.tasks}
         starts = [0, *store.episode_ends.tolist()]
-        told = [_told(store.segments_of(i), texts) for i in range(store.num_episodes)]
+        relabelled = [_relabelled(store.segments_of(i), texts) for i in range(store.num_episodes)]
         lock = WriterLock(source)
         try:
             with place.writing() as fresh:
                 _copy_without_language(source, fresh)
                 Language.create(fresh)
                 language = Language(fresh, 0)
-                for start, segments in zip(starts, told, strict=False):
+                for start, segments in zip(starts, relabelled, strict=False):
                     language.append(start, segments)
         finally:
             lock.release()
-    return sum(map(len, told))
+    return sum(map(len, relabelled))
 
 
 def read_sentences(path: Path) -> dict[str, list[str]]:
@@ -80,7 +80,7 @@ def _of_task(task: str, sentences: Mapping[str, Sequence[str]], source: Path) ->
     )
 
 
-def _told(segments: Sequence[Segment], texts: Mapping[str, Sequence[str]]) -> list[Segment]:
+def _relabelled(segments: Sequence[Segment], texts: Mapping[str, Sequence[str]]) -> list[Segment]:
     """Return a segment for each stretch of a task and each of its sentences."""
     stretches = dict.fromkeys((each.start, each.end, each.task) for each in segments)
     return [

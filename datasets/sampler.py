@@ -1,4 +1,4 @@
-"""The order in which windows are seen: a function of (seed, epoch), resumable by one integer."""
+"""The order of windows: a function of (seed, epoch), resumable by one integer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class BatchSampler:
     """Endless batches of window indices [batch_size], this rank's part of each global batch.
 
     The epochs' random orders follow one another, and the stream is cut into global batches of
-    batch_size * world_size; a batch may span two epochs, so every window is seen once an epoch.
+    batch_size * world_size; a batch may span two epochs, so every window comes once an epoch.
     Rank r gets the r-th part: all ranks together see what one rank with the whole batch would.
     Index i of epoch e is yielded as e * num_windows + i. `position` is how many batches were
     drawn since the start: pass it to go on from there.
@@ -51,7 +51,7 @@ class BatchSampler:
         self.position = position
         self.share = share
         self._favoured = np.empty(0, np.int64) if favoured is None else np.asarray(favoured)
-        self._orders: dict[bool, tuple[int, Array]] = {}  # of each stream: its last epoch's
+        self._permutations: dict[bool, tuple[int, Array]] = {}  # of each stream: its last epoch's
 
     def __iter__(self) -> Iterator[Array]:
         """Draw from `position` on. A DataLoader's workers draw ahead of what training consumed:
@@ -86,10 +86,10 @@ class BatchSampler:
 
     def _order_of(self, epoch: int, size: int, favoured: bool) -> Array:
         """Return the permutation of a stream's epoch; the last one used is kept."""
-        kept = self._orders.get(favoured)
+        kept = self._permutations.get(favoured)
         if kept is not None and kept[0] == epoch:
             return kept[1]
         rng = np.random.default_rng([self.seed, epoch, 1] if favoured else [self.seed, epoch])
         order = rng.permutation(np.arange(size, dtype=np.uint32 if size < 2**32 else np.int64))
-        self._orders[favoured] = epoch, order
+        self._permutations[favoured] = epoch, order
         return order

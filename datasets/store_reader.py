@@ -62,7 +62,7 @@ class StoreReader(commit.Committed):
 
     @property
     def interface(self) -> Interface:
-        """What the demonstrated robot senses and is told, for a policy to agree with."""
+        """What the demonstrated robot senses and takes as actions, for a policy to agree with."""
         self._require_field("action")
         return self.interface_as(self.fields["action"])
 
@@ -89,7 +89,7 @@ class StoreReader(commit.Committed):
 
     @property
     def segment_table(self) -> Array:
-        """The segments as numbers, i64 [S, 4]; columns as `language.SEGMENT_COLUMNS`."""
+        """The segments as integers, i64 [S, 4]; columns as `language.SEGMENT_COLUMNS`."""
         return self._language.table
 
     @property

@@ -228,7 +228,7 @@ class Windows:
         return self._robots[number].into(batch) if self._robots else batch
 
     def _pictures(
-        self, number: int, field: str, camera: str, steps: Array, draw: Array
+        self, number: int, field: str, camera: str, steps: Array, uniform: Array
     ) -> dict[str, Array]:
         """Return a camera's pictures at the steps [B ...] of a store, or the features of them."""
         found = self._features.get(f"{field}/{camera}")
@@ -236,7 +236,7 @@ class Windows:
             pictures = self._rows[number].gather(f"image/{camera}", steps)
             return {f"{field}/{camera}": pictures}
         features = found[number]
-        crop = (draw * features.crops * self._augment).astype(np.int64)
+        crop = (uniform * features.crops * self._augment).astype(np.int64)
         return {f"{field}_features/{camera}": features.gather(steps, crop)}
 
     def _speaking(self, number: int) -> Array | None:
@@ -252,7 +252,7 @@ class Windows:
         kept: Array = uniforms(self.seed, np.full_like(episode, number), episode, 2) < fraction
         return kept
 
-    def _texts(self, number: int, span: Array, draw: Array) -> tuple[list[str], Array]:
+    def _texts(self, number: int, span: Array, uniform: Array) -> tuple[list[str], Array]:
         """Return a sentence of each span, drawn where several segments cover it, and the step at
         which its segment ends, i64 [B]; without a sentence beyond all steps."""
         spans, sentences = self._spans[number], self._sentences[number]
@@ -261,7 +261,7 @@ class Windows:
             return [""] * len(span), np.full(len(span), endless)
         first = spans.first_label[span]
         count = spans.first_label[span + 1] - first
-        pick = np.minimum(first + (draw * count).astype(np.int64), len(spans.labels) - 1)
+        pick = np.minimum(first + (uniform * count).astype(np.int64), len(spans.labels) - 1)
         texts = [
             sentences[label] if any_label else ""
             for label, any_label in zip(spans.labels[pick].tolist(), count > 0, strict=True)

@@ -179,14 +179,14 @@ class SceneRenderer:
 
     def picture(self, data: Any, camera: str, size: tuple[int, int]) -> Array:
         """Return what `camera` sees, u8 [h w 3] with size = (h, w), row 0 at the camera's top."""
-        rect = self._draw(data, camera, size)
+        rect = self._render(data, camera, size)
         pixels = np.empty((*size, 3), np.uint8)
         self._mujoco.mjr_readPixels(pixels, None, rect, self._buffer)
         return np.ascontiguousarray(pixels[::-1])  # OpenGL's first row is the lowest
 
     def depth(self, data: Any, camera: str, size: tuple[int, int]) -> Array:
         """Return how far along its axis what `camera` sees is, f32 [h w] in the model's unit."""
-        rect = self._draw(data, camera, size)
+        rect = self._render(data, camera, size)
         buffer = np.empty(size, np.float32)
         self._mujoco.mjr_readPixels(None, buffer, rect, self._buffer)
         planes = self._model.vis.map
@@ -194,7 +194,7 @@ class SceneRenderer:
         reciprocal = buffer * (1 / far - 1 / near) + 1 / near  # 0 is the near plane, 1 the far one
         return (1 / reciprocal[::-1]).astype(np.float32)
 
-    def _draw(self, data: Any, camera: str, size: tuple[int, int]) -> Any:
+    def _render(self, data: Any, camera: str, size: tuple[int, int]) -> Any:
         """Draw into the off-screen buffer and return the rectangle that the picture fills."""
         height, width = size
         mujoco = self._mujoco

@@ -1,4 +1,4 @@
-"""The files of a checkpoint one by one: statistics, sentence vectors, and how damage is told."""
+"""The files of a checkpoint one by one: statistics, sentence vectors, and reports of damage."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """How a chunk is sampled: from noise, or from anchors, down the levels of a plan.
 
-B samples, M anchors that each is drawn from (1: none, or the best), H actions of A numbers.
+B samples, M anchors that each is drawn from (1: none, or the best), H actions of A values.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class ChunkSampling(Generic[MemoryT, PreparedT]):
         guided = inputs.prefix is not None and inputs.prefix.pull is not None
         if inputs.noise.is_cuda and not guided:  # a backward pass is not recorded
             how = repr((self.sampling, self.truncated is None or self.start))
-            sampled = self.plan.graphs.draw(how, self.sample, inputs)
+            sampled = self.plan.graphs.run(how, self.sample, inputs)
         else:
             sampled = self.sample(inputs)
         if not bool(torch.isfinite(sampled).all()):
@@ -163,7 +163,7 @@ class ChunkSampler(Generic[MemoryT, PreparedT]):
         return self._plan
 
     def num_uniforms(self, start: StartConfig) -> int:
-        """The number of uniform numbers that choose a chunk's anchor: K, or 0."""
+        """The number of uniform values that choose a chunk's anchor: K, or 0."""
         drawn = start.best > 0 and start.temperature > 0
         return self._config.anchors.count if drawn else 0
 

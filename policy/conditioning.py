@@ -159,7 +159,7 @@ class Conditioner(nn.Module):
             images = hide_frames(images, colours, hidden, generator)
         sentences = self.goal_encoder.sentences(batch) if encoder.conditioned else None
         frames = encoder.frames(images, generator)
-        return Views(frames, encoder.look(frames, sentences))
+        return Views(frames, encoder.encode_frames(frames, sentences))
 
     def _features(self, batch: Batch, state: Tensor) -> Tensor:
         """The features of states [B P] or [B O P], 0 in slots not in use."""

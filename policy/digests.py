@@ -21,11 +21,11 @@ def write_digests(folder: Path) -> None:
     """Write `digests.json` for all files that `folder` holds, however deep."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != FILE)
     names = {path.relative_to(folder).as_posix(): path for path in files}
-    told = {
+    manifest = {
         SIZES: {name: path.stat().st_size for name, path in names.items()},
         ALGORITHM: {name: of_file(path) for name, path in names.items()},
     }
-    (folder / FILE).write_text(json.dumps(told, indent=1))
+    (folder / FILE).write_text(json.dumps(manifest, indent=1))
 
 
 def require_intact(folder: Path, *names: str) -> None:
@@ -63,8 +63,8 @@ def _listed(folder: Path) -> tuple[dict[str, str], dict[str, int]]:
     try:
         if (size := (folder / FILE).stat().st_size) > _MOST_BYTES:
             raise ValueError(f"it has {size} bytes")
-        told = json.loads((folder / FILE).read_text(encoding="utf-8"))
-        digests, sizes = dict(told[ALGORITHM]), dict(told.get(SIZES, {}))
+        manifest = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        digests, sizes = dict(manifest[ALGORITHM]), dict(manifest.get(SIZES, {}))
         if all(isinstance(digest, str) for digest in digests.values()):
             return digests, sizes
         reason = "digests are text"

@@ -48,13 +48,13 @@ def starting_config(path: str | Path) -> PolicyConfig:
 
 
 class Finetune:
-    """What a checkpoint directory gives to a training run. said: lines to tell the user."""
+    """What a checkpoint directory gives to a training run. messages: lines for the user."""
 
     def __init__(self, path: str | Path) -> None:
         """ValueError if it cannot be read, or is of a kind that `train-policy` does not train."""
         self.where, self.config = f"init_from={path}", starting_config(path)
         self.parts = read_parts(path)
-        self.said: list[str] = []
+        self.messages: list[str] = []
 
     def stats(
         self, config: PolicyConfig, interface: Interface, own: Mapping[str, FieldStats]
@@ -79,7 +79,7 @@ class Finetune:
                     f"{was.shape}; train on stores of that size"
                 )
             if config.space is Space.unified:
-                self._require_seen(name, getattr(config, name), own[name])
+                self._require_varied(name, getattr(config, name), own[name])
             self._require_alike(
                 name,
                 getattr(self.config, name).build(name, was, self.parts.stats.get(name)),
@@ -107,7 +107,7 @@ class Finetune:
         if not varies.any():
             return was
         entries = ", ".join(map(str, np.flatnonzero(varies)))
-        self.said.append(
+        self.messages.append(
             f"{self.where}: {name} entries {entries} never varied there and do in data.stores; "
             "these are scaled by the new statistics"
         )
@@ -123,27 +123,27 @@ class Finetune:
         the checkpoint alone has is left out. ValueError names any other tensor that does not fit.
         """
         wanted, weights = policy.state_dict(), dict(self.parts.weights)
-        said = self.said
+        messages = self.messages
         for group in sorted({_group(key) for key in [*wanted, *weights]} - {""}):
             mine, theirs = ([k for k in side if _group(k) == group] for side in (wanted, weights))
             if not theirs:
                 weights |= {key: wanted[key] for key in mine}
-                said.append(f"{self.where}: has no {group}, which begins at random weights")
+                messages.append(f"{self.where}: has no {group}, which begins at random weights")
             if not mine:
                 weights = {k: v for k, v in weights.items() if k not in theirs}
-                said.append(f"{self.where}: its {group} is left out")
+                messages.append(f"{self.where}: its {group} is left out")
         load_exactly(policy, weights, self.where)
         policy.set_embeddings(self.parts.embeddings)
         if (folder := self.parts.folder / LANGUAGE).is_dir():
             policy.use_language_folder(folder)
-        return said
+        return messages
 
-    def _require_seen(self, name: str, config: NormalizerConfig, own: FieldStats) -> None:
+    def _require_varied(self, name: str, config: NormalizerConfig, own: FieldStats) -> None:
         """Raise ValueError where statistics scale a slot of which the checkpoint has none."""
-        seen = self.parts.stats.get(name)
-        if seen is None or config.scaling is Scaling.identity:
+        there = self.parts.stats.get(name)
+        if there is None or config.scaling is Scaling.identity:
             return
-        unseen = (own.maximum > own.minimum) & (seen.maximum == 0) & (seen.minimum == 0)
+        unseen = (own.maximum > own.minimum) & (there.maximum == 0) & (there.minimum == 0)
         if unseen.any():
             slots = ", ".join(str(slot) for slot in np.flatnonzero(unseen))
             raise ValueError(
@@ -154,8 +154,8 @@ class Finetune:
     def _require_alike(self, name: str, was: Normalizer, now: Normalizer) -> None:
         """Raise ValueError where two normalizers of as many entries differ."""
         parts = [(float("inf") if n.clamp is None else n.clamp) for n in (was, now)]
-        numbers = [torch.stack([n.center, n.scale], 1) for n in (was, now)]
-        for entry, (old, new) in enumerate(zip(*(n.tolist() for n in numbers), strict=True)):
+        scalings = [torch.stack([n.center, n.scale], 1) for n in (was, now)]
+        for entry, (old, new) in enumerate(zip(*(n.tolist() for n in scalings), strict=True)):
             if old != new or parts[0] != parts[1]:
                 raise ValueError(
                     f"{self.where}: {name} would be scaled otherwise (entry {entry}: centre and "

@@ -7,20 +7,20 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Float
 
-from telic.policy import requests as numbers
+from telic.policy import requests as arrays
 from telic.spec import ActRequest
 
 
 def unit_noise(
     requests: Sequence[ActRequest], shape: tuple[int, int], num_draws: int = 1
 ) -> torch.Tensor:
-    """Return `normal_numbers` f32 [num_draws B H A]."""
-    return torch.from_numpy(numbers.normal_numbers(requests, shape, num_draws))
+    """Return `normal_values` f32 [num_draws B H A]."""
+    return torch.from_numpy(arrays.normal_values(requests, shape, num_draws))
 
 
-def uniform_numbers(requests: Sequence[ActRequest], count: int) -> torch.Tensor:
-    """Return the `uniform_numbers` of requests, f32 [B count]."""
-    return torch.from_numpy(numbers.uniform_numbers(requests, count))
+def uniform_values(requests: Sequence[ActRequest], count: int) -> torch.Tensor:
+    """Return the `uniform_values` of requests, f32 [B count]."""
+    return torch.from_numpy(arrays.uniform_values(requests, count))
 
 
 def gumbel(uniform: Float[torch.Tensor, "*size"]) -> Float[torch.Tensor, "*size"]:

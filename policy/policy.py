@@ -28,7 +28,7 @@ from telic.policy.inference.plan import Plan
 from telic.policy.inference.prefix import Prefixer, Prefixing, draw_fixed, show_fixed
 from telic.policy.inference.truncated import StartConfig, Truncated
 from telic.policy.layers.tensors import repeat_rows
-from telic.policy.noise import gumbel, uniform_numbers, unit_noise
+from telic.policy.noise import gumbel, uniform_values, unit_noise
 from telic.policy.objectives.anchors import AnchorSet
 from telic.policy.objectives.future import Future
 from telic.policy.objectives.objective import LossTerms, ObjectiveContext
@@ -194,7 +194,7 @@ class Policy(nn.Module):
         )
 
     def _draw_fixed(self, clean: Tensor, generator: torch.Generator) -> Fixed | None:
-        """Return which actions of a training batch [B H A] are shown without noise, and as what."""
+        """Return which actions of a training batch [B H A] are given without noise, and as what."""
         if not self.training or not self.config.prefix.max_delay:
             return None
         count, horizon, _ = clean.shape
@@ -288,7 +288,7 @@ class Policy(nn.Module):
             requests, (self.action_horizon, self.action_dim), self.sampling.num_draws
         )
         count = self._chunk_sampler.num_uniforms(self.start)
-        gumbel_noise = gumbel(uniform_numbers(requests, count)).to(self.device) if count else None
+        gumbel_noise = gumbel(uniform_values(requests, count)).to(self.device) if count else None
         # what is guided is differentiated by its noisy actions, which inference mode forbids
         with torch.inference_mode(batch.get("prefix_pull") is None), torch.no_grad():
             actions = self._sample(batch, noise.to(self.device), gumbel_noise).cpu().numpy()
@@ -314,15 +314,15 @@ class Policy(nn.Module):
             if self.prefixer.way is Prefixing.trained:
                 sampling.plan.expect_fixed()
 
-        def draw(batch: Batch, noise: Tensor, gumbel_noise: Tensor | None = None) -> Tensor:
+        def sample_chunk(batch: Batch, noise: Tensor, gumbel_noise: Tensor | None = None) -> Tensor:
             inputs = self._chunk_sampler.inputs(batch, self.encode(batch), noise, gumbel_noise)
             return self.action_normalizer.unnormalize(sampling.sample(inputs))
 
-        return draw
+        return sample_chunk
 
     @property
     def num_uniforms(self) -> int:
-        """Return how many Gumbel numbers choose the anchor of a chunk; 0: none do."""
+        """Return how many Gumbel values choose the anchor of a chunk; 0: none do."""
         return self._chunk_sampler.num_uniforms(self.start)
 
     @property

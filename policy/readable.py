@@ -1,4 +1,4 @@
-"""Files of checkpoints that are read without torch: how damage is told, and sentence vectors."""
+"""Files of checkpoints that are read without torch: reports of damage, and sentence vectors."""
 
 from __future__ import annotations
 

@@ -162,7 +162,7 @@ def _fill(arrays: Sequence[Array | None], spec: ArraySpec) -> Array:
     return np.stack([blank if a is None else a for a in arrays])
 
 
-def normal_numbers(
+def normal_values(
     requests: Sequence[ActRequest], shape: tuple[int, int], num_draws: int = 1
 ) -> Array:
     """Return standard normal noise f32 [num_draws B H A].
@@ -179,7 +179,7 @@ def normal_numbers(
     return np.stack(rows, 1)
 
 
-def uniform_numbers(requests: Sequence[ActRequest], count: int) -> Array:
+def uniform_values(requests: Sequence[ActRequest], count: int) -> Array:
     """Return f32 [B count] in [0, 1), each row a function of its request's (seed, step) alone."""
     rows = [
         np.random.default_rng((request.seed, request.step, 1)).random(count, np.float32)

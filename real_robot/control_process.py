@@ -81,8 +81,8 @@ def control_main(
 ) -> None:
     """Be the control process of the daemon at the other end of `channel`."""
     daemon_pid = os.getppid()
-    orders: list[str] = []
-    signal.signal(signal.SIGTERM, lambda *_: orders.append("SIGTERM to the control process"))
+    stop_requests: list[str] = []
+    signal.signal(signal.SIGTERM, lambda *_: stop_requests.append("SIGTERM to the control process"))
     with reporting(channel, starting=True), ExitStack() as at_end:
         identity = identity_of(robot_config)
         if identity is not None:
@@ -106,13 +106,13 @@ def control_main(
     def watch() -> tuple[str | None, str | None]:
         if os.getppid() != daemon_pid:
             return "the daemon is gone", None
-        return None, orders[0] if orders else None
+        return None, stop_requests[0] if stop_requests else None
 
     with reporting(channel, starting=False), held_until_the_end:
         with releasing(robot):
             channel.send({"connected": realtime})
             summary = drive(robot, clock, ipc, rules, watch)
-        if orders and summary["ended"]["reason"].endswith(orders[0]):
+        if stop_requests and summary["ended"]["reason"].endswith(stop_requests[0]):
             summary["ended"]["signal"] = signal.SIGTERM.name
         channel.send({"summary": summary | {"realtime": realtime, "robot": _report(robot)}})
 

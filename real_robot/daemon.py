@@ -1,8 +1,8 @@
 """Supervision of a run: starts control process and policy worker, watches them, ends them.
 
 start    both load; the robot must offer what the policy needs; the policy warms up
-run      heartbeat are watched; Ctrl-C, SIGTERM and every death become an order to the control
-         process, which holds the robot, lets go of it and says what the run was like
+run      heartbeats are watched; Ctrl-C, SIGTERM and each death become a stop request to the control
+         process, which holds the robot, lets go of it and sums up the run
 end      no process is left, and the shared memory is gone with the last of them
 """
 

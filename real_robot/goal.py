@@ -36,11 +36,11 @@ class ControlGoal:
                 f"goal={self.text} is a file; goal='open the drawer' is a sentence, and a picture "
                 f"is goal.image=CAMERA:{self.text}"
             )
-        seen = set()
+        cameras = set()
         for camera, _ in self._files():
-            if camera in seen:
+            if camera in cameras:
                 raise ValueError(f"goal.image={camera}: is given twice; one picture for a camera")
-            seen.add(camera)
+            cameras.add(camera)
 
     def _files(self) -> Iterator[tuple[str, Path]]:
         """Yield camera and file of each picture."""
@@ -62,9 +62,9 @@ class ControlGoal:
 def require_goal(
     policy: Mapping[str, Any], who: str, text: str | None, images: Mapping[str, Array]
 ) -> None:
-    """Raise ValueError unless the policy takes the goal; `policy`: what its worker says of it."""
-    told = policy["goals"]
-    kinds = GoalKinds(**{**told, "cameras": tuple(told["cameras"])})
+    """Raise ValueError unless the policy takes the goal; `policy`: its worker's message."""
+    kinds_given = policy["goals"]
+    kinds = GoalKinds(**{**kinds_given, "cameras": tuple(kinds_given["cameras"])})
     if text is not None:
         kinds.require("goal", who, text=True, images=False)
     if images:

@@ -51,7 +51,7 @@ class Requests:
         self._obs_horizon, self._action_horizon = policy.obs_horizon, policy.action_horizon
         self._dt_ns = round(NS / policy.interface.rate_hz)
         self._delays_ns: deque[int] = deque(maxlen=_RECENT)
-        self._seen = 0  # readings looked at
+        self._num_read = 0  # readings looked at
         self._episode, self._episode_ns = -1, 0
         self._latency_ns = latency_ns
         self._wait_ns = 0  # so much newer than the last chunk's beginning must an observation be
@@ -64,9 +64,9 @@ class Requests:
         A new episode is asked about at once.
         """
         written = self._ring.written
-        if written == self._seen:
+        if written == self._num_read:
             return None
-        self._seen = written
+        self._num_read = written
         window = observation_window(self._ring, self._obs_horizon, self._dt_ns)
         if window is None:
             return None

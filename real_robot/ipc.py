@@ -1,10 +1,10 @@
 """The rings that join the processes of a run: who writes what for whom.
 
-observations   control -> policy worker     every new reading that is sound
-chunks         policy worker -> control     every chunk
-stop_requests         daemon -> both               stop, or a fault, and why
-status         control -> daemon, worker    the phase, why, and how late chunks come, every tick
-heartbeat          policy worker -> daemon      that it is alive
+observations    control -> policy worker     every new reading that is sound
+chunks          policy worker -> control     every chunk
+stop_requests   daemon -> both               stop, or a fault, and why
+status          control -> daemon, worker    the phase, why, and how late chunks come, every tick
+heartbeat       policy worker -> daemon      that it is alive
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _TEXT = ArraySpec(shape=(TEXT_BYTES,), dtype="uint8")
 
 
 class StopKind(IntEnum):
-    """What the daemon tells the others."""
+    """What the daemon requests of the others."""
 
     STOP = 0  # somebody wants the run to end
     FAULT = 1  # something is broken

@@ -165,7 +165,7 @@ def step(
     """Return the next state, and the command for the time `now_ns`."""
     if state.phase is Phase.STOP:
         return state, Command(refused=len(inputs.chunks))
-    state, doubt, observed = _look(state, inputs, now_ns, rules)
+    state, doubt, observed = _check_reading(state, inputs, now_ns, rules)
     state = _enter_episode(state, inputs, now_ns)
     away = Command(refused=len(inputs.chunks), observed=observed)
     ending = state.ending or _why_end(state, inputs, now_ns, rules)
@@ -178,7 +178,7 @@ def step(
     return state, replace(command, observed=observed)
 
 
-def _look(
+def _check_reading(
     state: LoopState, inputs: Inputs, now_ns: int, rules: LoopRules
 ) -> tuple[LoopState, Reason | None, bool]:
     """Return the state that knows the reading, why it must not be acted upon, whether it is new."""

@@ -107,10 +107,10 @@ def worker_main(
         channel.send({"ready": latency_ns / 1e6, "warnings": warnings, "note": note})
     with reporting(channel, starting=False):
         requests = Requests(policy, goal, ipc.observations, ipc.status, config, latency_ns)
-        answer(policy, requests, ipc, lambda: os.getppid() != daemon_pid)
+        serve(policy, requests, ipc, lambda: os.getppid() != daemon_pid)
 
 
-def answer(
+def serve(
     policy: ChunkPolicy,
     requests: Requests,
     ipc: Ipc,

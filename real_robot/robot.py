@@ -46,7 +46,7 @@ _ADDRESSES = ("address", "device", "host", "hostname", "ip", "port", "serial", "
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reading:
-    """What the sensors said at `t_obs_ns`. state: f32 [P]; images: camera -> u8 [h w 3].
+    """The sensors' values at `t_obs_ns`. state: f32 [P]; images: camera -> u8 [h w 3].
 
     `episode` counts how often the scene was put to a new start. `fault` says in words why the
     robot cannot go on; it ends the run.

@@ -57,7 +57,7 @@ class SafetyConfig:
         unbounded = np.full(size, np.inf)
         low = -unbounded if action.minimum is None else np.asarray(action.minimum, np.float64)
         high = unbounded if action.maximum is None else np.asarray(action.maximum, np.float64)
-        low, high = _single_within(low, high)
+        low, high = _single_bounds(low, high)
         return Envelope(
             low=np.broadcast_to(low, (size,)),
             high=np.broadcast_to(high, (size,)),
@@ -92,13 +92,13 @@ class Envelope:
         Bounds come last: from a `last` that is `out_of_reach` they are kept, and the rate is not.
         `action` must be finite: `problem` tells.
         """
-        within = np.clip(action, self.low, self.high)
+        bounded = np.clip(action, self.low, self.high)
         reach = self._reach(elapsed_ns)
-        slow = np.clip(within, *_single_within(last - reach, last + reach))
+        slow = np.clip(bounded, *_single_bounds(last - reach, last + reach))
         return Limited(
             action=np.clip(slow, self.low, self.high).astype(np.float32),
-            clipped=bool((within != action).any()),
-            slowed=bool((slow != within).any()),
+            clipped=bool((bounded != action).any()),
+            slowed=bool((slow != bounded).any()),
         )
 
     def out_of_reach(self, held: Array, elapsed_ns: int) -> str | None:
@@ -145,7 +145,7 @@ class Envelope:
         return np.where(unlimited, np.inf, change)
 
 
-def _single_within(low: Array, high: Array) -> tuple[Array, Array]:
+def _single_bounds(low: Array, high: Array) -> tuple[Array, Array]:
     """Return `low` and `high` f64 in single precision, rounded towards each other."""
     low_32, high_32 = low.astype(np.float32), high.astype(np.float32)
     infinity = np.float32(np.inf)

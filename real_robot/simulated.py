@@ -95,16 +95,16 @@ class SimulatedScene:
         """Put the scene to its first start."""
         self._begin_episode()
         for _ in range(_WARM_UPS):
-            self._draw(list(self._views))
+            self._render(list(self._views))
 
     def read(self) -> Reading:
-        """Return what is seen now; a new start first, if the episode is over."""
+        """Return the reading of now; a new start first, if the episode is over."""
         if self._over:
             self._episode += 1
             self._begin_episode()
         elif self._views:
             cameras = list(self._views)
-            self._draw([cameras[self._ticks % len(cameras)]])
+            self._render([cameras[self._ticks % len(cameras)]])
         return Reading(
             state=self._state,
             images=dict(self._pictures),
@@ -147,8 +147,8 @@ class SimulatedScene:
         observation, _ = self._env.reset(seed=self._seed + self._episode)
         self._state, self._over = observation["state"], False
         self._rest[:] = 0.0
-        self._draw(list(self._views))
+        self._render(list(self._views))
 
-    def _draw(self, cameras: list[str]) -> None:
+    def _render(self, cameras: list[str]) -> None:
         for camera in cameras:
             self._pictures[camera] = self._env.picture(camera, self._views[camera])

@@ -82,7 +82,7 @@ class Jerk:
     def medians(self) -> dict[str, float | None]:
         """Return both medians in units of the action, within 1 %, None where there was none."""
         kinds = {
-            "at_seams": self._at_boundaries.quantile_ns(0.5),
+            "at_boundaries": self._at_boundaries.quantile_ns(0.5),
             "inside": self._inside.quantile_ns(0.5),
         }
         return {name: None if value is None else value / NS for name, value in kinds.items()}
@@ -194,7 +194,10 @@ class Tally:
             "chunks": chunks,
             "steps": {"used": self._steps["used"], "late": self._steps["late"]},
             "commands": {name: self._commands[name] for name in ("clipped", "slowed")},
-            "largest_change": {"at_seams": self._boundary_change, "elsewhere": self._other_change},
+            "largest_change": {
+                "at_boundaries": self._boundary_change,
+                "elsewhere": self._other_change,
+            },
             "jerk": self._jerk.medians(),
             "phase_s": {phase.name: self._phase_ns[phase] / NS for phase in Phase},
             "hold_s": {cause: ns / NS for cause, ns in sorted(self._hold_ns.items())},

@@ -89,10 +89,12 @@ class SummaryFile:
     def __exit__(self, *_: object) -> None:
         self._release()
 
-    def _replacement(self, shown: Path) -> Replacement:
+    def _replacement(self, displayed: Path) -> Replacement:
         """What is to stand at `shown`, the path under another name; an empty file is no loss."""
         empty = self._path is not None and self._path.is_file() and not self._path.stat().st_size
-        return Replacement(shown, CONTROL, overwrite=self._overwrite or empty, locked_by_us=True)
+        return Replacement(
+            displayed, CONTROL, overwrite=self._overwrite or empty, locked_by_us=True
+        )
 
     def _release(self) -> None:
         if self._lease is not None:  # an empty file is left to nobody

@@ -1,7 +1,7 @@
 """`make test-portable`: the tests that compare numbers, as on other processors.
 
 Torch and its libraries pick kernels by what the processor has, and can be asked for less: each
-variant is one run of the tests under such a request. What is lacking here is said and left out.
+variant is one run of the tests under such a request. What is lacking here is listed and left out.
 """
 
 from __future__ import annotations

@@ -74,15 +74,17 @@ def write_features(
     blank = torch.zeros((1, *picture, 3), dtype=torch.uint8, device=tower.mean.device)
     shape = features(tower, config, camera, blank).shape[1:]
     with FeatureWriter(store, key, shape, overwrite) as writer, Progress(transient=True) as bar:
-        begun, total = writer.episodes, store.num_episodes
-        shown = bar.add_task(f"{camera} of {store.path.name}", total=total, completed=begun)
+        done_before, total = writer.episodes, store.num_episodes
+        bar_task = bar.add_task(
+            f"{camera} of {store.path.name}", total=total, completed=done_before
+        )
         while writer.episodes < total:
             number = writer.episodes
             writer.append(
                 _of_episode(tower, config, camera, store.episode(number)[field], number, crops)
             )
-            bar.update(shown, completed=writer.episodes)
-        return writer.path, total - begun
+            bar.update(bar_task, completed=writer.episodes)
+        return writer.path, total - done_before
 
 
 def _of_episode(

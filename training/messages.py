@@ -15,7 +15,7 @@ from telic.datasets.windows import Windows
 from telic.policy.policy import Policy
 from telic.training.config import TrainConfig
 
-_SHOWN = 8  # episodes of a store, and tasks, that a message names
+_MAX_NAMED = 8  # episodes of a store, and tasks, that a message names
 
 
 def describe(
@@ -85,4 +85,4 @@ def _tasks(store: EpisodeStore, episode: int, step: int) -> Iterator[str]:
 
 def _few(names: Any) -> str:
     names = list(names)
-    return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+    return ", ".join(names[:_MAX_NAMED]) + (", ..." if len(names) > _MAX_NAMED else "")

@@ -135,7 +135,7 @@ class Resumed:
         others = [key for key in sorted(differ) if key not in {*free, *apart}]
         if others:
             listed = ", ".join(
-                f"{key}={_shown(differ[key][1])} (it has {_shown(differ[key][0])})"
+                f"{key}={_typed(differ[key][1])} (it has {_typed(differ[key][0])})"
                 for key in others
             )
             raise ValueError(
@@ -143,7 +143,7 @@ class Resumed:
                 f"or {self._way_out}"
             )
         for key in free:
-            before, now = map(_shown, differ[key])
+            before, now = map(_typed, differ[key])
             note = _note(key)
             if key not in ("resume", "overwrite"):
                 self.changes.append(f"changed: {key}={now} (was {before}){note and f'; {note}'}")
@@ -157,8 +157,8 @@ class Resumed:
         old, new = ([str(one.path) for one in side] for side in (records, stores))
         if len(records) != len(stores):
             raise ValueError(
-                f"{self._where}, and this would be another run: {key}={_shown(new)} (it has "
-                f"{_shown(old)}); leave that as it was, or {self._way_out}"
+                f"{self._where}, and this would be another run: {key}={_typed(new)} (it has "
+                f"{_typed(old)}); leave that as it was, or {self._way_out}"
             )
         for record, store in zip(records, stores, strict=True):
             if store.num_episodes < record.episodes or (
@@ -167,7 +167,7 @@ class Resumed:
                 raise ValueError(
                     f"{self._where}, which learns from {record.episodes} episodes of "
                     f"{record.path}, and {store.path} ({store.num_episodes} episodes) does not "
-                    f"begin with these; give {key}={_shown(old)} as it was, or {self._way_out}"
+                    f"begin with these; give {key}={_typed(old)} as it was, or {self._way_out}"
                 )
             if store.num_episodes > record.episodes:
                 self.changes.append(
@@ -177,7 +177,7 @@ class Resumed:
                 )
         if old != new:
             self.changes.append(
-                f"changed: {key}={_shown(new)} (was {_shown(old)}), the same episodes"
+                f"changed: {key}={_typed(new)} (was {_typed(old)}), the same episodes"
             )
 
 
@@ -242,10 +242,10 @@ def _note(key: str) -> str | None:
     return next((n for k, n in FREE.items() if key == k or key.startswith(f"{k}.")), None)
 
 
-def _shown(value: Any) -> str:
+def _typed(value: Any) -> str:
     """Return a value as a user types it."""
     if isinstance(value, list):
-        return f"[{','.join(map(_shown, value))}]"
+        return f"[{','.join(map(_typed, value))}]"
     if isinstance(value, Mapping):  # a choice of a group
         value = value.get("name", value.get("kind", dict(value)))
     if value is None:

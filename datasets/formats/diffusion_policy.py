@@ -50,11 +50,11 @@ def import_buffer(
     """Write the replay buffer at `source` to a store and return the number of episodes."""
     require_writable(source, target, overwrite)
     with ReplayBuffer(source) as buffer:
-        recordings = _Reader(buffer, options).recordings()
+        recordings = _BufferReader(buffer, options).recordings()
         return write_store(recordings, source, target, options, overwrite)
 
 
-class _Reader:
+class _BufferReader:
     """Which arrays are state, action, cameras and the rest."""
 
     def __init__(self, buffer: ReplayBuffer, options: ImportOptions) -> None:

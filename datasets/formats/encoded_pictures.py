@@ -11,7 +11,7 @@ from telic.spec import Array
 
 
 def picture_size(where: str, data: bytes) -> tuple[int, int]:
-    """Height and width that an encoded picture is said to have."""
+    """Height and width that an encoded picture declares."""
     try:
         with Image.open(io.BytesIO(data)) as image:
             return image.size[1], image.size[0]

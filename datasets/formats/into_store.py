@@ -76,10 +76,10 @@ def write_store(
     for other in _unfinished(place):
         if other != unfinished:
             Replacement(other, STORE, overwrite=True).remove()
-    begun = _begun(unfinished, fields, recordings)
+    target_store = _open_unfinished(unfinished, fields, recordings)
     total = recordings.num_episodes
     try:
-        with begun as store:
+        with target_store as store:
             if store.num_episodes:
                 print(f"{target}: going on after {store.num_episodes} of {total}", file=sys.stderr)
             for index in tracked(store.num_episodes, total, target.name):
@@ -109,7 +109,7 @@ def _unfinished(place: Path) -> list[Path]:
     return sorted(path for path in beside if name.fullmatch(path.name))
 
 
-def _begun(
+def _open_unfinished(
     unfinished: Path, fields: Mapping[str, ArraySpec], recordings: Recordings
 ) -> EpisodeStore:
     """The store that an earlier run of this conversion began, else a new one."""

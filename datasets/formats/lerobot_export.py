@@ -139,7 +139,7 @@ class _Export:
             "index": step + episode.start,
             "task_index": task_index,
         }
-        stats = {key: lerobot_stats.of_numbers(rows) for key, rows in columns.items()}
+        stats = {key: lerobot_stats.of_rows(rows) for key, rows in columns.items()}
         row: dict[str, Any] = {"episode_index": index, "length": length}
         sentences = {number: sentence for sentence, number in self.tasks.items()}
         row["tasks"] = [sentences[n] for n in dict.fromkeys(task_index.tolist())]
@@ -218,11 +218,11 @@ class _Export:
         found = {layout.key_of(n): lerobot_stats.of_all(self.store, n) for n in self.fields}
         ends = self.store.episode_ends
         starts = np.concatenate([[0], ends[:-1]])
-        within = np.arange(self.store.num_steps) - np.repeat(starts, ends - starts)
-        found["frame_index"] = lerobot_stats.of_numbers(within)
-        found["timestamp"] = lerobot_stats.of_numbers((within / self.fps).astype(np.float32))
-        found["index"] = lerobot_stats.of_numbers(np.arange(self.store.num_steps))
-        numbers = np.repeat(np.arange(len(ends)), ends - starts)
-        found["episode_index"] = lerobot_stats.of_numbers(numbers)
-        found["task_index"] = lerobot_stats.of_numbers(np.concatenate(self.data.task_indices))
+        frame_index = np.arange(self.store.num_steps) - np.repeat(starts, ends - starts)
+        found["frame_index"] = lerobot_stats.of_rows(frame_index)
+        found["timestamp"] = lerobot_stats.of_rows((frame_index / self.fps).astype(np.float32))
+        found["index"] = lerobot_stats.of_rows(np.arange(self.store.num_steps))
+        episode_index = np.repeat(np.arange(len(ends)), ends - starts)
+        found["episode_index"] = lerobot_stats.of_rows(episode_index)
+        found["task_index"] = lerobot_stats.of_rows(np.concatenate(self.data.task_indices))
         return found

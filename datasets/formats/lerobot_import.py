@@ -24,7 +24,7 @@ from telic.datasets.formats.into_store import (
 )
 from telic.datasets.formats.lerobot_own import OwnNotes
 from telic.datasets.formats.lerobot_places import episode_places, read_tasks
-from telic.datasets.formats.lerobot_tables import Tables, numbers, pictures
+from telic.datasets.formats.lerobot_tables import ParquetTables, numeric_column, pictures
 from telic.datasets.formats.video import VideoReader
 from telic.datasets.store import Segment
 from telic.spec import Array, ArraySpec, near_misses
@@ -50,7 +50,7 @@ class LeRobotReader:
         self.fps = float(self.info["fps"])
         self.tasks = read_tasks(root)
         self.places = episode_places(root, self.info)
-        self._tables, self._videos = Tables(), VideoReader()
+        self._tables, self._videos = ParquetTables(), VideoReader()
         features = self.info["features"]
         for key in ("timestamp", "episode_index"):
             if features.get(key, {}).get("shape") != [1]:
@@ -98,7 +98,9 @@ class LeRobotReader:
         numeric += [*self.others.values(), *self._index_columns()]
         stored = [k for k in self.cameras.values() if self._feature(k)["dtype"] == "image"]
         table = self._tables.rows(place.data, place.first, place.length, [*numeric, *stored])
-        data = {key: numbers(where, table, key, self._feature(key)["shape"]) for key in numeric}
+        data = {
+            key: numeric_column(where, table, key, self._feature(key)["shape"]) for key in numeric
+        }
         if (data["episode_index"] != place.index).any():
             raise ValueError(f"{where}: its rows belong to episode {data['episode_index'].flat[0]}")
         episode = {n: joined(where, data, keys) for n, keys in self._joined.items() if keys}

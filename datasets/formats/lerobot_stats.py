@@ -17,8 +17,8 @@ QUANTILES = {"q01": 0.01, "q10": 0.10, "q50": 0.50, "q90": 0.90, "q99": 0.99}
 Stats = dict[str, Any]
 
 
-def of_numbers(rows: Array) -> Stats:
-    """Statistics of numbers [T D], a list of D each."""
+def of_rows(rows: Array) -> Stats:
+    """Statistics of values [T D], a list of D each."""
     flat = rows.reshape(len(rows), -1).astype(np.float64)
     quantiles = np.quantile(flat, list(QUANTILES.values()), 0)
     return {
@@ -56,7 +56,7 @@ def of_episode(store: EpisodeStore, field: str, index: int, rows: Array) -> Stat
     spec = store.fields[field]
     if statistics.is_image(spec):
         return of_histogram(store.summaries(field)[index], min(len(rows), statistics.IMAGE_FRAMES))
-    return of_numbers(rows)
+    return of_rows(rows)
 
 
 def of_all(store: EpisodeStore, field: str) -> Stats:
@@ -71,7 +71,7 @@ def of_all(store: EpisodeStore, field: str) -> Stats:
         frames = int(statistics.steps_to_summarize(spec, lengths).sum())
         return of_histogram(summaries.sum(0), frames)
     chosen = statistics.evenly_spaced(store.num_steps, statistics.QUANTILE_ROWS)
-    found = of_numbers(store.array(field).gather(chosen))
+    found = of_rows(store.array(field).gather(chosen))
     if len(chosen) < store.num_steps or len(spec.shape) < 2:
         exact = statistics.merge(spec, summaries, store.array(field).gather(chosen[:1]))
         moments = {"min": exact.minimum, "max": exact.maximum, "mean": exact.mean}

@@ -32,7 +32,7 @@ def _line(error: BaseException) -> str:
     return " ".join(str(error).split())[:160] or type(error).__name__
 
 
-class Tables:
+class ParquetTables:
     """Reads rows of parquet files; keeps the file and the row group that were read last."""
 
     def __init__(self) -> None:
@@ -46,17 +46,17 @@ class Tables:
         """Rows [first, first + count) of a file, a pyarrow Table of the columns."""
         with reading(str(path)):
             self._open(path, columns)
-            meta, parts, seen = self._file.metadata, [], 0
+            meta, parts, num_rows = self._file.metadata, [], 0
             for index in range(meta.num_row_groups):
                 size = meta.row_group(index).num_rows
-                low, high = max(first - seen, 0), min(first + count - seen, size)
+                low, high = max(first - num_rows, 0), min(first + count - num_rows, size)
                 if low < high:
                     parts.append(self._read_group(index).slice(low, high - low))
-                seen += size
+                num_rows += size
             table = optional("pyarrow", "lerobot").concat_tables(parts) if parts else None
         if table is None or table.num_rows != count:
             raise ValueError(
-                f"{path}: has {seen} rows, the episode is said to be rows {first} to "
+                f"{path}: has {num_rows} rows, its metadata place the episode at rows {first} to "
                 f"{first + count}"
             )
         return table
@@ -105,8 +105,8 @@ def whole_table(path: Path, columns: Sequence[str] | None = None) -> list[dict[s
             return file.read(columns=kept).to_pylist()
 
 
-def numbers(where: str, table: Any, key: str, shape: Sequence[int]) -> Array:
-    """A column of numbers [T *shape]; those of shape [1] may be scalars in the file."""
+def numeric_column(where: str, table: Any, key: str, shape: Sequence[int]) -> Array:
+    """A numeric column [T *shape]; those of shape [1] may be scalars in the file."""
     column = table.column(key)
     with reading(where):
         if column.null_count:

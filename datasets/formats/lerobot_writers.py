@@ -78,18 +78,18 @@ class DataFiles:
     def _metadata(self, keys: Sequence[str]) -> dict[str, str]:
         """What Hugging Face's datasets notes of the columns; before its version 4 a list was a
         Sequence, and v2.1 is read with that."""
-        told: dict[str, Any] = {}
+        features: dict[str, Any] = {}
         vector = "List" if self.v3 else "Sequence"
         for key in keys:
             feature = self.features[key]
             value = {"dtype": feature["dtype"], "_type": "Value"}
             if feature["dtype"] == "image":
-                told[key] = {"_type": "Image"}
+                features[key] = {"_type": "Image"}
             elif feature["shape"] == [1]:
-                told[key] = value
+                features[key] = value
             else:
-                told[key] = {"feature": value, "length": feature["shape"][0], "_type": vector}
-        return {"huggingface": json.dumps({"info": {"features": told}})}
+                features[key] = {"feature": value, "length": feature["shape"][0], "_type": vector}
+        return {"huggingface": json.dumps({"info": {"features": features}})}
 
 
 class VideoFiles:

@@ -60,11 +60,11 @@ def import_mcap(source: Path, target: Path, options: ImportOptions, overwrite: b
     require_writable(source, target, overwrite)
     if options.rate_hz is None:
         raise ValueError(f"{source}: topics have rates of their own; pass --rate-hz for the steps")
-    reader = _Reader(source, options, options.rate_hz)
+    reader = _McapReader(source, options, options.rate_hz)
     return write_store(reader.recordings(), source, target, options, overwrite)
 
 
-class _Reader:
+class _McapReader:
     """Reads one file after another; all must have the topics of the first."""
 
     def __init__(self, source: Path, options: ImportOptions, rate_hz: float) -> None:
@@ -106,17 +106,17 @@ class _Reader:
         """All fields of a recording, on the grid."""
         path = self.files[index]
         times = self._grid(path)
-        numbers: dict[str, list[Array]] = {name: [] for name in self.keys}
+        vectors: dict[str, list[Array]] = {name: [] for name in self.keys}
         pixels: dict[str, Array] = {}
         for step, newest in enumerate(self._steps(path, times)):
             where = f"{path} step {step}"
             for name, keys in self.keys.items():
                 parts = [vector(f"{where}: {t}.{f}", newest[t][1], f) for t, f in keys]
-                numbers[name].append(np.concatenate(parts))
-                if len(numbers[name][-1]) != len(numbers[name][0]):
+                vectors[name].append(np.concatenate(parts))
+                if len(vectors[name][-1]) != len(vectors[name][0]):
                     raise ValueError(
-                        f"{where}: {name} has {len(numbers[name][-1])} entries, at first "
-                        f"{len(numbers[name][0])}"
+                        f"{where}: {name} has {len(vectors[name][-1])} entries, at first "
+                        f"{len(vectors[name][0])}"
                     )
             for topic, camera in self.cameras.items():
                 frame = pixels_of(f"{where}: {topic}", newest[topic][1])
@@ -125,7 +125,7 @@ class _Reader:
                 if frame.shape != pixels[camera].shape[1:]:
                     raise ValueError(f"{where}: {topic} has another size, {frame.shape[:2]}")
                 pixels[camera][step] = frame
-        episode: dict[str, Array] = {n: np.stack(rows) for n, rows in numbers.items()}
+        episode: dict[str, Array] = {n: np.stack(rows) for n, rows in vectors.items()}
         episode["timestamp_ns"] = nominal_stamps(len(times), self.rate_hz)
         return {**episode, **pixels}, spoken(self.options, len(times))
 

@@ -21,9 +21,9 @@ def tracked(first: int, total: int, label: str) -> Iterator[int]:
                 range(first, total), total=total, completed=first, description=label
             )
         return
-    told = time.monotonic()
+    printed_s = time.monotonic()
     for index in range(first, total):
         yield index
-        if time.monotonic() - told >= LINE_EVERY_S:
-            told = time.monotonic()
+        if time.monotonic() - printed_s >= LINE_EVERY_S:
+            printed_s = time.monotonic()
             print(f"{label}: {index + 1} of {total} episodes", file=sys.stderr, flush=True)

@@ -72,11 +72,11 @@ def import_rdt(source: Path, target: Path, options: ImportOptions, overwrite: bo
     require_writable(source, target, overwrite)
     if options.rate_hz is None:
         raise ValueError(f"{source}: does not say how many steps a second; pass --rate-hz")
-    reader = _Reader(source, options, options.rate_hz)
+    reader = _RdtReader(source, options, options.rate_hz)
     return write_store(reader.recordings(), source, target, options, overwrite)
 
 
-class _Reader:
+class _RdtReader:
     """Reads one file after another; all must be like the first."""
 
     def __init__(self, source: Path, options: ImportOptions, rate_hz: float) -> None:

@@ -18,9 +18,9 @@ def with_statements(
     fields: Mapping[str, ArraySpec], options: ImportOptions
 ) -> dict[str, ArraySpec]:
     """The fields with what the user says of state and action, which counts over the source."""
-    said = {"state": options.state_is, "action": options.action_is}
+    statements_of = {"state": options.state_is, "action": options.action_is}
     result = dict(fields)
-    for name, statements in said.items():
+    for name, statements in statements_of.items():
         if not statements:
             continue
         if name not in fields:
@@ -44,13 +44,13 @@ def _parsed(statements: Sequence[str]) -> dict[str, Any]:
         if key in found:
             raise ValueError(f"{key} is stated twice")
         if key in _BOUNDS:
-            found[key] = _numbers(statement, value)
+            found[key] = _floats(statement, value)
         else:
             found[key] = tuple(value.split(",")) if key == "names" else value
     return found
 
 
-def _numbers(statement: str, value: str) -> tuple[float, ...]:
+def _floats(statement: str, value: str) -> tuple[float, ...]:
     try:
         return tuple(float(number) for number in value.split(","))
     except ValueError as error:

@@ -110,7 +110,7 @@ def _header(line: str) -> Any:
 def _results(
     path: Path, lines: Sequence[str], episodes: Collection[tuple[str, int]]
 ) -> list[EpisodeResult]:
-    """Return one result for each episode that the lines tell of, the last that is told."""
+    """Return one result for each episode of the lines, the last one there."""
     results: dict[tuple[str, int], EpisodeResult] = {}
     for number, line in enumerate(lines, start=2):
         if not line.strip():

@@ -26,8 +26,8 @@ def is_episodes(path: Path) -> bool:
     """
     lines = _head(path).splitlines()[:2]
     result = b'"first_success_step": '
-    told = (line.startswith(b'{"evaluation": ') or result in line for line in lines)
-    return path.is_file() and (any(told) or not path.stat().st_size)
+    is_evaluation = (line.startswith(b'{"evaluation": ') or result in line for line in lines)
+    return path.is_file() and (any(is_evaluation) or not path.stat().st_size)
 
 
 def is_results(path: Path) -> bool:

@@ -1,4 +1,4 @@
-"""What other words cost: PlayTable's 34 tasks told by a sentence trained on and by paraphrases.
+"""What other words cost: PlayTable's 34 tasks under a sentence trained on and under paraphrases.
 
 Start i of a task is met four times, alike to the last bit but for the sentence: one to train on,
 then an easy, a medium and a hard paraphrase. Ten starts meet all 30 paraphrases of a task.
@@ -20,12 +20,12 @@ from telic.envs.playtable.paraphrases import AXES, DIFFICULTIES, Paraphrase, dra
 from telic.envs.rollout.rollout import EpisodeJob, EpisodeResult
 
 TRAINING = "training"
-_WAYS = 1 + len(DIFFICULTIES)  # in which a start is told
+_WAYS = 1 + len(DIFFICULTIES)  # sentences for each start
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ParaphraseProtocol(TaskProtocol):
-    """The episode of seed `seed` + 4 i + d begins at start `seed` + i, told in way d.
+    """The episode of seed `seed` + 4 i + d begins at start `seed` + i, with sentence d.
 
     d is 0 for the task's first sentence to train on (sentence i in turn with `all_phrasings`), then
     1 to 3 for an easy, a medium and a hard paraphrase.
@@ -42,12 +42,12 @@ class ParaphraseProtocol(TaskProtocol):
 
     @property
     def num_episodes(self) -> int:
-        """How many episodes that makes, those told by sentences of the training among them."""
+        """How many episodes that makes, those with sentences of the training among them."""
         return len(self.tasks) * self.episodes_per_task * _WAYS
 
     @property
     def num_compared(self) -> int:
-        """How many are told by paraphrases."""
+        """How many have a paraphrase as instruction."""
         return len(self.tasks) * self.episodes_per_task * len(DIFFICULTIES)
 
     def jobs(self) -> list[EpisodeJob]:
@@ -67,15 +67,15 @@ class ParaphraseProtocol(TaskProtocol):
 
     def ways(self, task: str, index: int) -> list[str]:
         """Return the sentences that start `index` of a task is met with."""
-        return [self.phrasing(task, index), *(each.text for each in self.told(task, index))]
+        return [self.phrasing(task, index), *(each.text for each in self.paraphrases(task, index))]
 
     def phrasing(self, task: str, index: int) -> str:
-        """Return the sentence of the training that start `index` is told by."""
+        """Return the training sentence of start `index`."""
         texts = instructions(task.rpartition("/")[2])
         return texts[index % len(texts) if self.all_phrasings else 0]
 
-    def told(self, task: str, index: int) -> tuple[Paraphrase, ...]:
-        """Return the paraphrases that start `index` is told by."""
+    def paraphrases(self, task: str, index: int) -> tuple[Paraphrase, ...]:
+        """Return the paraphrases of start `index`."""
         return drawn(task.rpartition("/")[2], index)
 
     def rows(self) -> dict[str, list[str]]:
@@ -92,8 +92,8 @@ class ParaphraseProtocol(TaskProtocol):
         index, way = divmod(episode.seed - self.seed, _WAYS)
         rows = [TRAINING]
         if way:
-            told = self.told(episode.task, index)[way - 1]
-            axis, difficulty = told.axis, told.difficulty
+            chosen = self.paraphrases(episode.task, index)[way - 1]
+            axis, difficulty = chosen.axis, chosen.difficulty
             both = f"{axis}, {difficulty}"
             rows = [axis, difficulty, both, episode.task, self.overall]
         first = episode.first_success_step

@@ -1,6 +1,6 @@
 """CALVIN's two protocols (Mees et al., RA-L 2022): chains of tasks, and each task alone.
 
-LH-MTLC: success of 1 to 5 tasks in a row, each told by a sentence, and the average length of the
+LH-MTLC: success of 1 to 5 tasks in a row, each given as a sentence, and the average length of the
 chains done; a chain ends at the first task not done within the limit. MTLC: success of each task.
 """
 

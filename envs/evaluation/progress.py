@@ -26,7 +26,7 @@ def with_progress(
     results: Iterator[EpisodeResult], evaluation: Evaluation
 ) -> Iterator[EpisodeResult]:
     """Yield `results`, showing how far the evaluation is: a bar, or a line now and then."""
-    total, said = evaluation.protocol.num_episodes, time.monotonic()
+    total, printed_s = evaluation.protocol.num_episodes, time.monotonic()
     what = evaluation.protocol.what
     with Progress(
         TextColumn("evaluate"),
@@ -39,11 +39,11 @@ def with_progress(
         console=STDERR,
         disable=not STDERR.is_terminal,
     ) as bar:
-        shown = bar.add_task("", total=total, completed=len(evaluation.episodes))
+        bar_task = bar.add_task("", total=total, completed=len(evaluation.episodes))
         for result in results:
             yield result
             text = evaluation.progress()
-            bar.update(shown, completed=len(evaluation.episodes), description=text)
-            if bar.disable and time.monotonic() - said > SAY_EVERY_S:
-                said = time.monotonic()
+            bar.update(bar_task, completed=len(evaluation.episodes), description=text)
+            if bar.disable and time.monotonic() - printed_s > SAY_EVERY_S:
+                printed_s = time.monotonic()
                 STDERR.print(f"{len(evaluation.episodes)}/{total} {what}, {text}")

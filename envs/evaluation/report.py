@@ -25,21 +25,21 @@ BLUE, GREY, INK = "#1f5fa8", "#8a8f98", "#22252a"
 
 def table(evaluation: Evaluation, comparison: Comparison | None = None) -> Group:
     """Return the terminal's table: one row per task and one over all; fits 80 columns."""
-    shown = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    result = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     columns, rows = _columns(comparison), _rows(evaluation, comparison)
     left_out = {"crashed"} if not evaluation.overall().crashed else set()
     if comparison is not None:
         left_out |= {"success", "steps", comparison.second}  # the report has them
     kept = [index for index, name in enumerate(columns) if name not in left_out]
     for index in kept:
-        shown.add_column(columns[index], justify="right" if index else "left", no_wrap=True)
+        result.add_column(columns[index], justify="right" if index else "left", no_wrap=True)
     for row in rows:
         if row is rows[-1]:
-            shown.add_section()
-        shown.add_row(*(row[index] for index in kept), style="bold" if row is rows[-1] else None)
+            result.add_section()
+        result.add_row(*(row[index] for index in kept), style="bold" if row is rows[-1] else None)
     return Group(
         Text(_title(evaluation), style="bold"),
-        shown,
+        result,
         *map(Text, _footnotes(evaluation, comparison)),
     )
 
@@ -309,9 +309,9 @@ def _crash_lines(evaluation: Evaluation) -> list[str]:
 
 
 def _about_lines(evaluation: Evaluation) -> list[str]:
-    shown = {name: value for name, value in evaluation.about.items() if name != "config"}
-    command = shown.pop("command", None)
-    lines = [f"- {name}: {_plain(value)}" for name, value in shown.items()]
+    settings = {name: value for name, value in evaluation.about.items() if name != "config"}
+    command = settings.pop("command", None)
+    lines = [f"- {name}: {_plain(value)}" for name, value in settings.items()]
     return ([] if command is None else ["```", command, "```", ""]) + lines
 
 

@@ -319,14 +319,14 @@ def read_comparable(path: Path, protocol: EvaluationProtocol) -> Evaluation:
     found = read_evaluation(path)
     require_same_episodes(protocol, found.protocol, str(path))
     episodes = {(job.task, job.seed) for job in protocol.jobs()}
-    told = [(episode.task, episode.seed) for episode in found.episodes]
-    if strange := next((key for key in told if key not in episodes), None):
+    keys = [(episode.task, episode.seed) for episode in found.episodes]
+    if strange := next((key for key in keys if key not in episodes), None):
         raise ValueError(
             f"compare={path}: {strange[0]}, seed {strange[1]} is not of its protocol; the file is "
             "damaged, run that evaluation again"
         )
-    if len(set(told)) < len(told):
-        raise ValueError(f"compare={path}: tells of an episode twice; run that evaluation again")
+    if len(set(keys)) < len(keys):
+        raise ValueError(f"compare={path}: has an episode twice; run that evaluation again")
     return found
 
 

@@ -181,7 +181,7 @@ class Observed(Protocol):
 def playtable_interface(
     state: StateChoice, cameras: Sequence[str], image_size: tuple[int, int]
 ) -> Interface:
-    """Return what a PlayTable environment senses and is told.
+    """Return what a PlayTable environment senses and takes as actions.
 
     ValueError for an unknown camera, and where pictures are asked for and cannot be drawn.
     """

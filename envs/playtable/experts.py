@@ -54,7 +54,7 @@ class Manner:
     care: float  # 1: waypoints are met exactly; 0: with all of their scatter
 
     @classmethod
-    def draw(cls, rng: np.random.Generator) -> Manner:
+    def sample(cls, rng: np.random.Generator) -> Manner:
         """Return a manner drawn at random."""
         return cls(
             transit_z=rng.uniform(0.55, 0.62),

@@ -368,7 +368,7 @@ ATTEMPTS: Final = _table()
 def expert(task: str, world: World, rng: np.random.Generator) -> Follower:
     """Return the scripted expert of `task` from what is there now; ValueError for no task."""
     check_task(task)
-    manner = Manner.draw(rng)
+    manner = Manner.sample(rng)
     return Follower(world, _until_done(task, Hand(world, manner, rng)), manner, rng)
 
 

@@ -37,15 +37,15 @@ class Precondition:
     table_y: Range = table.BLOCK_Y
 
 
-Draw = Callable[[np.random.Generator], Precondition]
+Sampler = Callable[[np.random.Generator], Precondition]
 
 
-def _steady(precondition: Precondition) -> Draw:
+def _steady(precondition: Precondition) -> Sampler:
     return lambda rng: precondition
 
 
-def _lift_from_shelf(colour: str) -> Draw:
-    def draw(rng: np.random.Generator) -> Precondition:
+def _lift_from_shelf(colour: str) -> Sampler:
+    def sample(rng: np.random.Generator) -> Precondition:
         if rng.integers(2):
             return Precondition(
                 slide=(0.0, 0.02), places={colour: (LEFT,)}, reachable=colour, grasped=colour
@@ -54,17 +54,17 @@ def _lift_from_shelf(colour: str) -> Draw:
             slide=(0.98, 1.0), places={colour: (RIGHT,)}, reachable=colour, grasped=colour
         )
 
-    return draw
+    return sample
 
 
-def _holding(precondition: Precondition) -> Draw:
+def _holding(precondition: Precondition) -> Sampler:
     """Return the precondition with a random block in the hand."""
 
-    def draw(rng: np.random.Generator) -> Precondition:
+    def sample(rng: np.random.Generator) -> Precondition:
         held = COLOURS[rng.integers(3)]
         return replace(precondition, places={held: (HELD,)})
 
-    return draw
+    return sample
 
 
 def _stacking(rng: np.random.Generator) -> Precondition:
@@ -86,9 +86,9 @@ def _pushing_into_drawer(rng: np.random.Generator) -> Precondition:
 
 
 @cache
-def preconditions() -> dict[str, Draw]:
+def preconditions() -> dict[str, Sampler]:
     """Return task -> how to draw what it needs."""
-    found: dict[str, Draw] = {
+    found: dict[str, Sampler] = {
         "move_slider_left": _steady(Precondition(slide=(0.0, 0.25))),
         "move_slider_right": _steady(Precondition(slide=(0.75, 1.0))),
         "open_drawer": _steady(Precondition(drawer=(0.0, 0.25))),

@@ -74,10 +74,10 @@ class TaskRules:
     rules: tuple[Rule, ...]
 
 
-Needs = dict[str, Value | tuple[Value, ...]]
+Conditions = dict[str, Value | tuple[Value, ...]]
 
 
-def _rule(needs: Needs, gives: dict[str, Value], held: int = 0) -> Rule:
+def _rule(needs: Conditions, gives: dict[str, Value], held: int = 0) -> Rule:
     """Return a rule for a hand that holds `held` blocks; a single value stands for itself alone."""
     allowed = {name: v if isinstance(v, tuple) else (v,) for name, v in needs.items()}
     return Rule(needs=allowed | {"grasped": (held,)}, gives=gives)
@@ -87,16 +87,16 @@ def _turn(entry: str, before: Value, after: Value) -> tuple[Rule, ...]:
     return (_rule({entry: before}, {entry: after}),)
 
 
-def _lift(block: str, needs: Needs) -> Rule:
+def _lift(block: str, needs: Conditions) -> Rule:
     return _rule(needs, {block: "grasped", "grasped": 1})
 
 
-def _put(block: str, place: str, needs: Needs) -> Rule:
+def _put(block: str, place: str, needs: Conditions) -> Rule:
     return _rule({block: "grasped", **needs}, {block: place, "grasped": 0}, held=1)
 
 
 def _push_into_drawer(block: str) -> Rule:
-    needs: Needs = dict.fromkeys(BLOCKS, SHELF)
+    needs: Conditions = dict.fromkeys(BLOCKS, SHELF)
     return _rule(needs | {block: "table", "drawer": "open"}, {block: "drawer"})
 
 

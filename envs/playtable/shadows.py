@@ -64,7 +64,7 @@ class ArmShadow:
         starts = places + np.einsum("nij,nj->ni", turns, self._starts)
         ends = places + np.einsum("nij,nj->ni", turns, self._ends)
         middles = (starts + ends) / 2
-        heights, seen = _grounds(middles)
+        heights, visible = _grounds(middles)
         middles = _moved(middles, heights)
         flat = (ends - starts) - np.outer((ends - starts)[:, 2] / TOWARDS_LIGHT[2], TOWARDS_LIGHT)
         lengths = np.hypot(flat[:, 0], flat[:, 1])
@@ -74,7 +74,7 @@ class ArmShadow:
         turns[:, 0], turns[:, 1], turns[:, 3], turns[:, 4] = cos, -sin, sin, cos
         sizes = self._sizes.copy()
         sizes[:, 0] = np.where(upright, self._sizes[:, 1], lengths / 2)
-        for index in np.flatnonzero(seen)[: scene.maxgeom - scene.ngeom]:
+        for index in np.flatnonzero(visible)[: scene.maxgeom - scene.ngeom]:
             geom = scene.geoms[scene.ngeom]
             self._mujoco.mjv_initGeom(
                 geom, self._box, sizes[index], middles[index], turns[index], _RGBA

@@ -135,7 +135,7 @@ def _rests(facts: BlockFacts) -> bool:
     return bool((np.abs(facts.speed) < _REST).all())
 
 
-def switched(light: str, on: bool) -> Predicate:
+def light_turned(light: str, on: bool) -> Predicate:
     """Return whether a light (a bool of Facts) was the other way and is now as wanted."""
     return lambda start, now: getattr(start, light) is not on and getattr(now, light) is on
 
@@ -159,10 +159,10 @@ def _table() -> dict[str, Predicate]:
     tasks["place_in_drawer"] = placed(DRAWER)
     tasks["stack_block"] = stacked
     tasks["unstack_block"] = unstacked
-    tasks["turn_on_lightbulb"] = switched("lightbulb", True)
-    tasks["turn_off_lightbulb"] = switched("lightbulb", False)
-    tasks["turn_on_led"] = switched("led", True)
-    tasks["turn_off_led"] = switched("led", False)
+    tasks["turn_on_lightbulb"] = light_turned("lightbulb", True)
+    tasks["turn_off_lightbulb"] = light_turned("lightbulb", False)
+    tasks["turn_on_led"] = light_turned("led", True)
+    tasks["turn_off_led"] = light_turned("led", False)
     tasks["push_into_drawer"] = pushed_into(BASE, DRAWER)
     return tasks
 

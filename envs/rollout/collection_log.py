@@ -56,11 +56,11 @@ class CollectionLog:
                 f"{path}: is missing, so the store beside it cannot be continued; "
                 "pass overwrite=true or another out"
             )
-        begun, *lines = _lines(path)
+        header, *lines = _lines(path)
         for key in plan:
-            if begun.get(key) != plan[key]:
+            if header.get(key) != plan[key]:
                 raise ValueError(
-                    f"{path}: was begun with {key}={begun.get(key)}, now {key}={plan[key]}; "
+                    f"{path}: was begun with {key}={header.get(key)}, now {key}={plan[key]}; "
                     "resume it as it was, or pass overwrite=true or another out"
                 )
         attempts = [_attempt(path, number, line) for number, line in enumerate(lines, start=2)]
@@ -85,10 +85,10 @@ def is_log(path: Path) -> bool:
     """Return whether the log of a collection stands at `path`: its first line is what was asked."""
     try:
         with path.open() as file:
-            begun = json.loads(file.readline())
+            header = json.loads(file.readline())
     except (OSError, ValueError):
         return False
-    return isinstance(begun, dict) and {"tasks", "episodes_per_task"} <= set(begun)
+    return isinstance(header, dict) and {"tasks", "episodes_per_task"} <= set(header)
 
 
 ATTEMPTS = Kind("the log of a collection", is_log)

@@ -62,9 +62,9 @@ class Demonstrate(EnvRequest):
     steps_after_success: int
     record: bool = True
 
-    def perform(self, host: EnvWorker) -> Demonstration:
+    def perform(self, env_worker: EnvWorker) -> Demonstration:
         """Return the demonstration; `max_steps` of the choice bounds it."""
-        env = host.env(self.slot, self.choice)
+        env = env_worker.env(self.slot, self.choice)
         env.draw_images = self.record
         obs, info = env.reset(seed=self.seed)
         require_observation(obs, env.interface, 0)
@@ -72,7 +72,7 @@ class Demonstrate(EnvRequest):
             expert = env.expert()
         except NoExpert as error:
             raise Refusal(str(error)) from error
-        seen: list[DictObs] = []
+        observations: list[DictObs] = []
         actions: list[Array] = []
         first_success: int | None = None
         goal_steps: list[int] = []
@@ -81,7 +81,7 @@ class Demonstrate(EnvRequest):
             action = np.asarray(expert.act(obs), env.interface.action.dtype)
             if self.record:
                 require_action(action, env.interface, step - 1)
-                seen.append(obs)
+                observations.append(obs)
                 actions.append(action)
             before = info
             obs, _, terminated, truncated, info = env.step(action)
@@ -96,7 +96,7 @@ class Demonstrate(EnvRequest):
             if terminated or truncated or settled:
                 break
         worth_keeping = self.record and first_success is not None
-        data = _stacked(seen, actions, env.interface.rate_hz) if worth_keeping else {}
+        data = _stacked(observations, actions, env.interface.rate_hz) if worth_keeping else {}
         return Demonstration(
             slot=self.slot,
             first_success_step=first_success,
@@ -107,9 +107,9 @@ class Demonstrate(EnvRequest):
         )
 
 
-def _stacked(seen: list[DictObs], actions: list[Array], rate_hz: float) -> dict[str, Array]:
-    fields = {name: np.stack([obs[name] for obs in seen]) for name in seen[0]}
-    times = np.round(np.arange(len(seen)) * 1e9 / rate_hz).astype(np.int64)
+def _stacked(observations: list[DictObs], actions: list[Array], rate_hz: float) -> dict[str, Array]:
+    fields = {name: np.stack([obs[name] for obs in observations]) for name in observations[0]}
+    times = np.round(np.arange(len(observations)) * 1e9 / rate_hz).astype(np.int64)
     return fields | {"action": np.stack(actions), "timestamp_ns": times}
 
 
@@ -138,10 +138,10 @@ def demonstrations(
     due = 0
     while due < len(jobs):
         for slot in set(range(pool.num_slots)) - set(under_way):
-            ahead = [index for index in waiting if index < due + MAX_IN_FLIGHT * pool.num_slots]
-            if not ahead:
+            startable = [index for index in waiting if index < due + MAX_IN_FLIGHT * pool.num_slots]
+            if not startable:
                 break
-            index = _next_for(slot, ahead, jobs, last)
+            index = _next_for(slot, startable, jobs, last)
             waiting.remove(index)
             under_way[slot] = index
             last[slot] = jobs[index].choice
@@ -157,13 +157,13 @@ def demonstrations(
 
 
 def _next_for(
-    slot: int, ahead: list[int], jobs: Sequence[DemoJob], last: Mapping[int, EnvChoice]
+    slot: int, startable: list[int], jobs: Sequence[DemoJob], last: Mapping[int, EnvChoice]
 ) -> int:
     """Return the job for a slot: of the environment it has, else of one that no slot has."""
-    own = [index for index in ahead if jobs[index].choice == last.get(slot)]
+    own = [index for index in startable if jobs[index].choice == last.get(slot)]
     taken = {choice for other, choice in last.items() if other != slot}
-    free = [index for index in ahead if jobs[index].choice not in taken]
-    return (own or free or ahead)[0]
+    free = [index for index in startable if jobs[index].choice not in taken]
+    return (own or free or startable)[0]
 
 
 def _order(slot: int, job: DemoJob) -> Demonstrate:
@@ -178,7 +178,7 @@ def _order(slot: int, job: DemoJob) -> Demonstrate:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Description(Report):
-    """What an environment senses and is told."""
+    """What an environment senses and takes as actions."""
 
     interface: Interface
 
@@ -190,9 +190,11 @@ class Describe(EnvRequest):
     slot: int
     choice: EnvChoice
 
-    def perform(self, host: EnvWorker) -> Description:
+    def perform(self, env_worker: EnvWorker) -> Description:
         """Return the description."""
-        return Description(slot=self.slot, interface=host.env(self.slot, self.choice).interface)
+        return Description(
+            slot=self.slot, interface=env_worker.env(self.slot, self.choice).interface
+        )
 
 
 def interface_of(choice: EnvChoice, pool: Pool) -> Interface:
@@ -214,7 +216,7 @@ def expert_results(jobs: Iterable[EpisodeJob], config: RolloutConfig) -> Iterato
     jobs = list(jobs)
     for job in jobs:
         registry.entry(job.task)
-    orders = [
+    requests = [
         DemoJob(
             choice=env_choice(job, config),
             seed=job.start_seed,
@@ -225,7 +227,7 @@ def expert_results(jobs: Iterable[EpisodeJob], config: RolloutConfig) -> Iterato
     ]
     with open_pool(config.num_workers, 1, config.timeout_s) as pool:
         began = time.perf_counter()
-        for job, (_, report) in zip(jobs, demonstrations(orders, pool), strict=True):
+        for job, (_, report) in zip(jobs, demonstrations(requests, pool), strict=True):
             first = None if isinstance(report, Crashed) else report.first_success_step
             yield EpisodeResult(
                 task=job.task,

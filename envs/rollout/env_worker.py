@@ -1,6 +1,6 @@
-"""Where environments live: a host holds one per slot and carries out orders one after the other.
+"""Where environments live: an `EnvWorker` holds one per slot and executes requests one by one.
 
-The same host serves in a worker process (`worker.py`) and in the caller's own (`pool.LocalPool`).
+The same class serves in a worker process (`worker.py`) and in the caller's own (`pool.LocalPool`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from telic.envs.task import TaskEnv
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Report:
-    """The answer to one order."""
+    """The answer to one request."""
 
     slot: int
 
@@ -39,16 +39,16 @@ class Refused(Report):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ready(Report):
-    """A worker process has started and takes orders."""
+    """A worker process has started and takes requests."""
 
 
 class EnvRequest(ABC):
-    """Something for a host to do in one slot. Orders and reports travel between processes."""
+    """Work for an `EnvWorker` in one slot. Requests and reports travel between processes."""
 
     slot: int
 
     @abstractmethod
-    def perform(self, host: EnvWorker) -> Report:
+    def perform(self, env_worker: EnvWorker) -> Report:
         """Return the report; whatever this raises becomes a `Crashed`."""
 
 
@@ -74,13 +74,13 @@ class EnvChoice:
 
 
 class Refusal(Exception):
-    """Raised while an order is prepared: the user's error rather than a crash."""
+    """Raised while a request is prepared: the user's error rather than a crash."""
 
 
 class EnvWorker:
     """The environments of some slots, kept for as long as the slot's choice stays the same.
 
-    `episodes` holds what an order of a slot leaves for its next one.
+    `episodes` holds what a request of a slot leaves for its next one.
     """
 
     def __init__(self) -> None:
@@ -112,19 +112,19 @@ class EnvWorker:
         for slot in list(self._envs):
             self.drop(slot)
 
-    def execute(self, order: EnvRequest) -> Report:
-        """Return the order's report; an exception becomes one that says what happened where.
+    def execute(self, request: EnvRequest) -> Report:
+        """Return the request's report; an exception becomes one that says what happened where.
 
         A simulator may raise anything; it ends the slot's episode, never the others'.
         """
         try:
-            return order.perform(self)
+            return request.perform(self)
         except Refusal as error:
-            return Refused(slot=order.slot, message=str(error))
+            return Refused(slot=request.slot, message=str(error))
         except Exception as error:  # counted, with its reason, as this episode's crash
-            self._envs.pop(order.slot, None)  # broken: not even closed
-            self.drop(order.slot)
-            return Crashed(slot=order.slot, reason=_reason(error))
+            self._envs.pop(request.slot, None)  # broken: not even closed
+            self.drop(request.slot)
+            return Crashed(slot=request.slot, reason=_reason(error))
 
 
 def _reason(error: Exception) -> str:

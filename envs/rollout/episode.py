@@ -1,4 +1,4 @@
-"""An episode inside a host: begun by one order, advanced a chunk of actions at a time by others."""
+"""An episode in a worker: one request begins it, others advance it a chunk of actions at a time."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from telic.envs.observations import require_observation
 from telic.envs.rollout.env_worker import EnvChoice, EnvRequest, EnvWorker, Refusal, Report
-from telic.envs.rollout.goals import GoalDrawing
+from telic.envs.rollout.goals import GoalRenderer
 from telic.envs.rollout.video import Camera, Film
 from telic.envs.task import DictObs, GoalPictures, TaskEnv
 from telic.spec import Array, Interface
@@ -51,14 +51,14 @@ class Begin(EnvRequest):
     seed: int
     obs_horizon: int
     film: Film | None = None
-    goals: GoalDrawing | None = None
+    goals: GoalRenderer | None = None
 
-    def perform(self, host: EnvWorker) -> Progress:
+    def perform(self, env_worker: EnvWorker) -> Progress:
         """Return the first observation, repeated to fill the horizon."""
-        env = host.env(self.slot, self.choice)
+        env = env_worker.env(self.slot, self.choice)
         env.draw_images = False  # a chunk needs the pictures of its last steps only
         episode = RunningEpisode(env, self.seed, self.obs_horizon, self.film, self.goals)
-        host.episodes[self.slot] = episode
+        env_worker.episodes[self.slot] = episode
         return episode.progress(self.slot, env.interface)
 
 
@@ -70,12 +70,12 @@ class Advance(EnvRequest):
     actions: Array
     stop_on_success: bool
 
-    def perform(self, host: EnvWorker) -> Progress:
+    def perform(self, env_worker: EnvWorker) -> Progress:
         """Return where that led."""
-        episode: RunningEpisode = host.episodes[self.slot]
+        episode: RunningEpisode = env_worker.episodes[self.slot]
         episode.advance(self.actions, self.stop_on_success)
         if episode.done:
-            host.episodes.pop(self.slot)
+            env_worker.episodes.pop(self.slot)
         return episode.progress(self.slot)
 
 
@@ -88,7 +88,7 @@ class RunningEpisode:
         seed: int,
         obs_horizon: int,
         film: Film | None = None,
-        goals: GoalDrawing | None = None,
+        goals: GoalRenderer | None = None,
     ) -> None:
         self._env, self._goals = env, goals
         self._new_goal = None if goals is None else goals.at_start(env)  # not yet reported
@@ -97,7 +97,7 @@ class RunningEpisode:
         self.solution: str | None = None
         self.goal_steps: list[int] = []
         self.done = False
-        self._seen: deque[DictObs] = deque(maxlen=obs_horizon)
+        self._observations: deque[DictObs] = deque(maxlen=obs_horizon)
         obs, info = env.reset(seed=seed)
         self.instruction = str(info["instruction"])
         self.film_failure: str | None = None
@@ -118,12 +118,12 @@ class RunningEpisode:
         except ValueError as error:  # no such camera, nothing to draw with
             raise Refusal(str(error)) from error
         require_observation(first, env.interface, 0)
-        self._seen.extend([first] * (self._seen.maxlen or 0))
+        self._observations.extend([first] * (self._observations.maxlen or 0))
 
     def advance(self, actions: Array, stop_on_success: bool) -> None:
         """Take actions until they are used up, or success or the limit ends the episode.
 
-        A goal reached on the way discards the actions left, and what was seen before it.
+        A goal reached on the way discards the actions left, and earlier observations.
         """
         for index, action in enumerate(actions):
             obs, _, terminated, truncated, info = self._env.step(action)
@@ -142,20 +142,20 @@ class RunningEpisode:
             if self.done:
                 self.close()
                 return
-            horizon = self._seen.maxlen or 0
+            horizon = self._observations.maxlen or 0
             if reached or len(actions) - index <= horizon:
                 obs = obs | self._env.images()
                 require_observation(obs, self._env.interface, self.steps)
-            self._seen.append(obs)
+            self._observations.append(obs)
             if reached:
                 self.instruction = str(info["instruction"])
                 self._new_goal = None if self._goals is None else self._goals.now(self._env)
-                self._seen.extend([obs] * horizon)
+                self._observations.extend([obs] * horizon)
                 return
 
     def progress(self, slot: int, interface: Interface | None = None) -> Progress:
         """Return where the episode stands."""
-        seen = [] if self.done else list(self._seen)
+        observations = [] if self.done else list(self._observations)
         cameras = [f"image/{camera}" for camera in self._env.interface.images]
         goal, self._new_goal = self._new_goal, None
         return Progress(
@@ -165,10 +165,14 @@ class RunningEpisode:
             done=self.done,
             instruction=self.instruction,
             goal_steps=tuple(self.goal_steps),
-            state=np.stack([obs["state"] for obs in seen])
-            if seen
+            state=np.stack([obs["state"] for obs in observations])
+            if observations
             else np.zeros((0, 0), np.float32),
-            images={key[6:]: np.stack([obs[key] for obs in seen]) for key in cameras if seen},
+            images={
+                key[6:]: np.stack([obs[key] for obs in observations])
+                for key in cameras
+                if observations
+            },
             interface=interface,
             solution=self.solution,
             film_failure=self.film_failure,

@@ -46,15 +46,15 @@ class EpisodeGoals:
     stored: StoredGoals | None = None
     cache: Path | None = None
 
-    def drawing(self, choice: EnvChoice, seed: int) -> GoalDrawing | None:
+    def renderer(self, choice: EnvChoice, seed: int) -> GoalRenderer | None:
         """Return how a worker draws the goals of an episode; None where it is not to."""
         if not self.choice.shows or self.stored is not None:
             return None
-        return GoalDrawing(choice=choice, seed=seed, cache=self.cache)
+        return GoalRenderer(choice=choice, seed=seed, cache=self.cache)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class GoalDrawing:
+class GoalRenderer:
     """Draws the goals of one episode by an expert, in the environment's own process."""
 
     choice: EnvChoice

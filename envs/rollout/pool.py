@@ -1,7 +1,7 @@
 """Hosts in this process or in worker processes, behind one pair of verbs: send and receive.
 
 A worker is a fresh interpreter, not a fork: it never imports torch, nor the caller's `__main__`.
-When one dies, the order that it was at is reported as crashed and a new worker takes its place.
+When one dies, the request that it was at is reported as crashed and a new worker takes its place.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ class Pool(ABC):
     num_slots: int
 
     @abstractmethod
-    def send(self, order: EnvRequest) -> None:
-        """Give an order to the host of its slot; at most one per slot at a time."""
+    def send(self, request: EnvRequest) -> None:
+        """Give a request to the worker of its slot; at most one per slot at a time."""
 
     @abstractmethod
     def receive(self) -> Report:
-        """Return the next report of any slot with an order outstanding."""
+        """Return the next report of any slot with a request outstanding."""
 
     @abstractmethod
     def close(self) -> None:
@@ -50,7 +50,7 @@ class Pool(ABC):
 def open_pool(num_workers: int, slots_per_worker: int, timeout_s: float = 300.0) -> Pool:
     """Return a pool of worker processes, or for num_workers=0 one that works in this process.
 
-    `timeout_s`: a worker process that takes longer over one order is killed and counted as dead.
+    `timeout_s`: a worker process that takes longer over one request is killed and counted as dead.
     """
     if num_workers < 0 or slots_per_worker < 1:
         raise ValueError(
@@ -62,25 +62,25 @@ def open_pool(num_workers: int, slots_per_worker: int, timeout_s: float = 300.0)
 
 
 class LocalPool(Pool):
-    """All slots in this process; an order is carried out when its report is asked for."""
+    """All slots in this process; a request is executed when its report is asked for."""
 
     def __init__(self, num_slots: int) -> None:
         self.num_slots = num_slots
-        self._host = EnvWorker()
-        self._orders: deque[EnvRequest] = deque()
+        self._env_worker = EnvWorker()
+        self._requests: deque[EnvRequest] = deque()
 
-    def send(self, order: EnvRequest) -> None:
-        """Queue an order."""
-        self._orders.append(order)
+    def send(self, request: EnvRequest) -> None:
+        """Queue a request."""
+        self._requests.append(request)
 
     def receive(self) -> Report:
-        """Carry out the oldest order and return its report."""
-        return self._host.execute(self._orders.popleft())
+        """Execute the oldest request and return its report."""
+        return self._env_worker.execute(self._requests.popleft())
 
     def close(self) -> None:
         """Close all environments."""
-        self._orders.clear()
-        self._host.close()
+        self._requests.clear()
+        self._env_worker.close()
 
 
 class ProcessPool(Pool):
@@ -110,19 +110,19 @@ class ProcessPool(Pool):
         """The processes that serve now, for who wants to watch them."""
         return [worker.process for worker in self._workers]
 
-    def send(self, order: EnvRequest) -> None:
-        """Send an order to the worker of its slot."""
-        worker = self._workers[order.slot % len(self._workers)]
-        worker.orders.append(order)
+    def send(self, request: EnvRequest) -> None:
+        """Send a request to the worker of its slot."""
+        worker = self._workers[request.slot % len(self._workers)]
+        worker.requests.append(request)
         worker.busy_since = worker.busy_since or time.monotonic()
         with suppress(BrokenPipeError, ConnectionResetError):  # dead: receive() finds out
-            worker.socket.send(order)
+            worker.socket.send(request)
 
     def receive(self) -> Report:
         """Return the next report; a dead or silent worker's is a `Crashed` for what it was at."""
         while True:
-            busy = {w.socket: (i, w) for i, w in enumerate(self._workers) if w.orders}
-            assert busy, "receive() without an order outstanding"
+            busy = {w.socket: (i, w) for i, w in enumerate(self._workers) if w.requests}
+            assert busy, "receive() without a request outstanding"
             deadline = min(w.busy_since for _, w in busy.values()) + self._timeout_s
             ready = connection.wait(list(busy), timeout=max(0.0, deadline - time.monotonic()))
             for answering in ready:
@@ -131,8 +131,8 @@ class ProcessPool(Pool):
                     report = worker.socket.recv()
                 except (EOFError, ConnectionResetError):
                     return self._replace_dead(index, worker.death())
-                worker.orders.popleft()
-                worker.busy_since = time.monotonic() if worker.orders else 0.0
+                worker.requests.popleft()
+                worker.busy_since = time.monotonic() if worker.requests else 0.0
                 return report
             for index, worker in busy.values():
                 if time.monotonic() - worker.busy_since >= self._timeout_s:
@@ -140,9 +140,9 @@ class ProcessPool(Pool):
                     return self._replace_dead(index, f"no answer for {self._timeout_s:g} s, killed")
 
     def _replace_dead(self, index: int, reason: str) -> Crashed:
-        """Replace a dead worker; return the crash of the order it was at."""
+        """Replace a dead worker; return the crash of the request it was at."""
         worker = self._workers[index]
-        at = worker.orders[0].slot
+        at = worker.requests[0].slot
         slots = range(index, self.num_slots, len(self._workers))
         worker.close(0.0)
         self._workers[index] = _Worker()
@@ -162,7 +162,7 @@ class ProcessPool(Pool):
 
 
 class _Worker:
-    """One worker process, the socket to it and the orders that it has not answered yet."""
+    """One worker process, the socket to it and the requests that it has not answered yet."""
 
     def __init__(self) -> None:
         ours, theirs = socket.socketpair()
@@ -182,7 +182,7 @@ class _Worker:
                 process_group=0,  # Ctrl-C in a terminal goes to the parent alone
             )
         self.socket = connection.Connection(ours.detach())
-        self.orders: deque[EnvRequest] = deque()
+        self.requests: deque[EnvRequest] = deque()
         self.busy_since = 0.0
 
     def wait_until_ready(self) -> None:

@@ -265,7 +265,7 @@ class _Rollout:
         self._queue = _JobQueue(jobs, policy, config)
         self.num_jobs = len(jobs)
         self._live: dict[int, _Live] = {}
-        self._numbers = itertools.count()
+        self._episode_numbers = itertools.count()
 
     def run(self, pool: Pool) -> Iterator[EpisodeResult]:
         """Yield the results. No order is outstanding at a yield, so it may be the last."""
@@ -283,7 +283,7 @@ class _Rollout:
         self._live[slot] = _Live(
             job=job,
             instruction=canonical if job.instruction is None else job.instruction,
-            number=next(self._numbers),
+            number=next(self._episode_numbers),
             began=time.perf_counter(),
         )
         choice = self._queue.choice(job)
@@ -294,7 +294,7 @@ class _Rollout:
                 seed=job.start_seed,
                 obs_horizon=self._policy.obs_horizon,
                 film=None if job.video is None else self._film(job.video),
-                goals=self._goals.drawing(choice, job.start_seed),
+                goals=self._goals.renderer(choice, job.start_seed),
             )
         )
 
@@ -346,7 +346,9 @@ class _Rollout:
             self._policy.interface.require(report.interface, "the policy", f"task {live.job.task}")
         is_new_goal = live.progress is None or report.goal_steps != live.progress.goal_steps
         if live.progress is not None and is_new_goal:
-            live.number = next(self._numbers)  # a policy's memory begins anew with each goal
+            live.number = next(
+                self._episode_numbers
+            )  # a policy's memory begins anew with each goal
             live.rest = None  # it was for the goal before
         if is_new_goal and not report.done:
             self._show_goal(live, report)

@@ -51,7 +51,7 @@ class Film:
     fps: float
 
 
-class VideoWriter:
+class FilmWriter:
     """An mp4 in the making, which stands at `path` once it is closed.
 
     Raises ValueError for odd sizes, which the pixel format cannot hold, and where something else
@@ -112,18 +112,18 @@ class Camera:
     def __init__(self, film: Film, env: TaskEnv) -> None:
         self._film, self._env = film, env
         self._name = env.film_camera if film.camera is None else film.camera
-        self._writer: VideoWriter | None = None
-        self._seen = 0
+        self._writer: FilmWriter | None = None
+        self._num_steps = 0
         self.failure: str | None = None
         with self._noted():
-            self._writer = VideoWriter(film.path, film.size, film.fps)
+            self._writer = FilmWriter(film.path, film.size, film.fps)
 
     def step(self) -> None:
         """Draw and keep a frame if this step is one to be kept."""
-        if self._seen % self._film.every == 0 and self._writer is not None:
+        if self._num_steps % self._film.every == 0 and self._writer is not None:
             with self._noted():
                 self._writer.add(self._env.picture(self._name, self._film.size))
-        self._seen += 1
+        self._num_steps += 1
 
     def close(self) -> None:
         """Finish the file."""

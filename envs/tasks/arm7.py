@@ -1,4 +1,4 @@
-"""A seven-joint arm in numpy that is told by a sentence which pose to take.
+"""A seven-joint arm in numpy; a sentence names the pose to take.
 
 Kinematics and joint limits are those of a Franka arm (Denavit-Hartenberg parameters after Craig,
 rounded from the maker's manual); each joint is a critically damped position servo, integrated

@@ -1,4 +1,4 @@
-"""The seam between kinds: what a denoiser is conditioned on, what it answers, how it is built.
+"""The interface of all kinds: what conditions a denoiser, what it returns, how it is built.
 
 B samples, D width of tokens, G goal tokens, V cameras, O observation horizon, H actions, S noise
 levels (a row for each sample, or 1 for all).
@@ -31,7 +31,7 @@ class Context:
     """What depends neither on sigma nor on the actions, as tokens.
 
     goal: [B G D]; images: [B N D], camera by camera, each oldest first; state: [B O D], or
-    normalised numbers [B O P] for a kind that embeds them itself (`embeds_state`).
+    normalised values [B O P] for a kind that embeds them itself (`embeds_state`).
     A part that a policy does without has no tokens (G, N or O is 0).
     goal_mask: bool [B G], False where a sentence is shorter than the longest; None: all count.
     state_mask: bool [B P], action_mask: bool [B A], the entries that a sample's robot has; None:
@@ -58,10 +58,10 @@ class Context:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sizes:
-    """How many tokens a context has and what a chunk is: H actions of A numbers.
+    """How many tokens a context has and what a chunk is: H actions of A values.
 
     num_goals: at most, for a kind that reads words. obs_horizon: how many frames of each camera
-    are among the images. state_dim: numbers in a state. num_patches: tokens of one frame.
+    are among the images. state_dim: entries of a state. num_patches: tokens of one frame.
     """
 
     num_goals: int
@@ -76,7 +76,7 @@ class Sizes:
 
 @dataclass(kw_only=True, slots=True)
 class Prediction:
-    """actions: [B H A], the answer that the formulation asked for; losses: the kind's own, by
+    """actions: [B H A], the network output that the formulation defines; losses: the kind's own, by
     name, not weighted yet (in training only)."""
 
     actions: Tensor
@@ -84,9 +84,9 @@ class Prediction:
 
 
 class Fixed(NamedTuple):
-    """Actions that are shown as they are, in a chunk whose others have noise.
+    """Actions given without noise, in a chunk whose other actions have noise.
 
-    mask: bool [B H]; level: f32 [1], the sigma that they are said to have; or, in a `Level`, its
+    mask: bool [B H]; level: f32 [1], their nominal sigma; or, in a `Level`, its
     embedding [S D].
     """
 
@@ -228,7 +228,7 @@ class Denoiser(nn.Module, ABC, Generic[MemoryT, PreparedT]):
 class DenoiserConfig:
     """What all kinds share; each kind adds its own in a subclass and registers it (kinds.py)."""
 
-    embeds_state: ClassVar[bool] = False  # the kind wants numbers [B O P] in Context.state
+    embeds_state: ClassVar[bool] = False  # the kind takes values [B O P] in Context.state
     reads_words: ClassVar[bool] = False  # any number of goal tokens up to Sizes.num_goals will do
 
     kind: str = ""

@@ -203,7 +203,7 @@ class Mdt(Denoiser[MdtMemory, MdtMemory]):
             )
 
     def step(self, x: Float[Tensor, "b h a"], level: Level, memory: MdtMemory) -> Prediction:
-        """Return the answer [B H A] and, in training, the losses of the routing."""
+        """Return the output [B H A] and, in training, the losses of the routing."""
         tokens = self.action_in(x)
         if self.positions is not None and self.config.positions is MdtPositions.own:
             tokens = tokens + self.positions[self.position_rows[-x.shape[1] :]]
@@ -287,8 +287,8 @@ class DecoderLayer(nn.Module):
         attended = self.attention(torch.addcmul(shift, self.attention_norm(y), scale))
         y = y + gate * self.dropout(attended)
         y = y + self.dropout(self._read(self.memory_norm(y), keys, values, mask))
-        shown = torch.addcmul(shift_2, self.forward_norm(y), scale_2)
-        hidden, losses = apply_feed_forward(self.feed_forward, shown, route)
+        modulated = torch.addcmul(shift_2, self.forward_norm(y), scale_2)
+        hidden, losses = apply_feed_forward(self.feed_forward, modulated, route)
         return mask_out(y + gate_2 * hidden, x, channels), losses
 
     def _read(self, x: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:

@@ -152,7 +152,7 @@ class Mmdit(Denoiser[MmditMemory, MmditMemory]):
             )
 
     def step(self, x: Float[Tensor, "b h a"], level: Level, memory: MmditMemory) -> Prediction:
-        """Return the answer [B H A] and, in training, the losses of the routing."""
+        """Return the output [B H A] and, in training, the losses of the routing."""
         *modulations, last = level.modulations
         shift, scale = last.unbind(1)
         tokens = self.action_in(x) + self.action_positions
@@ -248,12 +248,12 @@ class ActionLayer(nn.Module):
         channels = mask_of(self.feed_forward, x, route)
         y = mask_in(x, channels)
         shift, scale, gate, shift_2, scale_2, gate_2 = modulation.unbind(1)
-        shown = torch.addcmul(shift, self.attention_norm(y), scale)
-        qkv = self.to_qkv(shown).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        modulated = torch.addcmul(shift, self.attention_norm(y), scale)
+        qkv = self.to_qkv(modulated).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         qk, v = qkv.split([2, 1])
         q, k = rms_norm(qk, self.qk_gain).unbind()
         keys, values = torch.cat([keys, k], 2), torch.cat([values, v.squeeze(0)], 2)
         y = y + gate * self.to_out(join_heads(attend(q, keys, values, mask=mask)))
-        shown = torch.addcmul(shift_2, self.forward_norm(y), scale_2)
-        hidden, losses = apply_feed_forward(self.feed_forward, shown, route)
+        modulated = torch.addcmul(shift_2, self.forward_norm(y), scale_2)
+        hidden, losses = apply_feed_forward(self.feed_forward, modulated, route)
         return mask_out(y + gate_2 * hidden, x, channels), losses

@@ -144,7 +144,7 @@ class Mode(Denoiser[Tensor, list[KeysValues]]):
             config.num_layers, config.width, config.feed_forward
         )
         self.action_in = nn.Linear(sizes.action_dim, config.width, bias=False)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        self.blocks = nn.ModuleList(ModeBlock(config) for _ in range(config.num_layers))
         self.norm = RMSNorm(config.width)
         self.action_out = nn.Linear(config.width, sizes.action_dim)
 
@@ -171,11 +171,11 @@ class Mode(Denoiser[Tensor, list[KeysValues]]):
         level: Level,
         memory: Float[Tensor, "b n d"] | list[KeysValues],
     ) -> Prediction:
-        """Return the answer [B H A] and, in training, the losses of the routing.
+        """Return the output [B H A] and, in training, the losses of the routing.
 
         memory: of `encode`, then the whole stream is computed; or of `prepare`.
         """
-        embedding = shown = level.embedding.unsqueeze(1)
+        embedding = embeddings = level.embedding.unsqueeze(1)
         tokens = self.action_in(x) + self.positions[self.position_rows[-x.shape[1] :]]
         pasts: list[KeysValues] | list[None] = [None] * len(self.blocks)
         if isinstance(memory, list):
@@ -184,10 +184,10 @@ class Mode(Denoiser[Tensor, list[KeysValues]]):
             tokens = torch.cat([embedding.expand(len(x), -1, -1), memory, tokens], 1)
         if level.fixed is not None:
             fixed = F.pad(level.fixed.mask, (tokens.shape[1] - x.shape[1], 0)).unsqueeze(2)
-            shown = torch.where(fixed, level.fixed.level.unsqueeze(1), embedding)
+            embeddings = torch.where(fixed, level.fixed.level.unsqueeze(1), embedding)
         losses = [level.routes.losses]
         for block, route, past in zip(self.blocks, level.routes.layers, pasts, strict=True):
-            tokens, own = block(tokens, shown, route, past)
+            tokens, own = block(tokens, embeddings, route, past)
             losses.append(own)
         actions = self.action_out(self.norm(tokens[:, -x.shape[1] :]))
         return Prediction(actions=actions, losses=add_losses(losses))
@@ -211,7 +211,9 @@ class Mode(Denoiser[Tensor, list[KeysValues]]):
         layers: list[KeysValues] = []
         for block, route in zip(self.blocks, joined.routes.layers, strict=True):
             last = block is self.blocks[-1]
-            tokens, read = cast(Block, block).remember(tokens, embedding, route, length, last=last)
+            tokens, read = cast(ModeBlock, block).remember(
+                tokens, embedding, route, length, last=last
+            )
             layers.append(read)
         rows = [slice(step * batch, (step + 1) * batch) for step in range(steps)]
         return [[(k[of], v[of]) for k, v in layers] for of in rows]
@@ -225,7 +227,7 @@ class Mode(Denoiser[Tensor, list[KeysValues]]):
         return [self.blocks]
 
 
-class Block(nn.Module):
+class ModeBlock(nn.Module):
     """Attention conditioned on the noise level, then the routed feed-forward."""
 
     def __init__(self, config: ModeConfig) -> None:
@@ -273,8 +275,8 @@ class Block(nn.Module):
         """
         mask = self.routed.mask(x, route)
         y = mask_in(x, mask)
-        shown = self.attention_norm(y) + embedding
-        q, k, v = self.attention.heads(shown.view(-1, length, x.shape[-1]))
+        conditioned = self.attention_norm(y) + embedding
+        q, k, v = self.attention.heads(conditioned.view(-1, length, x.shape[-1]))
         if last:
             return x, (k, v)
         y = self.routed_norm(y + self.attention.gather(q, k, v).view_as(y))

@@ -4,7 +4,7 @@ Liu et al. 2024, "RDT-1B: a Diffusion Foundation Model for Bimanual Manipulation
 its released code:
 - even layers attend to language, odd ones to images ("alternating condition injection"); the
   context is not normalised and its keys and values, which no step changes, are computed once;
-- state and actions enter through one MLP as numbers with a mask of those that the robot has;
+- state and actions enter through one MLP as values with a mask of those that the robot has;
 - the feed-forward part of a block is as wide as the stream, the way out is an MLP.
 
 Here a state and an action of different sizes are padded to the longer one, a layer whose part of
@@ -125,7 +125,7 @@ class RdtMemory:
 
 
 class Rdt(Denoiser[RdtMemory, RdtMemory]):
-    """The denoiser. Goals and images come as tokens of its width, states as numbers."""
+    """The denoiser. Goals and images come as tokens of its width, states as values."""
 
     def __init__(self, config: RdtConfig, sizes: Sizes) -> None:
         super().__init__()
@@ -144,10 +144,10 @@ class Rdt(Denoiser[RdtMemory, RdtMemory]):
             self.goal_positions = nn.Parameter(goal_positions(sizes.num_goals, width))
         if sizes.num_images:
             self.image_positions = nn.Parameter(image_positions(sizes, width))
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        self.blocks = nn.ModuleList(RdtBlock(config) for _ in range(config.num_layers))
         self.norm = config.norm.build(width)
         self.action_out = FeedForward(width, width, sizes.action_dim)
-        self.apply(_draw)
+        self.apply(_initialize)
         hidden = config.hidden_ratio * width
         self.routing = build_routing(config.routing, config.num_layers, width, hidden)
         nn.init.normal_(self.action_out.contract.weight, std=0.02)
@@ -156,7 +156,7 @@ class Rdt(Denoiser[RdtMemory, RdtMemory]):
         """Return the tokens of rate and state, and every layer's keys and values."""
         tokens, masks = self._parts(context)
         layers = [
-            (cast(Block, block).cross_attention, layer % len(tokens))
+            (cast(RdtBlock, block).cross_attention, layer % len(tokens))
             for layer, block in enumerate(self.blocks)
         ]
         rate_hz = context.rate_hz
@@ -191,7 +191,7 @@ class Rdt(Denoiser[RdtMemory, RdtMemory]):
         return Level(embedding=noise, routes=routes)
 
     def step(self, x: Float[Tensor, "b h a"], level: Level, memory: RdtMemory) -> Prediction:
-        """Return the answer [B H A] and, in training, the losses of the routing."""
+        """Return the output [B H A] and, in training, the losses of the routing."""
         first = (level.embedding.unsqueeze(1) + self.positions[:1]).expand(len(x), -1, -1)
         actions = self.slots_in(self._slots(x, memory.action_mask))
         actions = actions + self.positions[-x.shape[1] :]
@@ -247,7 +247,7 @@ class Rdt(Denoiser[RdtMemory, RdtMemory]):
         return torch.cat([F.pad(part, padding) for part in both], -1)
 
 
-class Block(nn.Module):
+class RdtBlock(nn.Module):
     """Self-attention, attention into one part of the context, feed-forward; all pre-norm."""
 
     def __init__(self, config: RdtConfig) -> None:
@@ -325,15 +325,15 @@ def image_positions(sizes: Sizes, width: int) -> Float[Tensor, "n d"]:
 
 
 def _entries(mask: Tensor | None, like: Float[Tensor, "b n p"]) -> Float[Tensor, "b 1 p"]:
-    """Return the mask as numbers, 1 for all entries where there is none."""
+    """Return the mask as f32 values, 1 for all entries where there is none."""
     if mask is None:
         return torch.ones_like(like[:, :1])
     return mask.to(like.dtype).unsqueeze(1)
 
 
-def _draw(module: nn.Module) -> None:
-    """Draw as published, but for two parts: the embeddings of timestep and rate had N(0, 0.02),
-    which at small widths is too quiet to be heard, and the last map began at 0."""
+def _initialize(module: nn.Module) -> None:
+    """Initialize as published, but for two parts: there the embeddings of timestep and rate begin
+    with N(0, 0.02), which at small widths is too small to matter, and the last map with 0."""
     if isinstance(module, nn.Linear):
         nn.init.xavier_uniform_(module.weight)
         if module.bias is not None:

@@ -1,4 +1,4 @@
-"""Formulations: what the network sees at noise level sigma and what it must answer.
+"""Formulations: the network's input and its target at noise level sigma.
 
 Every one is three factors of sigma around the network F and a density to draw sigma from:
 D(x; sigma) = c_skip x + c_out F(c_in x, sigma), with x = x0 + sigma noise throughout. Training asks
@@ -21,7 +21,7 @@ from torch import Tensor
 
 Network = Callable[[Tensor, Tensor], Tensor]
 
-# The sigma that an action without noise is said to have, where others in its chunk have noise.
+# The nominal sigma of an action without noise, where others in its chunk have noise.
 # Networks read ln(sigma), so it is not 0; it is where the schedules in sigma end.
 CLEAN_SIGMA = 0.001
 
@@ -35,7 +35,7 @@ class Scalings(NamedTuple):
 
 
 class TrainingPair(NamedTuple):
-    """network_input, target: f32 [B H A]; the network is trained to answer target."""
+    """network_input, target: f32 [B H A]; training fits the network's output to target."""
 
     network_input: Tensor
     target: Tensor
@@ -97,13 +97,13 @@ class Formulation(ABC):
         noise: Float[Tensor, "b h a"],
         sigma: Float[Tensor, "*size"],
     ) -> TrainingPair:
-        """Return what the network is shown of `clean + sigma * noise` and what it must answer.
+        """Return the network's input, `clean + sigma * noise` scaled, and its target.
 
         sigma: of each sample, or of each action.
         """
         sigma = _beside_actions(sigma)
-        shown = self.scalings(sigma).c_in * (clean + sigma * noise)
-        return TrainingPair(shown, self.target(clean, noise, sigma))
+        network_input = self.scalings(sigma).c_in * (clean + sigma * noise)
+        return TrainingPair(network_input, self.target(clean, noise, sigma))
 
     def target(self, clean: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
         """Return (clean - c_skip noisy) / c_out, as each formulation computes it without loss."""
@@ -117,7 +117,7 @@ def _beside_actions(sigma: Tensor) -> Tensor:
 
 
 def squared_error(
-    answer: Float[Tensor, "b h a"],
+    output: Float[Tensor, "b h a"],
     target: Float[Tensor, "b h a"],
     mask: Bool[Tensor, "b h"] | None = None,
     entries: Bool[Tensor, "b a"] | None = None,
@@ -125,9 +125,9 @@ def squared_error(
     """Return each sample's mean squared error, f32, over those of its `entries`.
 
     An action outside `mask` (past the end of its episode) counts as without error, so every real
-    action weighs the same whichever window it is seen in.
+    action weighs the same in each window that holds it.
     """
-    error = mean_entry((answer.float() - target).square(), entries)
+    error = mean_entry((output.float() - target).square(), entries)
     if mask is not None:
         error = error * mask
     return error.mean(-1)

@@ -67,11 +67,11 @@ def heun(denoise: Denoise, x: Float[Tensor, "b ..."], sigmas: Sigmas) -> Float[T
     last."""
     for index, (level, sigma, following) in enumerate(_steps(sigmas)):
         slope = (x - denoise(x, sigma)) / level
-        ahead = x + (following - level) * slope
+        x_next = x + (following - level) * slope
         if following > 0:
-            slope_ahead = (ahead - denoise(ahead, sigmas[index + 1 : index + 2])) / following
-            ahead = x + (following - level) * (slope + slope_ahead) / 2
-        x = ahead
+            slope_next = (x_next - denoise(x_next, sigmas[index + 1 : index + 2])) / following
+            x_next = x + (following - level) * (slope + slope_next) / 2
+        x = x_next
     return x
 
 

@@ -217,7 +217,7 @@ def first_non_finite(
     )
 
 
-# One and two steps need a start that the training density has seen: at 80 it is off the data.
+# One and two steps need a start inside the training density: at 80 it is off the data.
 PRESETS: dict[str, SamplingConfig] = {
     "1": SamplingConfig(sigmas=[5.0]),
     "2": SamplingConfig(sigmas=[5.0, 0.5]),

@@ -1,4 +1,4 @@
-"""Condition dropout: training now and then hides what the policy is told besides the goal.
+"""Condition dropout: training at times hides the conditions besides the goal.
 
 Liu et al. 2024 (RDT), in the form of its released code: each condition is hidden by itself with
 probability 0.1, so that the policy relies on none alone. What a hidden one is replaced by is what

@@ -1,4 +1,4 @@
-"""ResNets that look at an image under a sentence: FiLM layers scale and shift their channels.
+"""ResNets conditioned on a sentence: FiLM layers scale and shift their channels.
 
 Perez et al. 2018, "FiLM: Visual Reasoning with a General Conditioning Layer", as the released code
 of MoDE builds it: batch norms are kept, and the sentence is the raw vector of its text tower.
@@ -18,7 +18,7 @@ FEATURES = {"film_resnet18": 512, "film_resnet34": 512, "film_resnet50": 2048}  
 
 
 def film_resnet(name: str, condition_dim: int) -> nn.Module:
-    """Return one of FEATURES with random weights, for sentences of `condition_dim` numbers.
+    """Return one of FEATURES with random weights, for sentences of `condition_dim` values.
 
     It maps pixels [N 3 h w] and sentences [N C] to features as a map of one place [N F 1 1].
     """

@@ -1,6 +1,6 @@
 """What a frozen tower answers to pictures, once and for all: features that a store can keep.
 
-N images; h w of the picture, F numbers of a pooled map, C x y of a map.
+N images; h w of the picture, F values of a pooled map, C x y of a map.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def features(
     images: UInt8[Tensor, "n h w 3"],
     shift: Int[Tensor, "2 n"] | None = None,
 ) -> Float[Tensor, "n ..."]:
-    """What the tower answers to pictures, each shifted by rows and columns: [N F] or [N C x y].
+    """The tower's output for pictures, each shifted by rows and columns: [N F] or [N C x y].
 
     As `ImageEncoder` reads and pools them in acting. The tower is in eval mode.
     """
@@ -74,7 +74,7 @@ def features(
         frames = shifted(frames, shift)
     if config.pad_square:
         frames = pad_square(frames, tower.mean)
-    answer: Tensor = tower(frames.flatten(0, 1))
+    maps: Tensor = tower(frames.flatten(0, 1))
     if config.pooling in (Pooling.patches, Pooling.perceiver):
-        return answer
-    return pool(answer, config.pooling)
+        return maps
+    return pool(maps, config.pooling)

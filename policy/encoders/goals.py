@@ -151,16 +151,16 @@ class GoalEncoder(nn.Module):
             tokens.append(self.text_in(self._hide_elements(vectors, generator)))
             given.append(known)
         if self.config.images and "images" in kinds:
-            shown = batch.get("goal_images_given")
+            pictures_given = batch.get("goal_images_given")
             maps = stored_features(batch, "goal_image", self.image_in.cameras)
             if maps is not None:
                 token, pictures = self._encoded([m.unsqueeze(1) for m in maps])
             else:
                 pictures_of = camera_images(batch, "goal_image", self.image_in.cameras)
                 images = {camera: frame.unsqueeze(1) for camera, frame in pictures_of.items()}
-                token, pictures = self._seen(images, shown, generator)
+                token, pictures = self._encode_pictures(images, pictures_given, generator)
             tokens.append(token)
-            given.append(_given(shown, token))
+            given.append(_given(pictures_given, token))
         if self.config.state and "state" in kinds:
             tokens.append(self.state_in(batch["goal_state"].unsqueeze(1)).squeeze(1))
             given.append(_given(batch.get("goal_state_given"), tokens[-1]))
@@ -171,7 +171,7 @@ class GoalEncoder(nn.Module):
             pictures=pictures,
         )
 
-    def _seen(
+    def _encode_pictures(
         self, images: Mapping[str, Tensor], given: Tensor | None, generator: torch.Generator | None
     ) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b c"] | None]:
         """Return the token of each picture of a goal, and its vector before the projection.
@@ -198,12 +198,12 @@ class GoalEncoder(nn.Module):
 
         Words remain tokens of their own.
         """
-        shown = goals.given
+        given = goals.given
         if self.training:
-            shown = self._hide(shown, generator)
+            given = self._hide(given, generator)
         if goals.words is not None:
-            return goals.tokens * (goals.words & shown).unsqueeze(-1)
-        weight = shown / shown.sum(1, keepdim=True).clamp_min(1)
+            return goals.tokens * (goals.words & given).unsqueeze(-1)
+        weight = given / given.sum(1, keepdim=True).clamp_min(1)
         return (goals.tokens * weight.unsqueeze(-1)).sum(1, keepdim=True)
 
     def sentences(self, batch: Batch) -> Float[Tensor, "b s"]:
@@ -261,9 +261,9 @@ def word_mask(goals: GoalTokens, mixed: Float[Tensor, "b g d"]) -> Bool[Tensor, 
     """Return which of the mixed tokens count, None for all; of a goal not shown, the first."""
     if goals.words is None:
         return None
-    shown = mixed.any(-1).any(-1, keepdim=True)
+    any_given = mixed.any(-1).any(-1, keepdim=True)
     first = torch.arange(mixed.shape[1], device=mixed.device) == 0
-    return goals.words & (shown | first)
+    return goals.words & (any_given | first)
 
 
 def keep(

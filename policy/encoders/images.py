@@ -116,7 +116,7 @@ class ImageEncoder(nn.Module):
         sentence_dim: int = 0,
         where: str = ImageConfig.place,
     ) -> None:
-        """`sentence_dim`: size of the sentence vectors that towers may look at images under;
+        """`sentence_dim`: size of the sentence vectors that towers may be conditioned on;
         where: the place of `config`, for errors."""
         super().__init__()
         self.config, self.cameras = config, cameras
@@ -170,35 +170,35 @@ class ImageEncoder(nn.Module):
         sentences: Float[Tensor, "b s"] | None = None,
     ) -> list[Float[Tensor, "b o c _ _"]]:
         """Return the tower's map of each camera's frames; arguments as `forward`'s."""
-        return self.look(self.frames(images, generator), sentences)
+        return self.encode_frames(self.frames(images, generator), sentences)
 
     def frames(
         self, images: Mapping[str, Tensor], generator: torch.Generator | None = None
     ) -> list[UInt8[Tensor, "b o _ _ 3"]]:
         """Return each camera's frames as its tower reads them: resized, shifted, padded."""
-        shown = []
+        prepared = []
         for index, camera in enumerate(self.cameras):
             frames = resize(images[camera], self.config.resize.get(camera))
             if self.training and self.config.random_shift:
                 frames = random_shift(frames, self.config.random_shift, generator)
             if self.config.pad_square:
                 frames = pad_square(frames, self.tower(index).mean)
-            shown.append(frames)
-        return shown
+            prepared.append(frames)
+        return prepared
 
-    def look(
+    def encode_frames(
         self,
         frames: Sequence[UInt8[Tensor, "b o _ _ 3"]],
         sentences: Float[Tensor, "b s"] | None = None,
     ) -> list[Float[Tensor, "b o c _ _"]]:
         """Return the tower's map of each camera's frames, given as `frames` returns them."""
         maps = []
-        for index, shown in enumerate(frames):
+        for index, camera_frames in enumerate(frames):
             vectors = None
             if sentences is not None:
-                vectors = sentences.repeat_interleave(shown.shape[1], 0)
-            features = self.tower(index)(shown.flatten(0, 1), vectors)
-            maps.append(features.unflatten(0, shown.shape[:2]))
+                vectors = sentences.repeat_interleave(camera_frames.shape[1], 0)
+            features = self.tower(index)(camera_frames.flatten(0, 1), vectors)
+            maps.append(features.unflatten(0, camera_frames.shape[:2]))
         return maps
 
     def tokens(self, maps: Sequence[Float[Tensor, "b o c ..."]]) -> Float[Tensor, "b t d"]:
@@ -287,7 +287,7 @@ def _require_pooled(config: ImageConfig, tower: VisionTower, where: str) -> None
 
 
 def _projection(config: ImageConfig, channels: int, width: int) -> nn.Module:
-    """Return what makes a token of a tower's answer."""
+    """Return what makes a token of a tower's output."""
     if config.mlp:
         return goal_mlp(channels, width)
     if config.adaptor:

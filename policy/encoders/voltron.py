@@ -50,5 +50,5 @@ class Voltron(nn.Module):
         stream = torch.cat([patches, self.null_sentence.expand(len(patches), -1, -1)], 1)
         for block in self.blocks:
             stream = block(stream)
-        seen: Tensor = self.norm(stream[:, : GRID**2])
-        return seen.transpose(1, 2).unflatten(-1, (GRID, GRID))
+        patch_tokens: Tensor = self.norm(stream[:, : GRID**2])
+        return patch_tokens.transpose(1, 2).unflatten(-1, (GRID, GRID))

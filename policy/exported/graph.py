@@ -46,7 +46,7 @@ class PolicyGraph(nn.Module):
         super().__init__()
         _require_static(policy, settings)
         self.policy, self.settings = policy.eval(), settings
-        self._draw = policy.chunk_function()
+        self._sample_chunk = policy.chunk_function()
         sampling = policy.sampling
         if policy.truncated is not None and policy.start.best:
             sampling = sampling.truncated(policy.truncated.sigma_trunc)
@@ -72,7 +72,7 @@ class PolicyGraph(nn.Module):
         batch: dict[str, Any] = {**fields, "goal_kinds": (self.settings.goal,)}
         if self._embodiment is not None:
             batch |= _into_slots(self._embodiment, fields)
-        actions = self._draw(cast(Batch, batch), noise, gumbel_noise)
+        actions = self._sample_chunk(cast(Batch, batch), noise, gumbel_noise)
         if self._embodiment is not None:
             action = self._embodiment.action
             factors = torch.from_numpy(action.factors)

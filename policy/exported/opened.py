@@ -59,8 +59,8 @@ def _require_schedule(manifest: Manifest, inference: InferenceConfig, key: str) 
     levels = wanted.levels()[:-1].tolist()
     same = len(levels) == len(sigmas) and all(map(math.isclose, levels, sigmas))
     if not same or wanted.sampler != made["sampler"]:
-        shown = ", ".join(f"{sigma:.4g}" for sigma in sigmas)
+        listed = ", ".join(f"{sigma:.4g}" for sigma in sigmas)
         raise ValueError(
             f"{key.replace('sampling.preset', 'sampling')}: the graph was made for "
-            f"{made['sampler']} over sigmas {shown}; leave it out, or export another graph"
+            f"{made['sampler']} over sigmas {listed}; leave it out, or export another graph"
         )

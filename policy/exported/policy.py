@@ -15,10 +15,10 @@ from telic.policy.exported.sentences import Sentences
 from telic.policy.requests import (
     RequestSpec,
     chunks_of,
-    normal_numbers,
+    normal_values,
     stack_arrays,
     stacked,
-    uniform_numbers,
+    uniform_values,
 )
 from telic.spec import ActionChunk, ActRequest, Array, Goal, GoalKinds, Interface, Observation
 
@@ -45,7 +45,7 @@ class ExportedPolicy:
             goal_state=goal.kind == "state",
             action_horizon=manifest.action_horizon,
         )
-        self._said = False
+        self._warned = False
 
     @classmethod
     def open(cls, folder: str | Path, runtime: str = AUTO, threads: int = 1) -> ExportedPolicy:
@@ -120,9 +120,9 @@ class ExportedPolicy:
         if self._sentences is not None:
             arrays |= self._sentences.arrays(arrays["text"])
         noise = self._inputs["noise"].shape
-        arrays["noise"] = normal_numbers(requests, (noise[1], noise[2]))[0]
+        arrays["noise"] = normal_values(requests, (noise[1], noise[2]))[0]
         if (spec := self._inputs.get("gumbel_noise")) is not None:
-            uniform = uniform_numbers(requests, spec.shape[1]).clip(1e-12)
+            uniform = uniform_values(requests, spec.shape[1]).clip(1e-12)
             arrays["gumbel_noise"] = -np.log((-np.log(uniform)).clip(1e-12))
         if "prefix" in self._inputs:
             self._add_prefixes(arrays, requests)
@@ -147,8 +147,8 @@ class ExportedPolicy:
         arrays.setdefault("prefix_known", np.zeros(shape[:2], bool))
         delays = np.array([request.inference_delay for request in requests])
         if "prefix_fixed" in self._inputs:
-            if delays.max() > most and not self._said:
-                self._said = True
+            if delays.max() > most and not self._warned:
+                self._warned = True
                 warnings.warn(
                     f"an inference delay of {delays.max()} steps is beyond the {most} that the "
                     "policy was trained for, and a graph has no gradient to guide by; only as "

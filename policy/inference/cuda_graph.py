@@ -31,34 +31,34 @@ class ChunkGraphs:
     def __init__(self) -> None:
         self._graphs: dict[Key, ChunkGraph | None] = {}  # None: could not be recorded
 
-    def draw(self, how: str, draw: Callable[[InputsT], Tensor], inputs: InputsT) -> Tensor:
-        """Return `draw(inputs)`, from a graph where one can be had.
+    def run(self, how: str, sample: Callable[[InputsT], Tensor], inputs: InputsT) -> Tensor:
+        """Return `sample(inputs)`, from a graph where one can be had.
 
         how: what the kernels depend on besides shapes; inputs: a tree of tensors.
         Warns, once for a shape, where recording fails.
         """
         key = (how, *((name, t.shape, t.dtype) for name, t in tensors_of(inputs).items()))
         if key not in self._graphs and len(self._graphs) < MOST:
-            self._graphs[key] = _record(draw, inputs)
+            self._graphs[key] = _record(sample, inputs)
         graph = self._graphs.get(key)
-        return draw(inputs) if graph is None else graph(inputs)
+        return sample(inputs) if graph is None else graph(inputs)
 
 
 class ChunkGraph(Generic[InputsT]):
     """One recorded chunk; raises RuntimeError where CUDA cannot record it."""
 
-    def __init__(self, draw: Callable[[InputsT], Tensor], inputs: InputsT) -> None:
+    def __init__(self, sample: Callable[[InputsT], Tensor], inputs: InputsT) -> None:
         kept = each_tensor(inputs, Tensor.clone)
         self._inputs = tensors_of(kept)
         aside = torch.cuda.Stream()
         aside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(aside):  # what libraries set up at a first call is not recorded
             for _ in range(_WARM_UPS):
-                draw(kept)
+                sample(kept)
         torch.cuda.current_stream().wait_stream(aside)
         self._graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self._graph):
-            self._out = draw(kept)
+            self._out = sample(kept)
 
     def __call__(self, inputs: InputsT) -> Tensor:
         """Return the chunk of these inputs, in memory of its own."""
@@ -68,9 +68,9 @@ class ChunkGraph(Generic[InputsT]):
         return self._out.clone()
 
 
-def _record(draw: Callable[[InputsT], Tensor], inputs: InputsT) -> ChunkGraph[InputsT] | None:
+def _record(sample: Callable[[InputsT], Tensor], inputs: InputsT) -> ChunkGraph[InputsT] | None:
     try:
-        return ChunkGraph(draw, inputs)
+        return ChunkGraph(sample, inputs)
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
         warnings.warn(f"chunks run without a CUDA graph: {reason}", RuntimeWarning, stacklevel=2)

@@ -48,8 +48,8 @@ class Plan(Generic[MemoryT, PreparedT]):
         # not of inference mode: guidance differentiates through a step
         with torch.inference_mode(False), torch.no_grad():
             self.sigmas = schedule.to(next(denoiser.parameters()).device)
-            shown = formulation.network_sigma(self.sigmas)
-            self._unfolded = [denoiser.level(sigma) for sigma in shown.split(1)]
+            network_sigmas = formulation.network_sigma(self.sigmas)
+            self._unfolded = [denoiser.level(sigma) for sigma in network_sigmas.split(1)]
             self.joined = denoiser.join(self._unfolded)
             self._levels = [denoiser.fold(level) for level in self._unfolded]
 

@@ -4,7 +4,7 @@ Of a prefix, the first `inference_delay` actions will have been carried out befo
 take over, so they are fixed; the later ones are only what the old chunk would have done. Two ways,
 both around `denoise(x, sigma) -> x0` and so free of sampler, formulation and kind:
 
-trained   The network is shown the fixed actions without noise, at a noise level of their own
+trained   The network is given the fixed actions without noise, at a noise level of their own
           (Black et al. 2025, "Training-Time Action Conditioning for Efficient Real-Time Chunking").
           Training does the same to the first 0..max_delay actions of a chunk, drawn for each
           sample alike, and asks for the others alone. Costs next to nothing.
@@ -24,7 +24,7 @@ guided    For networks trained without: the estimate is pulled towards the prefi
           Actions of a chunk are much alike and usually of less variance; with that variance in
           place of 1 the pull goes too far where steps are few. It costs a backward pass a step.
 
-B samples, H actions of A numbers, d delays, R lengths of prefixes.
+B samples, H actions of A values, d delays, R lengths of prefixes.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Prefixing(Enum):
     """How a chunk goes on from its prefix."""
 
     none = "none"  # it does not
-    trained = "trained"  # fixed actions are shown to a network that was trained so
+    trained = "trained"  # fixed actions are given to a network that was trained so
     guided = "guided"  # by the gradient, any network
 
 
@@ -70,7 +70,7 @@ class PrefixConfig:
 class Prefix:
     """What a batch of chunks goes on from.
 
-    actions: [B H A], normalised, 0 where nothing is known; fixed: bool [B H], the actions shown to
+    actions: [B H A], normalised, 0 where nothing is known; fixed: bool [B H], the actions given to
     a trained network; pull: f32 [B H 1], W of guidance, or [B H A] with 0 in slots not in use.
     None: of no chunk.
     """
@@ -80,7 +80,7 @@ class Prefix:
     pull: Tensor | None
 
     def around(self, denoise: Denoise, beta: float) -> Denoise:
-        """Return `denoise`, which is told of `fixed` already, with the prefix."""
+        """Return `denoise`, which has `fixed` already, with the prefix."""
         if self.pull is not None:
             denoise = guided(denoise, self.actions, self.pull, beta)
         return denoise if self.fixed is None else held(denoise, self.actions, self.fixed)
@@ -98,7 +98,7 @@ class Prefixer:
     def __init__(self, config: PrefixConfig) -> None:
         self.config = config
         self.way = Prefixing.trained if config.max_delay else Prefixing.none
-        self._said = False
+        self._warned = False
 
     def use(self, name: str) -> None:
         """Go on from prefixes in the way of this name; ValueError if it was not trained so."""
@@ -127,8 +127,8 @@ class Prefixer:
     ) -> tuple[Bool[Tensor, "b h"] | None, Float[Tensor, "b h"] | None]:
         """Return the actions to fix and W, each None where no chunk has any.
 
-        A delay beyond what was trained is guided, or, where the denoiser's numbers have no
-        gradient, fixed as far as was trained; said once. ValueError as `require`.
+        A delay beyond what was trained is guided, or, where the denoiser's values have no
+        gradient, fixed as far as was trained; a warning says so once. ValueError as `require`.
         """
         self.require(denoiser)
         fixed = pull = None
@@ -137,7 +137,7 @@ class Prefixer:
             by_gradient = delays > self.config.max_delay
             if bool(by_gradient.any()):
                 guides = has_gradients(denoiser)
-                self._say(int(delays.max()), guides)
+                self._warn(int(delays.max()), guides)
                 by_gradient = by_gradient & guides
             known = torch.where(by_gradient, 0, delays.clamp_max(self.config.max_delay))
             if bool(known.any()):
@@ -147,8 +147,8 @@ class Prefixer:
             pull = overlap_weights(torch.where(by_gradient, delays, 0), reach, horizon)
         return fixed, pull
 
-    def _say(self, delay: int, guides: bool) -> None:
-        if not self._said:
+    def _warn(self, delay: int, guides: bool) -> None:
+        if not self._warned:
             instead = (
                 "such chunks are guided, which costs a backward pass a step"
                 if guides
@@ -159,7 +159,7 @@ class Prefixer:
                 f"{self.config.max_delay} that the policy was trained for; {instead}",
                 stacklevel=2,
             )
-        self._said = True
+        self._warned = True
 
 
 def prefixing_way(name: str) -> Prefixing:

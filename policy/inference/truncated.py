@@ -6,7 +6,7 @@ on demonstrations with noise, as without anchors, only that sigma stays at or be
 so one number serves training and acting, and the network remains an estimate of x0. The scores are
 p(k | context), a softmax trained by cross-entropy to the demonstrated chunk's nearest anchor.
 
-B samples, K anchors, M of them denoised, H actions of A numbers, N latent tokens, D width.
+B samples, K anchors, M of them denoised, H actions of A values, N latent tokens, D width.
 """
 
 from __future__ import annotations

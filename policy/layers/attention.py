@@ -190,12 +190,12 @@ def attend(
     on_cpu = q.device.type == "cpu" and (q.dtype == torch.bfloat16 or training_short)
     if uneven or on_cpu:
         return attend_explicitly(q, k, v, causal=causal, past=past, dropout=dropout, mask=mask)
-    seen = None if mask is None else mask[:, None, None]
+    attn_mask = None if mask is None else mask[:, None, None]
     if causal and past:
         behind = q.new_ones(q.shape[2], k.shape[2], dtype=torch.bool).tril(past)
-        seen, causal = behind if seen is None else seen & behind, False
+        attn_mask, causal = behind if attn_mask is None else attn_mask & behind, False
     return F.scaled_dot_product_attention(
-        q, k, v, attn_mask=seen, is_causal=causal, dropout_p=dropout
+        q, k, v, attn_mask=attn_mask, is_causal=causal, dropout_p=dropout
     )
 
 

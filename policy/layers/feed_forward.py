@@ -34,7 +34,7 @@ class SwishGLU(nn.Module):
         self.down = nn.Linear(hidden, width, bias=bias_out)
 
     def forward(self, x: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
-        """Return the layer's answer, without x."""
+        """Return the layer's output, without x."""
         value, gate = self.up(x).chunk(2, -1)
         out: Tensor = self.down(self.dropout(value * silu(gate)))
         return out

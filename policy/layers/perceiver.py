@@ -65,10 +65,10 @@ class Perceiver(nn.Module):
 
     def forward(self, tokens: Float[Tensor, "b o p d"]) -> Float[Tensor, "b k d"]:
         """Return the latents after the last layer, normalised."""
-        seen = (tokens + self.frame_positions[:, None]).flatten(1, 2)
+        inputs = (tokens + self.frame_positions[:, None]).flatten(1, 2)
         latents = self.latents.expand(len(tokens), -1, -1)
         for layer in self.layers:
-            latents = layer(latents, seen)
+            latents = layer(latents, inputs)
         resampled: Tensor = self.norm(latents)
         return resampled
 
@@ -93,8 +93,8 @@ class PerceiverLayer(nn.Module):
     ) -> Float[Tensor, "b k d"]:
         """Return the latents after this layer."""
         normed = self.latent_norm(latents)
-        seen = torch.cat([self.token_norm(tokens), normed], 1)
-        projected = [self.to_queries(normed), *self.to_keys_values(seen).chunk(2, -1)]
+        inputs = torch.cat([self.token_norm(tokens), normed], 1)
+        projected = [self.to_queries(normed), *self.to_keys_values(inputs).chunk(2, -1)]
         q, k, v = (split_heads(part, self.num_heads) for part in projected)
         latents = latents + self.to_out(join_heads(attend(q, k, v)))
         y: Tensor = latents + self.feed_forward(self.forward_norm(latents))

@@ -138,17 +138,17 @@ class Alignment(Objective):
         """Return the contrastive loss over the samples that have both goals, 0 without any."""
         goals, other = encoded.goals, self.config.counterpart.value
         tokens = goals.alone("text"), self.counterpart(encoded)
-        text, seen = (self.project(encoded.latent_of(token)) for token in tokens)
+        text, observed = (self.project(encoded.latent_of(token)) for token in tokens)
         both = goals.has("text") & goals.has(other)
         group = None
         if not self.config.twins_are_negatives:
-            group = sentence_numbers(encoded.batch["text"]).to(both.device)
+            group = sentence_digests(encoded.batch["text"]).to(both.device)
         if self.config.gather and dist.is_initialized():
-            text, seen = gather(text), gather(seen)
+            text, observed = gather(text), gather(observed)
             both = gather(both.long()) > 0
             group = None if group is None else gather(group)
         with torch.autocast(text.device.type, enabled=False):
-            return contrastive_loss(seen.float(), text.float(), self.log_scale, both, group)
+            return contrastive_loss(observed.float(), text.float(), self.log_scale, both, group)
 
     def counterpart(self, encoded: Encoded) -> Float[Tensor, "b 1 d"]:
         """Return the goal token with which a sentence's is compared; zero where it is not given."""
@@ -221,7 +221,7 @@ class _Gather(torch.autograd.Function):
 
 
 def contrastive_loss(
-    seen: Float[Tensor, "b d"],
+    observed: Float[Tensor, "b d"],
     text: Float[Tensor, "b d"],
     log_scale: Float[Tensor, ""],
     counts: Bool[Tensor, " b"],
@@ -232,8 +232,8 @@ def contrastive_loss(
     The logits are exp(log_scale) times the cosines; sample i is to find its own partner among
     those that count and, with `group`, are of another group than i's.
     """
-    seen, text = F.normalize(seen, dim=-1), F.normalize(text, dim=-1)
-    logits = log_scale.exp() * seen @ text.T
+    observed, text = F.normalize(observed, dim=-1), F.normalize(text, dim=-1)
+    logits = log_scale.exp() * observed @ text.T
     allowed = counts.expand(len(counts), -1)
     own = torch.eye(len(counts), dtype=torch.bool, device=counts.device)
     if group is not None:
@@ -248,10 +248,10 @@ def contrastive_loss(
     return (per_sample * counts).sum() / counts.sum().clamp_min(1)
 
 
-def sentence_numbers(sentences: Sequence[str]) -> Int[Tensor, " b"]:
+def sentence_digests(sentences: Sequence[str]) -> Int[Tensor, " b"]:
     """Return i64 [B], the same for the same sentence in every process."""
-    numbers = [
+    digests = [
         int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big", signed=True)
         for text in sentences
     ]
-    return torch.tensor(numbers, dtype=torch.int64)
+    return torch.tensor(digests, dtype=torch.int64)

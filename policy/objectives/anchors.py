@@ -5,7 +5,7 @@ paths. An action that says where to be counts from where the robot is: an entry 
 under the same name (a joint's angle) is taken relative to it, so that an anchor is a motion and
 not a place. Displacements and speeds are relative as they are.
 
-K anchors, N chunks, H actions of A numbers.
+K anchors, N chunks, H actions of A values.
 """
 
 from __future__ import annotations
@@ -176,9 +176,9 @@ def build_anchors(
         whole = batch["action_mask"].all(1)
         state, action = batch["state"][whole, -1], batch["action"][whole]
         origin = np.where(columns < 0, center, state[:, np.maximum(columns, 0)])
-        within = batch.get("action_slots", np.ones((len(whole), len(columns)), bool))[whole]
-        chunks.append((action - origin[:, None]) / scale * within[:, None])
-        used.append(within)
+        slots_used = batch.get("action_slots", np.ones((len(whole), len(columns)), bool))[whole]
+        chunks.append((action - origin[:, None]) / scale * slots_used[:, None])
+        used.append(slots_used)
     found, slots = np.concatenate(chunks), np.concatenate(used)
     shape = found.shape[1:]
     different = len(np.unique(found.reshape(len(found), -1), axis=0)) if len(found) else 0

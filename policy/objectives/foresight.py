@@ -117,8 +117,8 @@ class Foresight(Objective):
         order = order_noise.argsort(1)
         num_visible = int(len(self.positions) * (1 - self.config.mask_ratio))
         visible, hidden = order[:, :num_visible], order[:, num_visible:]
-        answer = self.complete(_pick(target, visible), visible, encoded.latent)
-        return (_pick(answer, hidden).float() - _pick(target, hidden)).square().mean()
+        completed = self.complete(_pick(target, visible), visible, encoded.latent)
+        return (_pick(completed, hidden).float() - _pick(target, hidden)).square().mean()
 
     def target(self, frames: Sequence[Tensor]) -> Float[Tensor, "b v n c"]:
         """Return the patches of the cameras' frames, u8 [B h w 3] each, with normalised pixels."""
@@ -128,7 +128,7 @@ class Foresight(Objective):
 
     def complete(
         self,
-        shown: Float[Tensor, "b v k c"],
+        patches: Float[Tensor, "b v k c"],
         visible: Int[Tensor, "b k"],
         latent: Float[Tensor, "b m d"],
     ) -> Float[Tensor, "b v n c"]:
@@ -136,7 +136,7 @@ class Foresight(Objective):
 
         As published, a visible patch gets its position twice, a hidden one once.
         """
-        known = self.patch_in(shown) + self.positions[visible].unsqueeze(1)
+        known = self.patch_in(patches) + self.positions[visible].unsqueeze(1)
         b, v, _, width = known.shape
         blank = self.mask_token.to(known.dtype).expand(b, v, len(self.positions), width)
         place = visible[:, None, :, None].expand(-1, v, -1, width)

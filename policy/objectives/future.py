@@ -4,7 +4,7 @@ After PAD (Guo et al. 2024, "Prediction with Action"), which denoises future pic
 one network, and UniDiffuser (Bao et al. 2023), which gives each modality its own noise level. Here
 the head reads the policy's latent and the actions never read the head, so its noise level is
 independent of theirs, acting costs what it costs without the head, and a window without actions
-trains it as well as any. B samples, V cameras, n tokens a camera, C numbers a token, T = V n,
+trains it as well as any. B samples, V cameras, n tokens a camera, C values a token, T = V n,
 N latent tokens, D width of the latent, E width of the head.
 """
 
@@ -101,31 +101,31 @@ class Future(Objective):
         self.config, self.cameras = config, around.cameras
         width, tower = config.width, around.towers[0]
         if config.target is FutureTarget.pixels:
-            self.grid, numbers = config.side // config.patch, 3 * config.patch**2
+            self.grid, token_dim = config.side // config.patch, 3 * config.patch**2
         else:
-            self.grid, numbers = 1 if tower.pools else config.grid, tower.channels
-        self.numbers = numbers
+            self.grid, token_dim = 1 if tower.pools else config.grid, tower.channels
+        self.token_dim = token_dim
         self.register_buffer("positions", sine_positions(self.grid, width), persistent=False)
         self.camera_positions = nn.Parameter(torch.randn(len(self.cameras), 1, width) * 0.02)
         self.formulation = config.edm.build()
         self.sigma_embedding = WaveSigmaEmbedding(width)
         self.latent_in = nn.Linear(around.width, width)
-        self.token_in = nn.Linear(2 * numbers, width)
+        self.token_in = nn.Linear(2 * token_dim, width)
         self.blocks = nn.ModuleList(
             ScaledBlock(width, config.num_heads) for _ in range(config.num_layers)
         )
         self.norm = RMSNorm(width)
-        self.token_out = nn.Linear(width, numbers)
+        self.token_out = nn.Linear(width, token_dim)
 
     def forward(self, encoded: Encoded, generator: torch.Generator) -> Float[Tensor, ""]:
-        """Return the mean squared error of the network's answer, as EDM weighs it."""
+        """Return the mean squared error of the network's output, as EDM weighs it."""
         clean = self.tokens(future_frames(encoded.batch, self.cameras), encoded.towers)
         now = self.tokens(self.current(encoded.batch), encoded.towers)
         sigma = self.formulation.draw_sigma(len(clean), generator, clean.device)
         noise = torch.randn(clean.shape, generator=generator, device=clean.device)
         pair = self.formulation.training_pair(clean, noise, sigma)
-        answer = self.answer(pair.network_input, sigma, now, encoded.latent)
-        return squared_error(answer, pair.target).mean()
+        output = self.output(pair.network_input, sigma, now, encoded.latent)
+        return squared_error(output, pair.target).mean()
 
     @torch.no_grad()
     def predict(self, encoded: Encoded, generator: torch.Generator) -> dict[str, Tensor]:
@@ -136,7 +136,7 @@ class Future(Objective):
         noise = torch.randn(shape, generator=generator, device=now.device)
 
         def network(x: Tensor, sigma: Tensor) -> Tensor:
-            return self.answer(x, sigma, now, encoded.latent)
+            return self.output(x, sigma, now, encoded.latent)
 
         def denoise(x: Tensor, sigma: Tensor) -> Tensor:
             return self.formulation.denoise(network, x, sigma)
@@ -163,16 +163,16 @@ class Future(Objective):
             return to_patches(torch.stack(pixels, 1), config.patch).flatten(1, 2)
         maps = [towers[c](frame).float() for c, frame in zip(self.cameras, frames, strict=True)]
         places = [F.adaptive_avg_pool2d(m, self.grid).flatten(2).transpose(1, 2) for m in maps]
-        return self.config.edm.sigma_data * F.layer_norm(torch.cat(places, 1), (self.numbers,))
+        return self.config.edm.sigma_data * F.layer_norm(torch.cat(places, 1), (self.token_dim,))
 
-    def answer(
+    def output(
         self,
         x: Float[Tensor, "b t c"],
         sigma: Float[Tensor, " s"],
         now: Float[Tensor, "b t c"],
         latent: Float[Tensor, "b n d"],
     ) -> Float[Tensor, "b t c"]:
-        """Return the network's answer to scaled noisy tokens at noise level sigma, [B] or [1]."""
+        """Return the network's output for scaled noisy tokens at noise level sigma, [B] or [1]."""
         with torch.autocast(x.device.type, enabled=False):
             level = self.sigma_embedding(sigma).unsqueeze(1).expand(len(x), -1, -1)
         tokens = self.token_in(torch.cat([x, now], -1))

@@ -1,4 +1,4 @@
-"""What training learns besides actions: the seam between the policy and an auxiliary objective.
+"""What training learns besides actions: the interface of an auxiliary objective.
 
 An objective is one file: a config here below `PolicyConfig`, which is built only where its weight
 is above 0, and a module that turns what the policy encoded of a batch into one loss. Inference

@@ -139,6 +139,6 @@ class Teacher:
     ) -> Float[Tensor, "n c x y"]:
         """Return its map of the frames, at `side` x `side` pixels where one is given."""
         tower = self.tower.to(frames.device)
-        shown = resize(frames.unsqueeze(1), side).squeeze(1)
-        answer: Tensor = tower(shown)
-        return answer.float()
+        resized = resize(frames.unsqueeze(1), side).squeeze(1)
+        features: Tensor = tower(resized)
+        return features.float()

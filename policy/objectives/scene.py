@@ -1,9 +1,8 @@
-"""The scene's state, read from the latent: what a simulator knows that the policy must see.
+"""The scene's state, predicted from the latent: where a simulator has placed things.
 
-Where things are is told to training alone, by a store's field `scene`, and an attention pool over
-the latent tokens answers it: the tower learns from it in each sample, whatever noise the actions
-have. For simulation; demonstrations of a real robot have no such field. B samples, N latent tokens,
-D width, S entries.
+Training alone reads it, from a store's field `scene`. An attention pool over the latent tokens
+predicts it, so the tower learns from each sample, whatever noise the actions have. For simulation:
+demonstrations of a real robot have no such field. B samples, N latent tokens, D width, S entries.
 """
 
 from __future__ import annotations
@@ -82,15 +81,15 @@ class Scene(Objective):
         if FIELD not in encoded.batch:
             raise ValueError("the windows have no scene; set scene of their config")
         target = (encoded.batch["scene"].float() - self.mean) / self.scale
-        answer = self.answer(encoded.latent).float()
-        loss = F.smooth_l1_loss(answer, target, reduction="none") * self.varies
+        standardized = self.standardized(encoded.latent).float()
+        loss = F.smooth_l1_loss(standardized, target, reduction="none") * self.varies
         return loss.sum() / (self.varies.sum().clamp_min(1) * len(loss))
 
-    def answer(self, latent: Float[Tensor, "b n d"]) -> Float[Tensor, "b s"]:
+    def standardized(self, latent: Float[Tensor, "b n d"]) -> Float[Tensor, "b s"]:
         """Return the standardised entries."""
         out: Tensor = self.out(self.pool(latent))
         return out
 
     def predict(self, latent: Float[Tensor, "b n d"]) -> Float[Tensor, "b s"]:
         """Return the entries in physical units."""
-        return self.answer(latent) * self.scale + self.mean
+        return self.standardized(latent) * self.scale + self.mean

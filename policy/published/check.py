@@ -1,4 +1,4 @@
-"""Published weights in our networks, and the check that they answer the published numbers.
+"""Published weights in our networks, and the check that they give the published values.
 
 `python -m telic.policy.published.check check PATH...` compares with golden files (safetensors with
 metadata `kind` and `config`, tensors `state_dict.*`, `input.*`, `output.*`).
@@ -21,7 +21,7 @@ from telic.policy.denoisers.kinds import require_kind
 from telic.policy.published.mdt import denoiser as published_mdt
 from telic.policy.published.mode import denoiser as published_mode
 from telic.policy.published.rdt import denoiser as published_rdt
-from telic.policy.published.weights import edm_answers
+from telic.policy.published.weights import edm_outputs
 from telic.spec import near_misses
 
 TOLERANCE = 1e-5
@@ -34,11 +34,11 @@ BUILDERS: dict[str, Callable[[Mapping[str, Any], dict[str, Tensor]], nn.Module]]
     "rdt": published_rdt.build,
 }
 # kind -> (network, config, inputs) -> outputs by name
-ANSWERS: dict[str, Callable[[Any, Mapping[str, Any], dict[str, Tensor]], dict[str, Tensor]]] = {
-    "mode": edm_answers,
-    "mdt": edm_answers,
-    "mdtv": edm_answers,
-    "rdt": published_rdt.answers,
+OUTPUTS: dict[str, Callable[[Any, Mapping[str, Any], dict[str, Tensor]], dict[str, Tensor]]] = {
+    "mode": edm_outputs,
+    "mdt": edm_outputs,
+    "mdtv": edm_outputs,
+    "rdt": published_rdt.outputs,
 }
 
 
@@ -63,12 +63,12 @@ def check_golden(path: str | Path) -> dict[str, float]:
     kind, config, tensors = _read(Path(path))
     network = build(kind, config, tensors["state_dict"])
     with torch.inference_mode():
-        answers = ANSWERS[kind](network, config, tensors["input"])
+        outputs = OUTPUTS[kind](network, config, tensors["input"])
     return {
         name: float(
-            (answer.reshape_as(tensors["output"][name]) - tensors["output"][name]).abs().max()
+            (output.reshape_as(tensors["output"][name]) - tensors["output"][name]).abs().max()
         )
-        for name, answer in answers.items()
+        for name, output in outputs.items()
         if name in tensors["output"]
     }
 
@@ -93,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Check golden files; return 0, 1 if a number is off by more than 1e-5, 2 on bad input."""
     parser = argparse.ArgumentParser(prog="python -m telic.policy.published.check")
     commands = parser.add_subparsers(required=True)
-    check = commands.add_parser("check", help="compare our numbers with golden files")
+    check = commands.add_parser("check", help="compare our values with golden files")
     check.add_argument("paths", nargs="+", metavar="PATH")
     paths: list[str] = parser.parse_args(arguments).paths
     agrees = True
@@ -102,8 +102,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             differences = check_golden(path)
             good = all(value <= TOLERANCE for value in differences.values())  # NaN is not
             agrees &= good
-            numbers = ", ".join(f"{name} {value:.2e}" for name, value in differences.items())
-            print(f"{path}: {numbers} {'ok' if good else f'ABOVE {TOLERANCE:g}'}")
+            listed = ", ".join(f"{name} {value:.2e}" for name, value in differences.items())
+            print(f"{path}: {listed} {'ok' if good else f'ABOVE {TOLERANCE:g}'}")
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2

@@ -14,7 +14,7 @@ from telic.policy.checkpoint_files import load_embeddings
 from telic.policy.encoders.language import TOKENIZER_FILES
 from telic.policy.policy import Policy
 from telic.policy.published.import_arguments import parser
-from telic.policy.published.imported import Imported, ImportOptions, read_json
+from telic.policy.published.imported import CheckpointImportOptions, Imported, read_json
 from telic.policy.published.mdt import importer as import_mdt
 from telic.policy.published.mode import importer as import_mode
 from telic.policy.published.rdt import importer as import_rdt
@@ -29,7 +29,7 @@ class Source:
 
     holds: str  # what SRC is
     recognises: Callable[[Path], bool]
-    read: Callable[[Path, ImportOptions], Imported]
+    read: Callable[[Path, CheckpointImportOptions], Imported]
 
 
 # An import format is one file and one entry here.
@@ -58,7 +58,7 @@ SOURCES: Registry[Source] = Registry(
 def import_checkpoint(
     source: Path,
     target: Path,
-    options: ImportOptions,
+    options: CheckpointImportOptions,
     *,
     tokenizer: Path | None = None,
     vectors: Mapping[str, Array] | None = None,
@@ -104,7 +104,7 @@ def import_checkpoint(
     return imported, policy
 
 
-def _read_for(source: Path, options: ImportOptions) -> list[Path]:
+def _read_for(source: Path, options: CheckpointImportOptions) -> list[Path]:
     """Return what is read besides the interface and sentences."""
     folders = (options.language, options.vision)
     return [source, *(Path(folder) for folder in folders if folder is not None)]
@@ -133,7 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command; exit code 0, 2 on bad input."""
     args = parser().parse_args(arguments)
     try:
-        options = ImportOptions(
+        options = CheckpointImportOptions(
             interface=_interface(args.interface),
             raw=args.raw,
             language=args.language,

@@ -31,7 +31,7 @@ from telic.yaml_files import require_no_aliases
 
 
 @dataclass(kw_only=True, slots=True)
-class ImportOptions:
+class CheckpointImportOptions:
     """What a published checkpoint does not say, and what the user may choose."""
 
     interface: Interface | None = None  # None: the robot that it was published for

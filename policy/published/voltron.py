@@ -1,7 +1,7 @@
 """The published Voltron (v-cond) under our names, and what its language model makes of nothing.
 
 MDT-V's file holds the whole of it: the encoder, the decoder that its pretraining completed pictures
-with, and DistilBERT (Sanh et al. 2019), whose answer to the null sentence is all that is needed.
+with, and DistilBERT (Sanh et al. 2019), whose output for the null sentence is all that is needed.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ DEAD = {
         f"{name}*" if name.endswith(".") else name: "Voltron's decoder of masked pictures"
         for name in DECODER
     },
-    f"{LANGUAGE_MODEL}*": "Voltron's DistilBERT, of which its answer to the null sentence is kept",
+    f"{LANGUAGE_MODEL}*": "Voltron's DistilBERT, of which its output for the null sentence is kept",
 }
 
 
@@ -89,9 +89,11 @@ def null_sentence(published: Mapping[str, Tensor], where: str) -> Tensor:
     ).eval()
     load_exactly(model, {name: tensor.float() for name, tensor in tensors.items()}, where)
     first = torch.arange(NUM_WORDS) == 0
-    seen = torch.zeros(1, 1, NUM_WORDS, NUM_WORDS).masked_fill(~first, torch.finfo().min)
-    answer: Tensor = model(input_ids=first[None] * CLS, attention_mask=seen).last_hidden_state
-    return answer[0]
+    attention_mask = torch.zeros(1, 1, NUM_WORDS, NUM_WORDS).masked_fill(~first, torch.finfo().min)
+    encoded: Tensor = model(
+        input_ids=first[None] * CLS, attention_mask=attention_mask
+    ).last_hidden_state
+    return encoded[0]
 
 
 def _names() -> Names:

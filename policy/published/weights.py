@@ -72,7 +72,7 @@ def require_shape(
         )
 
 
-def edm_answers(
+def edm_outputs(
     network: Callable[[Tensor, Tensor, Mapping[str, Tensor]], Tensor],
     config: Mapping[str, Any],
     inputs: dict[str, Tensor],
@@ -88,15 +88,15 @@ def edm_answers(
     )
     action, noise, sigma = inputs["action"], inputs["noise"], inputs["sigma"]
 
-    def answer(x: Tensor, sigma: Tensor) -> Tensor:
+    def network_output(x: Tensor, sigma: Tensor) -> Tensor:
         return network(x, sigma, inputs)
 
     pair = edm.training_pair(action, noise, sigma)
     return {
-        "inner": answer(action, sigma),
-        "denoised": edm.denoise(answer, action, sigma),
-        "loss": squared_error(answer(pair.network_input, sigma), pair.target).mean(),
+        "inner": network_output(action, sigma),
+        "denoised": edm.denoise(network_output, action, sigma),
+        "loss": squared_error(network_output(pair.network_input, sigma), pair.target).mean(),
         "sample": sampling.sample(
-            lambda x, sigma: edm.denoise(answer, x, sigma), inputs["x_T_unit"]
+            lambda x, sigma: edm.denoise(network_output, x, sigma), inputs["x_T_unit"]
         ),
     }

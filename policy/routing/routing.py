@@ -1,4 +1,4 @@
-"""The seam between a transformer block and its feed-forward: which way a token takes, and why.
+"""The interface between a transformer block and its feed-forward: how tokens are routed.
 
 A network holds one `Routing`, which says for all layers at once what follows from the noise level
 alone, and in each block one `RoutedLayer`, which holds the layer's weights. A layer may

@@ -1,7 +1,7 @@
 """Token choice: each token picks its experts by what it is; a shared expert takes every token.
 
 Fei et al. 2024, "Scaling Diffusion Transformers to 16 Billion Parameters" (DiT-MoE), section 3, in
-the form of its released code, with h the token as the feed-forward sees it:
+the form of its released code, with h the token at the feed-forward's input:
 - gates g = softmax(W h) over N experts, W without bias; the top k count, not renormalised;
 - y = sum over the top k of g_i E_i(h) + E_shared(h), all SwiGLU, the shared one half as wide;
 - balance loss in each layer: sum over i of P_i f_i, P_i the mean gate of expert i over all tokens

@@ -19,7 +19,7 @@ from telic.spec import Array, ArraySpec
 FIELDS = {"action": ArraySpec(shape=(2,)), "image/top": ArraySpec(shape=(2, 3, 3), dtype="uint8")}
 
 
-class Source:
+class SmallSource:
     """Five episodes; `stop_at` is where reading fails, and how."""
 
     def __init__(self, folder: Path) -> None:
@@ -49,9 +49,9 @@ class Source:
 
 
 @pytest.fixture
-def source(tmp_path: Path) -> Source:
+def source(tmp_path: Path) -> SmallSource:
     """Return a source."""
-    return Source(tmp_path)
+    return SmallSource(tmp_path)
 
 
 def unfinished(folder: Path) -> Path:
@@ -61,7 +61,7 @@ def unfinished(folder: Path) -> Path:
 
 
 def test_a_killed_conversion_goes_on(
-    source: Source, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    source: SmallSource, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     target = tmp_path / "demos.zarr"
     source.stop_at = (3, KeyboardInterrupt())
@@ -78,7 +78,7 @@ def test_a_killed_conversion_goes_on(
 
 
 @pytest.mark.parametrize("change", ["source", "options", "damage"])
-def test_another_conversion_begins_anew(source: Source, tmp_path: Path, change: str) -> None:
+def test_another_conversion_begins_anew(source: SmallSource, tmp_path: Path, change: str) -> None:
     target = tmp_path / "demos.zarr"
     source.stop_at = (3, KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
@@ -94,7 +94,7 @@ def test_another_conversion_begins_anew(source: Source, tmp_path: Path, change: 
     assert {path.name for path in tmp_path.iterdir()} == {"source", "demos.zarr"}
 
 
-def test_what_is_refused_leaves_nothing(source: Source, tmp_path: Path) -> None:
+def test_what_is_refused_leaves_nothing(source: SmallSource, tmp_path: Path) -> None:
     target = tmp_path / "demos.zarr"
     source.stop_at = (3, ValueError("source: frame 7 is truncated"))
     with pytest.raises(ValueError, match="frame 7 is truncated"):
@@ -110,7 +110,9 @@ def test_what_is_refused_leaves_nothing(source: Source, tmp_path: Path) -> None:
     assert EpisodeStore.open(target).num_episodes == 5
 
 
-def test_of_two_conversions_at_once_the_second_is_refused(source: Source, tmp_path: Path) -> None:
+def test_of_two_conversions_at_once_the_second_is_refused(
+    source: SmallSource, tmp_path: Path
+) -> None:
     target = tmp_path / "demos.zarr"
     source.stop_at = (3, KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
@@ -124,7 +126,7 @@ def test_of_two_conversions_at_once_the_second_is_refused(source: Source, tmp_pa
         assert store.num_episodes == 3 and unfinished(tmp_path).is_dir()
 
 
-def test_pictures_are_turned_as_the_user_says(source: Source, tmp_path: Path) -> None:
+def test_pictures_are_turned_as_the_user_says(source: SmallSource, tmp_path: Path) -> None:
     source.write(tmp_path / "a.zarr", colours="bgr", flip="rows")
     pictures = EpisodeStore.open(tmp_path / "a.zarr").read("image/top", 0, 1)[0]
     assert (pictures[1, :, 2] == 100).all() and (pictures[0] == 0).all()  # below, and blue

@@ -13,7 +13,7 @@ DOCS = REPOSITORY / "docs"
 PAGES = [REPOSITORY / "README.md", *sorted(DOCS.rglob("*.md"))]
 
 
-class Block(NamedTuple):
+class CodeBlock(NamedTuple):
     """A fenced block. name: the file that a program is to be saved as, if it is one."""
 
     page: str
@@ -23,7 +23,7 @@ class Block(NamedTuple):
     text: str
 
 
-def blocks(page: Path) -> Iterator[Block]:
+def blocks(page: Path) -> Iterator[CodeBlock]:
     """Yield the fenced blocks of a page."""
     name, fence, start, lines = "", None, 0, []
     for number, line in enumerate(page.read_text().splitlines(), 1):
@@ -32,7 +32,7 @@ def blocks(page: Path) -> Iterator[Block]:
         elif (mark := re.fullmatch(r" *```(\w*).*", line)) and fence is None:
             fence, start, lines = mark.group(1), number, []
         elif mark and fence is not None:
-            yield Block(
+            yield CodeBlock(
                 str(page.relative_to(REPOSITORY)), start, fence, name, "\n".join(lines) + "\n"
             )
             name, fence = "", None

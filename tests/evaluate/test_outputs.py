@@ -10,7 +10,7 @@ import pytest
 from telic.configs.launch import compose
 from telic.envs.evaluation.episode_log import EpisodeLog
 from telic.envs.evaluation.outputs import Outputs
-from telic.envs.rollout.video import VideoWriter, is_films
+from telic.envs.rollout.video import FilmWriter, is_films
 from telic.evaluate import EvaluateConfig, run
 
 
@@ -22,7 +22,7 @@ def evaluate(toy: str, out: Path, *overrides: str) -> dict[str, Any]:
 
 
 def film(path: Path) -> Path:
-    writer = VideoWriter(path, size=(32, 48), fps=10.0)
+    writer = FilmWriter(path, size=(32, 48), fps=10.0)
     writer.add(np.zeros((32, 48, 3), np.uint8))
     writer.close()
     return path
@@ -123,7 +123,7 @@ def test_films_are_replaced_together_and_nothing_else_with_them(
 
 def test_a_film_takes_the_place_of_a_film_alone(tmp_path: Path) -> None:
     path = film(film(tmp_path / "a.mp4"))
-    abandoned = VideoWriter(path, size=(32, 48), fps=10.0)
+    abandoned = FilmWriter(path, size=(32, 48), fps=10.0)
     abandoned.abandon()
     assert [p.name for p in tmp_path.iterdir()] == ["a.mp4"]
     path.write_text("years of work")

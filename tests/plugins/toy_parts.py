@@ -39,7 +39,12 @@ from telic.policy.objectives.objective import (
     ObjectiveContext,
 )
 from telic.policy.published.import_checkpoint import SOURCES, Source
-from telic.policy.published.imported import Imported, ImportOptions, read_tensors, split_off
+from telic.policy.published.imported import (
+    CheckpointImportOptions,
+    Imported,
+    read_tensors,
+    split_off,
+)
 from telic.policy.routing import routing
 from telic.policy.routing.dense import DenseRouting, build_routing
 from telic.policy.routing.routings import ROUTINGS
@@ -259,7 +264,7 @@ class ToyProjection(nn.Sequential):
         super().__init__(nn.Linear(size, width, bias=False), nn.ReLU(), nn.Linear(width, width))
 
 
-def read_toy(path: Path, options: ImportOptions) -> Imported:
+def read_toy(path: Path, options: CheckpointImportOptions) -> Imported:
     """A folder with toy.json, the number of entries, and weights named `net.*`."""
     sizes = json.loads((path / "toy.json").read_text())
     tensors = split_off(read_tensors(path / "toy.safetensors"), "net.")

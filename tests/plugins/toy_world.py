@@ -30,7 +30,7 @@ SPEED = ArraySpec(shape=(1,), unit="m/s", minimum=(-1.0,), maximum=(1.0,), names
 SENTENCES = ("toy: reach the goal", "toy: go there", "toy: drive to it", "toy: find the spot")
 
 
-class ToyTask(TaskEnv):
+class PluginTask(TaskEnv):
     """A point on a line that must come to a place."""
 
     task_id, instructions = "toy/reach", list(SENTENCES)
@@ -155,7 +155,7 @@ def small_lines(folder: Path) -> Path:
 register(
     TaskEntry(
         task_id="toy/reach",
-        make=ToyTask,
+        make=PluginTask,
         instructions=SENTENCES,
         tags=frozenset(["toy"]),
         robot="point",

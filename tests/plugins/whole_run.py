@@ -20,7 +20,7 @@ from telic.evaluate import run as evaluate
 from telic.policy.checkpoint import load_policy
 from telic.policy.policy import Policy
 from telic.policy.published.import_checkpoint import SOURCES, import_checkpoint
-from telic.policy.published.imported import ImportOptions
+from telic.policy.published.imported import CheckpointImportOptions
 from telic.spec import Observation
 from telic.train import TrainConfig
 from telic.train import run as train
@@ -69,12 +69,14 @@ def test_toy_checkpoint_of_another_project_is_imported(tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "toy.json").write_text('{"state": 2, "action": 1}')
     save_file({}, folder / "toy.safetensors")
-    fresh = SOURCES["toy"].read(folder, ImportOptions())
+    fresh = SOURCES["toy"].read(folder, CheckpointImportOptions())
     built = Policy(fresh.config, fresh.interface, {})
     weights = {f"net.{name}": tensor for name, tensor in built.state_dict().items()}
     save_file(weights, folder / "toy.safetensors")
     vectors = {"go": np.ones(384, np.float32)}
-    _, policy = import_checkpoint(folder, tmp_path / "ours", ImportOptions(), vectors=vectors)
+    _, policy = import_checkpoint(
+        folder, tmp_path / "ours", CheckpointImportOptions(), vectors=vectors
+    )
     loaded = load_policy(tmp_path / "ours")
     assert isinstance(loaded, Policy) and loaded.kind == "toy"
     moment = Observation(state=np.zeros(2, np.float32), t_obs_ns=0)

@@ -146,15 +146,15 @@ def test_requests_tell_the_steps_that_chunks_lately_came_too_late_for() -> None:
     assert delays[2:12] == [3] * 10 and delays[-10:] == [1] * 10, "not the longest of all times"
 
 
-def test_jerk_is_counted_at_seams_and_inside_and_not_across_a_hold() -> None:
+def test_jerk_is_counted_at_boundaries_and_inside_and_not_across_a_hold() -> None:
     jerk = Jerk()
-    assert jerk.medians() == {"at_seams": None, "inside": None}
+    assert jerk.medians() == {"at_boundaries": None, "inside": None}
     line = np.array([3.0, 4.0], np.float32)
     for place, chunk in ((0, 1), (1, 1), (2, 1), (3, 1), (6, 2), (11, 2), (16, 2)):
         jerk.add(place * line, chunk)  # 2, 3, 6 and 3, 6, 11 bend by two steps of length 5
     medians = jerk.medians()
     assert medians["inside"] == pytest.approx(0, abs=1e-5)
-    assert medians["at_seams"] == pytest.approx(10, rel=0.01)
+    assert medians["at_boundaries"] == pytest.approx(10, rel=0.01)
     jerk.add(None, -1)
     for place in (0, 5):
         jerk.add(place * line, 3)

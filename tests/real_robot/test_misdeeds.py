@@ -69,7 +69,7 @@ class WildArm(SimulatedArm):
         arm_interface(), action=ArraySpec(shape=(2,), minimum=(-BOUND,), maximum=(BOUND,))
     )
 
-    def __init__(self, clock: FakeClock, plan: list["Tick"], motion: Motion) -> None:
+    def __init__(self, clock: FakeClock, plan: list["TickPlan"], motion: Motion) -> None:
         super().__init__(ArmConfig(rate_hz=100.0 if motion is Motion.relative else 20.0), clock)
         self.interface = replace(WildArm.interface, rate_hz=self.interface.rate_hz)
         self.motion, self.plan = motion, plan
@@ -79,7 +79,7 @@ class WildArm(SimulatedArm):
         self.before = (np.zeros(2), 0)  # what kept it where it is, and when
         self.commands: list[tuple[int, Array]] = []
 
-    def now(self) -> "Tick":
+    def now(self) -> "TickPlan":
         return self.plan[min(max(0, self.tick), len(self.plan) - 1)]
 
     def read(self) -> Reading:
@@ -122,7 +122,7 @@ class WildArm(SimulatedArm):
 
 
 @dataclass(frozen=True)
-class Tick:
+class TickPlan:
     """What goes wrong in a tick."""
 
     reading: str = "sound"
@@ -138,7 +138,7 @@ def mostly(usual: Any, others: Any) -> st.SearchStrategy[Any]:
 
 
 TICKS = st.builds(
-    Tick,
+    TickPlan,
     reading=mostly("sound", READINGS),
     hold=mostly("sound", HOLDS),
     driver=mostly("sound", ["sound", "sound", "slow", "spoils", "raises"]),
@@ -148,7 +148,7 @@ TICKS = st.builds(
 )
 
 
-def play(plan: list[Tick], motion: Motion, oversleep_ns: Callable[[], int] = int) -> WildArm:
+def play(plan: list[TickPlan], motion: Motion, oversleep_ns: Callable[[], int] = int) -> WildArm:
     """Return the arm after a run in which all of `plan` happens."""
     clock = FakeClock(t_ns=100 * NS, oversleep=oversleep_ns)
     arm = WildArm(clock, plan, motion)
@@ -190,7 +190,7 @@ def play(plan: list[Tick], motion: Motion, oversleep_ns: Callable[[], int] = int
     oversleep_ms=st.lists(st.integers(0, 25), min_size=1, max_size=5),
 )
 def test_no_command_leaves_its_bounds_or_is_faster_than_its_limit(
-    plan: list[Tick], motion: Motion, oversleep_ms: list[int]
+    plan: list[TickPlan], motion: Motion, oversleep_ms: list[int]
 ) -> None:
     count = iter(range(10**6))
     with np.errstate(all="ignore"):  # numbers that overflow are part of it
@@ -201,8 +201,10 @@ def test_no_command_leaves_its_bounds_or_is_faster_than_its_limit(
 def test_a_driver_that_converts_in_place_and_spoils_its_arrays_is_driven_as_any_other(
     motion: Motion,
 ) -> None:
-    plain = play([Tick(seed=i) for i in range(30)], motion)
-    wild = play([Tick(seed=i, hold="its own array", driver="spoils") for i in range(30)], motion)
+    plain = play([TickPlan(seed=i) for i in range(30)], motion)
+    wild = play(
+        [TickPlan(seed=i, hold="its own array", driver="spoils") for i in range(30)], motion
+    )
     assert len(plain.commands) > 25
     assert [tick for tick, _ in wild.commands] == [tick for tick, _ in plain.commands]
     for (_, ours), (_, theirs) in zip(plain.commands, wild.commands, strict=True):
@@ -211,13 +213,13 @@ def test_a_driver_that_converts_in_place_and_spoils_its_arrays_is_driven_as_any_
 
 @pytest.mark.parametrize("reading", [name for name, (_, bad) in READINGS.items() if bad])
 def test_a_bad_reading_costs_its_own_tick_and_no_more(reading: str) -> None:
-    plan = [Tick(seed=i, reading=reading if i == 15 else "sound") for i in range(30)]
+    plan = [TickPlan(seed=i, reading=reading if i == 15 else "sound") for i in range(30)]
     commanded = {tick for tick, _ in play(plan, Motion.absolute).commands}
     assert 15 not in commanded and {14, 17} <= commanded
 
 
 @pytest.mark.parametrize("hold", ["far outside", "nan", "infinite", "shape", "nothing"])
 def test_an_arm_that_cannot_say_where_it_is_held_is_not_moved_until_it_can(hold: str) -> None:
-    plan = [Tick(seed=i, hold=hold if i < 10 else "sound") for i in range(30)]
+    plan = [TickPlan(seed=i, hold=hold if i < 10 else "sound") for i in range(30)]
     commanded = [tick for tick, _ in play(plan, Motion.absolute).commands]
     assert commanded[0] == 11 and len(commanded) > 15

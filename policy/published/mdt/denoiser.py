@@ -42,7 +42,7 @@ class PublishedMdt(nn.Module):
         self.denoiser = Mdt(config, sizes)
 
     def forward(self, x: Tensor, sigma: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Return the network's answer [B H A].
+        """Return the network's output [B H A].
 
         inputs: goal [B G .], and static, gripper [B 1 .] (MDT) or state_images [B N .] (MDT-V).
         """

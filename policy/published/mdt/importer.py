@@ -19,8 +19,8 @@ from telic.policy.config import PolicyConfig
 from telic.policy.diffusion.edm import EdmConfig
 from telic.policy.encoders.normalizer import NormalizerConfig, Scaling
 from telic.policy.published.imported import (
+    CheckpointImportOptions,
     Imported,
-    ImportOptions,
     read_hydra,
     require_kinds,
     require_prefixes,
@@ -67,11 +67,11 @@ DEAD_MDTV = {
     f"{DENOISER}pos_emb": "no token has a position",
     **{f"{VOLTRON_AT}{name}": reason for name, reason in DEAD_VOLTRON.items()},
 }
-_NEEDS = "contrastive alignment, which needs the CLIP of goal pictures, absent from the file"
-WITHOUT_PICTURES_MDT = {LOG_SCALE: _NEEDS, f"{DENOISER}lang_emb.*": _NEEDS}
+_NEED_CLIP = "contrastive alignment, which needs the CLIP of goal pictures, absent from the file"
+WITHOUT_PICTURES_MDT = {LOG_SCALE: _NEED_CLIP, f"{DENOISER}lang_emb.*": _NEED_CLIP}
 WITHOUT_PICTURES_MDTV = {
-    LOG_SCALE: _NEEDS,
-    f"{POOL}*": _NEEDS,
+    LOG_SCALE: _NEED_CLIP,
+    f"{POOL}*": _NEED_CLIP,
     f"{DENOISER}goal_emb.*": "the projection of those pictures' vectors",
 }
 PLAIN = {  # switches of the published code, at the only value that its weights were trained with
@@ -88,7 +88,7 @@ def recognises(source: Path) -> bool:
     return source.suffix == ".ckpt" or (source / CONFIG).is_file()
 
 
-def read(source: Path, options: ImportOptions) -> Imported:
+def read(source: Path, options: CheckpointImportOptions) -> Imported:
     """Return the policy at `source`; ValueError names what does not fit."""
     file = _checkpoint_file(source)
     path = next((f / CONFIG for f in file.parents[:3] if (f / CONFIG).is_file()), None)
@@ -131,7 +131,7 @@ def convert(
     network: Mapping[str, Any],
     agent: Mapping[str, Any],
     tensors: Mapping[str, Tensor],
-    options: ImportOptions,
+    options: CheckpointImportOptions,
     file: Path,
 ) -> Imported:
     """Return the policy of a run's config sections `network` and `agent` and its weights."""
@@ -151,7 +151,7 @@ def convert(
     ours = {k: v for k, v in weights.items() if k.startswith("denoiser.")}
     interface = with_bounds(options.interface or calvin(), sizes["action_dim"], 2, where)
     cameras = list(interface.images)
-    images, seen = (perceived if perceives else resnets)(tensors, weights, cameras, where)
+    images, image_weights = (perceived if perceives else resnets)(tensors, weights, cameras, where)
     goal, aimed = goals_of(tensors, weights, sizes, cameras[0], perceives, where)
     foresight, alignment, learnt = objectives_of(tensors, weights, goal, perceives, where)
     config = PolicyConfig(
@@ -174,7 +174,7 @@ def convert(
     return Imported(
         config=config,
         interface=interface,
-        weights=ours | seen | aimed | learnt,
+        weights=ours | image_weights | aimed | learnt,
         source=where,
         dead=dead,
         language=text_tower(clip, where) if clip else None,
@@ -200,12 +200,12 @@ def _sizes(tensors: Mapping[str, Tensor], perceives: bool, where: str) -> dict[s
         part: len({n.split(".")[2] for n in denoiser if n.startswith(f"{part}.blocks.")})
         for part in ("encoder", "decoder")
     }
-    seen = {}
+    image_tokens = {}
     if perceives:
         ((latents, _),) = shapes_of(tensors, {f"{PERCEIVER}latents": 2}, where)
-        seen = {"n_obs_token": latents}
+        image_tokens = {"n_obs_token": latents}
     return {
-        **seen,
+        **image_tokens,
         "embed_dim": width,
         "goal_dim": goal[1],
         "obs_dim": image[1],
@@ -214,5 +214,5 @@ def _sizes(tensors: Mapping[str, Tensor], perceives: bool, where: str) -> dict[s
         "n_dec_layers": layers["decoder"],
         "goal_seq_len": 1,
         "obs_seq_len": 1,
-        "action_seq_len": positions - 1 - sum(seen.values()),
+        "action_seq_len": positions - 1 - sum(image_tokens.values()),
     }

@@ -30,7 +30,7 @@ class PublishedMode(nn.Module):
         self.denoiser = Mode(config, sizes)
 
     def forward(self, x: Tensor, sigma: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Return the network's answer [B H A]; inputs: goal [B G .], state_images [B V .]."""
+        """Return the network's output [B H A]; inputs: goal [B G .], state_images [B V .]."""
         images = self.image_in(inputs["state_images"])
         context = Context(goal=self.goal_in(inputs["goal"]), images=images, state=images[:, :0])
         actions: Tensor = self.denoiser(x, sigma, self.denoiser.encode(context)).actions

@@ -21,8 +21,8 @@ from telic.policy.encoders.images import ImageConfig
 from telic.policy.encoders.language import CLIP_NAME, LanguageConfig
 from telic.policy.encoders.normalizer import NormalizerConfig, Scaling
 from telic.policy.published.imported import (
+    CheckpointImportOptions,
     Imported,
-    ImportOptions,
     read_hydra,
     read_tensors,
     require_kinds,
@@ -63,7 +63,7 @@ def recognises(source: Path) -> bool:
     return (source / WEIGHTS).is_file()
 
 
-def read(source: Path, options: ImportOptions) -> Imported:
+def read(source: Path, options: CheckpointImportOptions) -> Imported:
     """Return the policy at `source`; ValueError names what does not fit."""
     path = source / "config.yaml"
     config = read_hydra(path)
@@ -76,7 +76,7 @@ def convert(
     network: Mapping[str, Any],
     agent: Mapping[str, Any],
     tensors: Mapping[str, Tensor],
-    options: ImportOptions,
+    options: CheckpointImportOptions,
     path: Path,
 ) -> Imported:
     """Return the policy of the sections `network` and `agent` of the config at `path`."""

@@ -1,4 +1,4 @@
-"""The published RDT denoiser: its names, its sizes, its answers.
+"""The published RDT denoiser: its names, its sizes, its outputs.
 
 Its image tokens come frame by frame, each with all cameras; ours camera by camera, each with all
 frames. The tokens and their positions are put into our order on the way in.
@@ -117,7 +117,7 @@ def build(config: Mapping[str, Any], state_dict: dict[str, Tensor]) -> Published
     return network
 
 
-def answers(
+def outputs(
     network: PublishedRdt, config: Mapping[str, Any], inputs: dict[str, Tensor]
 ) -> dict[str, Tensor]:
     """Return denoiser_out, loss and sample for the inputs of a golden file."""

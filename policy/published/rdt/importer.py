@@ -22,8 +22,8 @@ from telic.policy.encoders.towers import load_tower
 from telic.policy.presets import POLICIES
 from telic.policy.published.check import build
 from telic.policy.published.imported import (
+    CheckpointImportOptions,
     Imported,
-    ImportOptions,
     read_json,
     read_tensors,
     require_kinds,
@@ -68,7 +68,7 @@ def recognises(source: Path) -> bool:
     return (source / CONFIG).is_file() and _weights_file(source) is not None
 
 
-def read(source: Path, options: ImportOptions) -> Imported:
+def read(source: Path, options: CheckpointImportOptions) -> Imported:
     """Return the policy at `source`; ValueError names what does not fit."""
     file = _weights_file(source)
     assert file is not None
@@ -76,7 +76,10 @@ def read(source: Path, options: ImportOptions) -> Imported:
 
 
 def convert(
-    config: Mapping[str, Any], tensors: dict[str, Tensor], options: ImportOptions, file: Path
+    config: Mapping[str, Any],
+    tensors: dict[str, Tensor],
+    options: CheckpointImportOptions,
+    file: Path,
 ) -> Imported:
     """Return the policy of a published config and its weights, read from `file`."""
     where, path = str(file), file.parent / CONFIG
@@ -114,16 +117,19 @@ def convert(
 
 
 def policy_config(
-    network: PublishedRdt, config: Mapping[str, Any], robot: Interface, options: ImportOptions
+    network: PublishedRdt,
+    config: Mapping[str, Any],
+    robot: Interface,
+    options: CheckpointImportOptions,
 ) -> PolicyConfig:
     """Return the policy around a published denoiser; ValueError where a tower does not fit."""
     frames, cameras, patches = network.layout
     tower = str(options.vision.resolve()) if options.vision else SIGLIP
     try:
-        seen = load_tower(tower, frozen=True, patches=True)
+        vision = load_tower(tower, frozen=True, patches=True)
     except ValueError as error:
         raise ValueError(f"{error}; --vision DIR names SigLIP's folder") from error
-    got, want = (seen.num_patches, seen.channels), (patches, config["img_dim"])
+    got, want = (vision.num_patches, vision.channels), (patches, config["img_dim"])
     if got != want:
         raise ValueError(
             f"--vision {tower}: gives {got[0]} patches of {got[1]} numbers, expected {want[0]} of "
@@ -197,8 +203,8 @@ def _flat(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 def _layout(stated: Mapping[str, Any], num_images: int, path: Path) -> list[int]:
     """Return how many frames, cameras and patches the image tokens are."""
     try:
-        ((_, numbers),) = stated.get("img_pos_embed_config", [["image", [2, 3, num_images // 6]]])
-        frames, cameras, patches = (abs(int(n)) for n in numbers)
+        ((_, sizes),) = stated.get("img_pos_embed_config", [["image", [2, 3, num_images // 6]]])
+        frames, cameras, patches = (abs(int(n)) for n in sizes)
     except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(
             f'{path}: img_pos_embed_config is not [["image", [frames, cameras, patches]]]'

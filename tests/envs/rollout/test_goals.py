@@ -9,7 +9,7 @@ import pytest
 from telic.envs.rendering import choose_backend
 from telic.envs.rollout.baselines import RandomPolicy
 from telic.envs.rollout.env_worker import EnvChoice
-from telic.envs.rollout.goals import EpisodeGoals, GoalChoice, GoalDrawing
+from telic.envs.rollout.goals import EpisodeGoals, GoalChoice, GoalRenderer
 from telic.envs.rollout.rollout import EpisodeJob, EpisodeResult, RolloutConfig, run_rollouts
 from telic.envs.task import image_specs
 from telic.spec import ActionChunk, ActRequest, Array, ArraySpec, Goal, Interface
@@ -99,7 +99,7 @@ def test_what_a_picture_depends_on_makes_another_file(toy: str, tmp_path: Path) 
     size = EnvChoice(task=toy, cameras=("front",), image_size=(4, 6), max_steps=20)
     choices = [size, replace(size, image_size=(6, 4)), replace(size, max_steps=3)]
     for choice in choices:
-        drawing = GoalDrawing(choice=choice, seed=1, cache=tmp_path)
+        drawing = GoalRenderer(choice=choice, seed=1, cache=tmp_path)
         env = choice.make()
         env.draw_images = False
         goal = drawing.at_start(env)
@@ -144,7 +144,7 @@ def test_an_episode_of_metaworld_begins_as_if_no_goal_had_been_drawn() -> None:
     env.draw_images = False
     obs, _ = env.reset(seed=5)
     start = env.pictures()["corner2"]
-    goal = GoalDrawing(choice=choice, seed=5).at_start(env)
+    goal = GoalRenderer(choice=choice, seed=5).at_start(env)
     assert goal.reached and not np.array_equal(goal.images["corner2"], start)
     again, _ = env.reset(seed=5)
     assert np.array_equal(again["state"], obs["state"])

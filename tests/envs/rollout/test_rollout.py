@@ -163,7 +163,7 @@ def test_few_episodes_are_shared_out_among_the_workers(toy: str) -> None:
     with ProcessPool(3, 4, timeout_s=60) as pool:
         for slot in range(3):
             pool.send(Describe(slot=slot, choice=EnvChoice(task=toy)))
-        assert [len(worker.orders) for worker in pool._workers] == [1, 1, 1]
+        assert [len(worker.requests) for worker in pool._workers] == [1, 1, 1]
         assert {pool.receive().slot for _ in range(3)} == {0, 1, 2}
 
 
@@ -236,7 +236,7 @@ def test_what_does_not_fit_is_one_line(toy: str) -> None:
 
 
 def test_an_action_that_is_not_finite_stops_the_run(toy: str) -> None:
-    class Broken(RandomPolicy):
+    class BrokenPolicy(RandomPolicy):
         def act_batch(self, requests: list[ActRequest]) -> list[ActionChunk]:
             chunks = RandomPolicy.act_batch(self, requests)
             if requests[0].step > 0:
@@ -244,4 +244,4 @@ def test_an_action_that_is_not_finite_stops_the_run(toy: str) -> None:
             return chunks
 
     with pytest.raises(ValueError, match=r"toy/sum seed 3 step 8: action 2 of the policy's chunk"):
-        run([EpisodeJob(task=toy, seed=3)], Broken(interface=TOY), num_workers=0)
+        run([EpisodeJob(task=toy, seed=3)], BrokenPolicy(interface=TOY), num_workers=0)

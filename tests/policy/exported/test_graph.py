@@ -50,7 +50,7 @@ def inputs_of(
     policy: Policy, graph: PolicyGraph, requests: list[ActRequest]
 ) -> dict[str, torch.Tensor]:
     """The graph's inputs for the requests, made by the policy's own parts."""
-    from telic.policy.noise import gumbel, uniform_numbers, unit_noise
+    from telic.policy.noise import gumbel, uniform_values, unit_noise
 
     batch: dict[str, Any] = dict(
         policy._batcher.collate(requests, policy.prefixer, policy.denoiser)
@@ -60,7 +60,7 @@ def inputs_of(
         batch["sentence"] = torch.from_numpy(np.stack([vectors[text] for text in batch["text"]]))
     batch["noise"] = unit_noise(requests, (policy.action_horizon, policy.action_dim))[0]
     if policy.num_uniforms:
-        batch["gumbel_noise"] = gumbel(uniform_numbers(requests, policy.num_uniforms))
+        batch["gumbel_noise"] = gumbel(uniform_values(requests, policy.num_uniforms))
     return batch
 
 

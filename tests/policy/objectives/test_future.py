@@ -119,7 +119,7 @@ def test_loss_is_its_formula(build: Build, make_batch: Any) -> None:
     noisy = tokens + sigma[:, None, None] * noise
     now = head.tokens([batch[f"image/{c}"][:, -1] for c in ("front", "wrist")], {})
     total = sigma[:, None, None] ** 2 + 0.25
-    answer = head.answer(noisy / total.sqrt(), sigma, now, latent)
+    answer = head.output(noisy / total.sqrt(), sigma, now, latent)
     clean = 0.25 / total * noisy + 0.5 * sigma[:, None, None] / total.sqrt() * answer
     weight = (sigma**2 + 0.25) / (0.5 * sigma) ** 2
     want = (weight * (clean - tokens).square().mean((1, 2))).mean()
@@ -188,7 +188,7 @@ def test_a_prediction_walks_the_schedule_of_the_head(build: Build, make_batch: A
     noise = torch.randn(now.shape, generator=torch.Generator().manual_seed(2))
     sampled = euler(
         lambda x, sigma: head.formulation.denoise(
-            lambda scaled, level: head.answer(scaled, level, now, latent), x, sigma
+            lambda scaled, level: head.output(scaled, level, now, latent), x, sigma
         ),
         80 * noise,
         head.config.sampling.levels(),

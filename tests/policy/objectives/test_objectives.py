@@ -26,7 +26,7 @@ from telic.policy.objectives.alignment import (
     Picture,
     Projection,
     contrastive_loss,
-    sentence_numbers,
+    sentence_digests,
 )
 from telic.policy.objectives.foresight import Foresight, ForesightConfig
 from telic.policy.objectives.future import FutureConfig
@@ -395,8 +395,8 @@ def test_gathered_negatives_are_those_of_the_whole_batch(tmp_path: Any) -> None:
 
 
 def test_sentence_numbers_are_the_same_everywhere() -> None:
-    first, second, third = sentence_numbers(["open", "close", "open"]).tolist()
-    assert first == third != second and sentence_numbers(["open"]).tolist() == [first]
+    first, second, third = sentence_digests(["open", "close", "open"]).tolist()
+    assert first == third != second and sentence_digests(["open"]).tolist() == [first]
 
 
 # --- bad input ---------------------------------------------------------------------------------

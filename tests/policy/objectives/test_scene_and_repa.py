@@ -70,7 +70,7 @@ def test_scene_is_its_formula_and_is_off_by_default(with_scene: Any, make_batch:
     torch.randn((8, 5, 3), generator=generator)
     context = policy.conditioner.context(batch, goals, generator, 20.0)
     latent = policy.denoiser.latent(policy.denoiser.encode(context))
-    answer = head.answer(latent).detach().numpy()
+    answer = head.standardized(latent).detach().numpy()
     for row in range(4):
         for entry in range(SCENE - 1):  # the last one never varies
             target = (float(batch["scene"][row, entry]) - stats.mean[entry]) / stats.std[entry]
@@ -81,7 +81,7 @@ def test_scene_is_its_formula_and_is_off_by_default(with_scene: Any, make_batch:
     tower = policy.conditioner.image_encoder.tower(0)
     assert all(p.grad is not None for p in tower.parameters())
     shown = head.predict(latent)
-    assert torch.allclose((shown - head.mean) / head.scale, head.answer(latent), atol=1e-4)
+    assert torch.allclose((shown - head.mean) / head.scale, head.standardized(latent), atol=1e-4)
 
 
 def test_scene_needs_its_field(

@@ -14,7 +14,7 @@ from torch import Tensor
 from telic.policy.denoisers.rdt import RdtConfig
 from telic.policy.diffusion.ddpm import Betas, nearest_timestep, timestep_sigmas
 from telic.policy.published.check import build, check_golden
-from telic.policy.published.rdt.denoiser import answers, published_size
+from telic.policy.published.rdt.denoiser import outputs, published_size
 
 GOLDENS = Path(__file__).parent / "goldens"
 BASE: dict[str, Any] = {
@@ -196,7 +196,7 @@ def test_any_size_answers_as_the_formulas_written_out(change: dict[str, Any], no
     torch.manual_seed(5)
     weights, inputs = random_weights(config), random_inputs(config)
     with torch.inference_mode():
-        got = answers(build("rdt", config, weights), config, inputs)  # type: ignore[arg-type]
+        got = outputs(build("rdt", config, weights), config, inputs)  # type: ignore[arg-type]
         want = written_out(weights, config, inputs, inputs["action"], inputs["t"])
         assert (got["denoiser_out"] - want).abs().max() < 1e-5
         sample = sampled(weights, config, inputs)

@@ -19,7 +19,7 @@ from telic.policy.objectives.foresight import ForesightConfig
 from telic.policy.policy import Policy
 from telic.policy.published.check import build
 from telic.policy.published.import_checkpoint import main
-from telic.policy.published.imported import ImportOptions
+from telic.policy.published.imported import CheckpointImportOptions
 from telic.policy.published.mdt import importer as import_mdt
 from telic.spec import Goal, Observation
 
@@ -112,7 +112,11 @@ def test_every_published_name_has_a_place_at_the_published_size(
     agent = {"num_sampling_steps": 10, "sigma_min": 0.001, "sigma_max": 80.0}
     with torch.device("meta"):
         imported = import_mdt.convert(
-            {"n_heads": 8}, agent, listed("mdt_agent_state_dict"), ImportOptions(), Path("x.ckpt")
+            {"n_heads": 8},
+            agent,
+            listed("mdt_agent_state_dict"),
+            CheckpointImportOptions(),
+            Path("x.ckpt"),
         )
         policy = imported.build()
     used = sum(p.numel() for p in policy.parameters())

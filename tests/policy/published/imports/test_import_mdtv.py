@@ -23,7 +23,7 @@ from telic.policy.objectives.foresight import ForesightConfig
 from telic.policy.policy import Policy
 from telic.policy.published.check import build
 from telic.policy.published.import_checkpoint import main
-from telic.policy.published.imported import ImportOptions
+from telic.policy.published.imported import CheckpointImportOptions
 from telic.policy.published.mdt import importer as import_mdt
 from telic.policy.published.voltron import null_sentence
 from telic.spec import Goal, Observation
@@ -221,7 +221,11 @@ def test_every_published_name_has_a_place_at_the_published_size(
     tensors = listed("mdtv_agent_state_dict")
     with torch.device("meta"):
         imported = import_mdt.convert(
-            {"n_heads": 8, "n_obs_token": 3}, agent, tensors, ImportOptions(), Path("x.ckpt")
+            {"n_heads": 8, "n_obs_token": 3},
+            agent,
+            tensors,
+            CheckpointImportOptions(),
+            Path("x.ckpt"),
         )
         policy = imported.build()
     used = sum(p.numel() for p in policy.parameters())
@@ -295,5 +299,7 @@ def test_what_does_not_fit_is_one_line(
     config = {**mdt_config, "obs_dim": 384, "n_obs_token": 3}
     agent = {"num_sampling_steps": 10, "sigma_min": 1.0, "sigma_max": 80.0}
     with torch.device("meta"), pytest.raises(ValueError) as error:
-        import_mdt.convert(config, agent, weights, ImportOptions(), Path("x.ckpt")).build()
+        import_mdt.convert(
+            config, agent, weights, CheckpointImportOptions(), Path("x.ckpt")
+        ).build()
     assert re.search(message, str(error.value)) and "\n" not in str(error.value), error.value

@@ -23,7 +23,7 @@ from telic.policy.policy import Policy
 from telic.policy.presets import POLICIES
 from telic.policy.published.check import build
 from telic.policy.published.import_checkpoint import main
-from telic.policy.published.imported import ImportOptions
+from telic.policy.published.imported import CheckpointImportOptions
 from telic.policy.published.mode import importer as import_mode
 from telic.policy.routing.noise import NoiseRoutingConfig
 from telic.spec import ActRequest, ArraySpec, Goal, Interface, Observation
@@ -394,7 +394,11 @@ def test_every_published_name_has_a_place_at_the_published_size(
     agent = {"num_sampling_steps": 10, "sigma_min": 0.001, "sigma_max": 80.0}
     with torch.device("meta"):
         imported = import_mode.convert(
-            {"n_heads": 8, "top_k": 2}, agent, tensors, ImportOptions(), Path("x/config.yaml")
+            {"n_heads": 8, "top_k": 2},
+            agent,
+            tensors,
+            CheckpointImportOptions(),
+            Path("x/config.yaml"),
         )
         policy = imported.build()
     used = sum(p.numel() for p in policy.parameters())
@@ -411,7 +415,7 @@ def test_preset_is_what_the_import_gives(listed: Callable[[str], Tensors]) -> No
             {"n_heads": 8, "top_k": 2},
             agent,
             listed("mode_agent_state_dict"),
-            ImportOptions(),
+            CheckpointImportOptions(),
             Path("x/config.yaml"),
         )
     preset, config = POLICIES["mode_published"], imported.config

@@ -25,7 +25,7 @@ from telic.policy.objectives.foresight import ForesightConfig
 from telic.policy.objectives.objective import Encoded
 from telic.policy.policy import Policy
 from telic.policy.published.check import build
-from telic.policy.published.imported import ImportOptions
+from telic.policy.published.imported import CheckpointImportOptions
 from telic.policy.published.mdt import importer as import_mdt
 from telic.spec import Goal, Observation
 
@@ -59,7 +59,7 @@ def imported(
             tensors["logit_scale"] = torch.tensor(1.3)
             agent = {"num_sampling_steps": 3, "sigma_min": 0.01, "sigma_max": 80.0}
             network = {"n_heads": mdt_config["n_heads"]}
-            options = ImportOptions()
+            options = CheckpointImportOptions()
             policy = import_mdt.convert(network, agent, tensors, options, Path("x.ckpt")).build()
             policy.set_embeddings(load_embeddings(write_vectors(tmp_path)))
             made[kind] = tensors, policy
@@ -317,7 +317,11 @@ def test_a_file_without_the_clip_of_pictures_has_no_alignment(
         shapes = {k: v for k, v in agent_shapes(kind).items() if "visual_goal" not in k}
         with torch.device("meta"):
             made = import_mdt.convert(
-                {"n_heads": mdt_config["n_heads"]}, agent, shapes, ImportOptions(), Path("x.ckpt")
+                {"n_heads": mdt_config["n_heads"]},
+                agent,
+                shapes,
+                CheckpointImportOptions(),
+                Path("x.ckpt"),
             )
             policy = made.build()
         assert list(policy.objectives) == ["foresight"] and not made.config.goal.images
