@@ -28,7 +28,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from telic.policy.config import PolicyConfig
-from telic.policy.denoisers.denoiser import Context, Denoiser, DenoiserConfig, Sizes
+from telic.policy.denoisers.context import Context, Sizes
+from telic.policy.denoisers.denoiser import Denoiser, DenoiserConfig
 from telic.policy.denoisers.mdt import MdtConfig
 from telic.policy.denoisers.mode import ModeConfig
 from telic.policy.denoisers.rdt import RdtConfig

@@ -24,7 +24,8 @@ from rich.table import Table
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from telic.policy.denoisers.denoiser import Context, Denoiser, DenoiserConfig, Sizes
+from telic.policy.denoisers.context import Context, Sizes
+from telic.policy.denoisers.denoiser import Denoiser, DenoiserConfig
 from telic.policy.denoisers.mdt import MdtConfig
 from telic.policy.denoisers.mmdit import MmditConfig
 from telic.policy.denoisers.mode import ModeConfig
