@@ -234,7 +234,8 @@ def test_schedulers_in_sigma(
     levels = scheduler.sigmas  # Heun's come twice but for the first: once for each call
     sampling = SamplingConfig(sampler=sampler, sigmas=levels.unique().flip(0)[:-1].tolist())
     want = theirs(scheduler, ddpm_network(prediction), levels)
-    got = of_ddpm(sampling, prediction, betas, levels.dtype)
+    formulation = DdpmConfig(prediction_type=prediction, betas=betas).build()
+    got = ours(sampling, formulation, ddpm_network(prediction), levels.dtype)
     assert torch.allclose(got, want, rtol=0, atol=1e-5)
 
 
