@@ -15,11 +15,11 @@ from telic.policy.checkpoint import load_policy
 from telic.policy.exported.arguments import parser
 from telic.policy.exported.export import ExportOptions, export_policy
 from telic.policy.exported.formats import GraphPrecision, require_installed
-from telic.policy.exported.parity import Parity
+from telic.policy.exported.parity import Parity, goal_of
 from telic.policy.inference_config import InferenceConfig, SamplingChoice
 from telic.policy.policy import Policy
 from telic.ranges import require_range
-from telic.spec import ActRequest, Goal, Observation
+from telic.spec import ActRequest, Observation
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -104,25 +104,16 @@ def store_requests(path: Path, policy: Policy, goal: str, count: int) -> list[Ac
     for row in range(len(rows)):
         state = batch["state"][row].astype(np.float32)
         images = {name: batch[f"image/{name}"][row] for name in policy.interface.images}
+        text = texts[row % len(texts)] if texts else ""
+        latest = {camera: frames[-1] for camera, frames in images.items()}
         requests.append(
             ActRequest(
                 observation=Observation(state=state, images=images),
-                goal=_goal(policy, goal, texts[row % len(texts)] if texts else "", state, images),
+                goal=goal_of(policy, goal, text, state, latest.__getitem__),
                 seed=row,
             )
         )
     return requests
-
-
-def _goal(
-    policy: Policy, kind: str, text: str, state: np.ndarray, images: dict[str, np.ndarray]
-) -> Goal:
-    if kind == "text":
-        return Goal(text=text)
-    if kind == "state":
-        return Goal(state=state[-1])
-    cameras = policy.conditioner.request_spec.goal_cameras
-    return Goal(images={name: images[name][-1] for name in cameras})
 
 
 if __name__ == "__main__":

@@ -1,11 +1,15 @@
-"""Ranges of configuration values: what lies outside is refused in one line that names the key."""
+"""What configuration values may be: any other is refused in one line that names the key."""
 
 from __future__ import annotations
 
 import math
 import numbers
-from typing import Any, Final
+from enum import Enum
+from typing import Any, Final, TypeVar
 
+from telic.array_spec import near_misses
+
+Choice = TypeVar("Choice", bound=Enum)
 LAST_SEED: Final = 2**31 - 1  # simulators take no larger one
 
 
@@ -28,8 +32,7 @@ def require_range(
             continue
         wanted = _wanted(at_least, above, at_most)
         outside = (
-            not isinstance(value, numbers.Real)
-            or not math.isfinite(value)
+            not _finite(value)
             or (at_least is not None and value < at_least)
             or (above is not None and value <= above)
             or (at_most is not None and value > at_most)
@@ -44,6 +47,20 @@ def require_text(config: object, *names: str, prefix: str = "") -> None:
         value: Any = getattr(config, name)
         if value is not None and not value.strip():
             raise ValueError(f"{prefix}{name}={value!r} is blank; give it a value, or leave it out")
+
+
+def require_choice(choices: type[Choice], name: str, key: str) -> Choice:
+    """The member of `choices` whose value is `name`, that of `key`; ValueError offers near ones."""
+    names = [choice.value for choice in choices]
+    if name not in names:
+        raise ValueError(
+            f"{key}={name!r} is not one of {', '.join(names)}{near_misses(name, names)}"
+        )
+    return choices(name)
+
+
+def _finite(value: object) -> bool:
+    return isinstance(value, numbers.Real) and math.isfinite(value)
 
 
 def _wanted(at_least: float | None, above: float | None, at_most: float | None) -> str:

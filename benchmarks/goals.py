@@ -21,12 +21,12 @@ import shlex
 import subprocess
 import sys
 import time
-from datetime import date
 from pathlib import Path
 from typing import Any
 
+from variants import show
+
 from telic.envs.evaluation.protocols import protocol_from_json
-from telic.policy.inference.machine import machine
 
 GOALS = ("text", "image", "both")
 FROM_STORE = "image from the store"
@@ -54,7 +54,7 @@ def main() -> None:
         if options.store is not None:
             words = [*given, "goal=image", f"goal_store={options.store}", f"compare={first}"]
             rows.append(row(name, FROM_STORE, options.out / f"{name}_store", words))
-    show(rows)
+    show(rows, last="goals not reached")
 
 
 def row(name: str, goal: str, out: Path, overrides: list[str]) -> dict[str, str]:
@@ -86,19 +86,6 @@ def estimate(measured: dict[str, Any] | None, name: str, sign: str = "") -> str:
         return "-"
     low, high = measured["interval"]
     return f"{measured[name]:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]"
-
-
-def show(rows: list[dict[str, str]]) -> None:
-    """Print a Markdown table; a row lacks what does not apply to it."""
-    columns = list(dict.fromkeys(column for found in rows for column in found))
-    last = ["goals not reached"]
-    columns = [column for column in columns if column not in last] + last
-    facts = ", ".join(f"{key} {value}" for key, value in machine().items())
-    print(f"\n{facts}, {date.today()}\n")
-    print("| " + " | ".join(columns) + " |")
-    print("|" + "---|" * len(columns))
-    for found in rows:
-        print("| " + " | ".join(found.get(column, "") for column in columns) + " |")
 
 
 if __name__ == "__main__":

@@ -28,7 +28,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from telic.policy.config import PolicyConfig
-from telic.policy.denoisers.denoiser import Context, Denoiser, DenoiserConfig, Sizes
+from telic.policy.denoisers.context import Context, Sizes
+from telic.policy.denoisers.denoiser import Denoiser, DenoiserConfig
 from telic.policy.denoisers.mdt import MdtConfig
 from telic.policy.denoisers.mode import ModeConfig
 from telic.policy.denoisers.rdt import RdtConfig
@@ -270,6 +271,18 @@ def _precision(name: str) -> Precision:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
+def prepared(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, Console]:
+    """Add --threads, read the command line, print machine and date; return it and the console."""
+    parser.add_argument("--threads", type=int, help="CPU threads; default: torch's choice")
+    arguments = parser.parse_args()
+    if arguments.threads is not None:
+        torch.set_num_threads(arguments.threads)
+    console = Console()
+    facts = ", ".join(f"{key} {value}" for key, value in machine().items())
+    console.print(f"{facts}, {date.today().isoformat()}", highlight=False, soft_wrap=True)
+    return arguments, console
+
+
 def main() -> None:
     """Print one table per device: the CPU, and CUDA where there is one."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -282,18 +295,12 @@ def main() -> None:
         default=[Precision.fp32_packed, Precision.fp16, Precision.bf16, Precision.w8a8],
         help="formats besides fp32; those without kernels on a device are left out",
     )
-    parser.add_argument("--threads", type=int, help="CPU threads; default: torch's choice")
     parser.add_argument(
         "--cpu-time",
         action="store_true",
         help="count this process's own time (with --threads 1), where others share the machine",
     )
-    arguments = parser.parse_args()
-    if arguments.threads is not None:
-        torch.set_num_threads(arguments.threads)
-    console = Console()
-    facts = ", ".join(f"{key} {value}" for key, value in machine().items())
-    console.print(f"{facts}, {date.today().isoformat()}", highlight=False, soft_wrap=True)
+    arguments, console = prepared(parser)
     for name in ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]:
         console.print(measure(arguments, pick_device(name), console))
 

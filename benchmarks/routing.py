@@ -15,23 +15,22 @@ import argparse
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import date
 
 import numpy as np
 import torch
-from rich.console import Console
+from latency import prepared
 from rich.table import Table
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from telic.policy.denoisers.denoiser import Context, Denoiser, DenoiserConfig, Sizes
+from telic.policy.denoisers.context import Context, Sizes
+from telic.policy.denoisers.denoiser import Denoiser, DenoiserConfig
 from telic.policy.denoisers.mdt import MdtConfig
 from telic.policy.denoisers.mmdit import MmditConfig
 from telic.policy.denoisers.mode import ModeConfig
 from telic.policy.denoisers.rdt import RdtConfig
 from telic.policy.diffusion.edm import EdmConfig
 from telic.policy.diffusion.sampling import PRESETS, SamplingConfig
-from telic.policy.inference.machine import machine
 from telic.policy.layers.experts import Experts
 from telic.policy.routing.noise import NoiseRoutingConfig
 from telic.policy.routing.routing import RoutingConfig
@@ -165,13 +164,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, help="default: the kind's")
     parser.add_argument("--hidden", type=int, help="hidden width per token; default: the kind's")
     parser.add_argument("--no-latency", action="store_true", help="count, do not time")
-    parser.add_argument("--threads", type=int, help="CPU threads; default: torch's choice")
-    arguments = parser.parse_args()
-    if arguments.threads is not None:
-        torch.set_num_threads(arguments.threads)
-    console = Console()
-    facts = ", ".join(f"{key} {value}" for key, value in machine().items())
-    console.print(f"{facts}, {date.today().isoformat()}", highlight=False, soft_wrap=True)
+    arguments, console = prepared(parser)
     for name in ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]:
         for kind in arguments.kinds:
             console.print(measure(arguments, kind, torch.device(name)))

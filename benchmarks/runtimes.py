@@ -29,7 +29,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from telic.policy.denoisers.denoiser import Context
+from telic.policy.denoisers.context import Context
 from telic.policy.diffusion.sampling import PRESETS, SamplingConfig
 from telic.policy.exported.formats import GraphPrecision, require_installed
 from telic.policy.inference.machine import machine, versions

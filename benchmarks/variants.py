@@ -126,9 +126,10 @@ def rate_row(name: str, overrides: list[str]) -> dict[str, str]:
     return {"policy": name, "training samples/s": f"{rate:.0f}"}
 
 
-def show(rows: list[dict[str, str]]) -> None:
-    """Print a Markdown table; a row lacks what does not apply to it."""
-    columns = list(dict.fromkeys(column for row in rows for column in row))
+def show(rows: list[dict[str, str]], last: str = "") -> None:
+    """Print a Markdown table; a row lacks what does not apply to it. last: the last column."""
+    columns = list(dict.fromkeys(column for row in rows for column in row if column != last))
+    columns += [last] * bool(last)
     facts = ", ".join(f"{key} {value}" for key, value in machine().items())
     print(f"\n{facts}, {date.today()}\n")
     print("| " + " | ".join(columns) + " |")

@@ -8,12 +8,12 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import NoReturn
 
 from rich.console import Console
 
+from telic.command_line import Parser
 from telic.datasets import validation
 from telic.datasets.converters import CONVERTERS, converter_for
 from telic.datasets.feature_arguments import add_features
@@ -50,8 +50,8 @@ class _WayAction(argparse.Action):
         setattr(namespace, self.dest, f"{str(option_string).lstrip('-')}_{values}")
 
 
-class StoreParser(argparse.ArgumentParser):
-    """Reports a wrong command line in one line, with near misses, and exit code 2."""
+class StoreParser(Parser):
+    """Offers near misses for a wrong choice."""
 
     def error(self, message: str) -> NoReturn:
         """Print the line and leave."""
@@ -59,8 +59,7 @@ class StoreParser(argparse.ArgumentParser):
         if choice:
             known = [name.strip("' ") for name in choice.group(2).split(",")]
             message += near_misses(choice.group(1), known)
-        print(f"{self.prog}: {message}; {self.prog} --help tells more", file=sys.stderr)
-        sys.exit(2)
+        super().error(message)
 
 
 def main(
@@ -88,15 +87,8 @@ def main(
 
 def demo_store_parser() -> StoreParser:
     """The parser of the command line."""
-    parser = StoreParser(
-        prog="demo-store",
-        description="Look at an episode store, check it, convert it.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "--version", action="version", version=f"%(prog)s {metadata.version('telic')}"
-    )
+    about = "Look at an episode store, check it, convert it."
+    parser = StoreParser.of("demo-store", about, EXAMPLES)
     commands = parser.add_subparsers(
         dest="command", required=True, metavar="info|validate|convert|relabel|features|rebuild-ends"
     )

@@ -14,7 +14,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from telic.policy.config import PolicyConfig
-from telic.policy.denoisers.denoiser import Context, Denoiser, MemoryT, PreparedT
+from telic.policy.denoisers.context import Context
+from telic.policy.denoisers.denoiser import Denoiser, MemoryT, PreparedT
 from telic.policy.diffusion.formulation import Formulation
 from telic.policy.diffusion.samplers import Denoise
 from telic.policy.diffusion.sampling import SamplingConfig, first_non_finite

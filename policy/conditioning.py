@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from telic.policy.config import PolicyConfig
-from telic.policy.denoisers.denoiser import Context, Denoiser, MemoryT, PreparedT
+from telic.policy.denoisers.context import Context
+from telic.policy.denoisers.denoiser import Denoiser, MemoryT, PreparedT
 from telic.policy.encoders.condition_dropout import NOTHING_HIDDEN, hide, hide_frames
 from telic.policy.encoders.fields import Batch, camera_images, holds, stored_features
 from telic.policy.encoders.goals import GoalEncoder, GoalTokens, word_mask

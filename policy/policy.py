@@ -20,7 +20,8 @@ from telic.policy.batch import RequestBatcher
 from telic.policy.chunk_sampler import ChunkSampler, mask_slots
 from telic.policy.conditioning import Conditioner
 from telic.policy.config import PolicyConfig
-from telic.policy.denoisers.denoiser import Context, DenoiserConfig, Fixed, Sizes
+from telic.policy.denoisers.context import Context, Sizes
+from telic.policy.denoisers.denoiser import DenoiserConfig, Fixed
 from telic.policy.diffusion.formulation import CLEAN_SIGMA, squared_error
 from telic.policy.diffusion.sampling import SamplingConfig
 from telic.policy.encoders.fields import Batch, to_device

@@ -18,7 +18,8 @@ PACKAGE = "telic"
 NOT_PRODUCT = ("tests", "benchmarks", "tools", "build", "runs", ".venv", "docs")
 RULE: dict[str, tuple[str, ...]] = {
     "rooms": (
-        "agreement array_spec plugins ranges registry replacement spec typed_keys yaml_files",
+        "agreement array_spec command_line plugins progress_bar ranges registry replacement spec "
+        "typed_keys yaml_files",
         "embodiment",
         "datasets | envs | policy",
         "training | real_robot",

@@ -12,15 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
+from telic.progress_bar import progress_bar
 from telic.replacement import Kind, Replacement
 from telic.training.loss_curve import draw_log
 
@@ -82,21 +75,9 @@ class RunLog:
         with log.writing() as fresh:
             fresh.write_text("".join(f"{line}\n" for line in kept))
         self._file = path.open("a")
-        self._progress = Progress(
-            TextColumn("train"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=self._console,
-            disable=not self._console.is_terminal,
-        )
+        self._progress = progress_bar("train", self._console)
         self._progress.start()
-        self._task = self._progress.add_task(
-            "train", total=self._steps, completed=self._start, note=""
-        )
+        self._task = self._progress.add_task("", total=self._steps, completed=self._start)
         if self._wandb.mode is not WandbMode.disabled:
             self._run = _start_wandb(self._folder, self._config, self._wandb)
         return self
@@ -124,7 +105,7 @@ class RunLog:
             return
         now = time.monotonic()
         rate = (step - self._start) / max(1e-9, now - self._began)
-        self._progress.update(self._task, completed=step, note=f"{note} {rate:.1f} steps/s")
+        self._progress.update(self._task, completed=step, description=f"{note} {rate:.1f} steps/s")
         last = step == self._steps
         if self._progress.disable and (last or now - self._printed_at >= self._interval_s):
             self._printed_at = now

@@ -10,7 +10,6 @@ vectors of sentences are not carried.
 
 from __future__ import annotations
 
-import argparse
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from telic.datasets.formats.converter import Converter, ImportOptions
+from telic.datasets.formats.converter import ImportOptions, importer
 from telic.datasets.formats.into_store import (
     NOMINAL,
     EpisodeData,
@@ -209,10 +208,6 @@ class _Split:
         ]
 
 
-def _import(source: Path, target: Path, options: argparse.Namespace, overwrite: bool) -> int:
-    return import_calvin(source, target, ImportOptions.of(options), overwrite)
-
-
 def _small(folder: Path) -> Path:
     """Three episodes of four frames, a sentence over the second."""
     root = folder / "calvin/training"
@@ -232,10 +227,6 @@ def _small(folder: Path) -> Path:
     return root
 
 
-FROM = Converter(
-    title="from CALVIN",
-    takes=is_calvin,
-    convert=_import,
-    small=_small,
-    arguments=("--instruction", "play"),
+FROM = importer(
+    "from CALVIN", is_calvin, import_calvin, _small, arguments=["--instruction", "play"]
 )

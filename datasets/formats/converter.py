@@ -66,6 +66,40 @@ class ImportOptions:
         """The options of a parsed command line."""
         return cls(**{entry.name: getattr(options, entry.name) for entry in fields(cls)})
 
+    def stated_rate_hz(self, missing: str) -> float:
+        """Steps a second as the user states them; ValueError `missing` where they are not."""
+        if self.rate_hz is None:
+            raise ValueError(missing)
+        return self.rate_hz
+
+
+class Import(Protocol):
+    """What writes the demonstrations at `source` to a store at `target`, as `Convert` does."""
+
+    def __call__(
+        self, source: Path, target: Path, options: ImportOptions, overwrite: bool = False
+    ) -> int:
+        """Write the store and return the number of episodes."""
+        ...
+
+
+def importer(
+    title: str,
+    takes: Callable[[Path], bool],
+    read: Import,
+    small: Callable[[Path], Path],
+    needs: Sequence[str] = (),
+    arguments: Sequence[str] = (),
+) -> Converter:
+    """The converter of an import that has the options of every import and no others."""
+
+    def convert(source: Path, target: Path, options: argparse.Namespace, overwrite: bool) -> int:
+        return read(source, target, ImportOptions.of(options), overwrite)
+
+    return Converter(
+        title=title, takes=takes, convert=convert, small=small, needs=needs, arguments=arguments
+    )
+
 
 def add_import_options(group: argparse._ArgumentGroup) -> None:
     """Put what `ImportOptions` has on the command line."""

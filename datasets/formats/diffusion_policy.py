@@ -22,7 +22,7 @@ import zarr
 from numcodecs import Blosc
 
 from telic.datasets import layout
-from telic.datasets.formats.converter import Converter, ImportOptions, small_store
+from telic.datasets.formats.converter import Converter, ImportOptions, importer, small_store
 from telic.datasets.formats.into_store import (
     NOMINAL,
     EpisodeData,
@@ -222,10 +222,6 @@ def _key(field: str) -> str:
     )
 
 
-def _import(source: Path, target: Path, options: argparse.Namespace, overwrite: bool) -> int:
-    return import_buffer(source, target, ImportOptions.of(options), overwrite)
-
-
 def _export(source: Path, target: Path, options: argparse.Namespace, overwrite: bool) -> int:
     return export_buffer(source, target, overwrite)
 
@@ -235,12 +231,12 @@ def _small(folder: Path) -> Path:
     return folder / "small.zarr.zip"
 
 
-FROM = Converter(
-    title="from diffusion_policy's replay buffers",
-    takes=is_replay_buffer,
-    convert=_import,
-    small=_small,
-    arguments=("--instruction", "go on"),
+FROM = importer(
+    "from diffusion_policy's replay buffers",
+    is_replay_buffer,
+    import_buffer,
+    _small,
+    arguments=["--instruction", "go on"],
 )
 TO = Converter(
     title="to diffusion_policy's replay buffers",

@@ -5,17 +5,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from telic.datasets.formats.converter import Converter, ImportOptions, small_store
+from telic.datasets.formats.converter import Converter, importer, small_store
 from telic.datasets.formats.lerobot_export import LeRobotExportOptions, Pictures, export_lerobot
 from telic.datasets.formats.lerobot_import import import_lerobot
 from telic.datasets.formats.lerobot_layout import is_lerobot
 from telic.datasets.layout import is_store
 
 __all__ = ["FROM", "TO", "LeRobotExportOptions", "Pictures", "export_lerobot", "import_lerobot"]
-
-
-def _import(source: Path, target: Path, options: argparse.Namespace, overwrite: bool) -> int:
-    return import_lerobot(source, target, ImportOptions.of(options), overwrite)
 
 
 def _export(source: Path, target: Path, options: argparse.Namespace, overwrite: bool) -> int:
@@ -46,13 +42,7 @@ def _small(folder: Path) -> Path:
     return target
 
 
-FROM = Converter(
-    title="from LeRobotDataset",
-    takes=is_lerobot,
-    convert=_import,
-    small=_small,
-    needs=("pyarrow", "av"),
-)
+FROM = importer("from LeRobotDataset", is_lerobot, import_lerobot, _small, needs=["pyarrow", "av"])
 TO = Converter(
     title="to LeRobotDataset",
     takes=is_store,

@@ -7,7 +7,6 @@ topic and field, /joint_states.position; topics of pictures become cameras.
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from telic.datasets.formats.converter import Converter, ImportOptions, optional
+from telic.datasets.formats.converter import ImportOptions, importer, optional
 from telic.datasets.formats.into_store import (
     EpisodeData,
     Recordings,
@@ -58,19 +57,20 @@ def is_mcap(path: Path) -> bool:
 def import_mcap(source: Path, target: Path, options: ImportOptions, overwrite: bool = False) -> int:
     """Write the recordings at `source` to a store and return their number."""
     require_writable(source, target, overwrite)
-    if options.rate_hz is None:
-        raise ValueError(f"{source}: topics have rates of their own; pass --rate-hz for the steps")
-    reader = _McapReader(source, options, options.rate_hz)
-    return write_store(reader.recordings(), source, target, options, overwrite)
+    return write_store(
+        _McapReader(source, options).recordings(), source, target, options, overwrite
+    )
 
 
 class _McapReader:
     """Reads one file after another; all must have the topics of the first."""
 
-    def __init__(self, source: Path, options: ImportOptions, rate_hz: float) -> None:
-        if not 0 < rate_hz < 1e6:
-            raise ValueError(f"--rate-hz={rate_hz} must be more than 0")
-        self.source, self.options, self.rate_hz = source, options, rate_hz
+    def __init__(self, source: Path, options: ImportOptions) -> None:
+        missing = f"{source}: topics have rates of their own; pass --rate-hz for the steps"
+        self.rate_hz = options.stated_rate_hz(missing)
+        if not 0 < self.rate_hz < 1e6:
+            raise ValueError(f"--rate-hz={self.rate_hz} must be more than 0")
+        self.source, self.options = source, options
         self._decoders: dict[tuple[Path, int], Any] = {}
         self.files = recording_files(source)
         topics = self._topics(self.files[0])
@@ -247,10 +247,6 @@ def _line(error: BaseException) -> str:
     return " ".join(str(error).split())[:160] or type(error).__name__
 
 
-def _import(source: Path, target: Path, options: argparse.Namespace, overwrite: bool) -> int:
-    return import_mcap(source, target, ImportOptions.of(options), overwrite)
-
-
 def write_small(path: Path, steps: int, seed: int = 0) -> None:
     """A recording of two topics of JSON at 20 and 10 Hz."""
     library = optional("mcap.writer", "mcap")
@@ -276,11 +272,11 @@ def _small(folder: Path) -> Path:
     return root
 
 
-FROM = Converter(
-    title="from MCAP recordings",
-    takes=is_mcap,
-    convert=_import,
-    small=_small,
+FROM = importer(
+    "from MCAP recordings",
+    is_mcap,
+    import_mcap,
+    _small,
     needs=("mcap",),
     arguments=(
         *("--rate-hz", "20", "--state-keys", "/arm.q", "--action-keys", "/command.target"),

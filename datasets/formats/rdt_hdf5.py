@@ -11,7 +11,6 @@ not say: the user does.
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 from collections.abc import Sequence
@@ -22,7 +21,7 @@ import h5py
 import numpy as np
 
 from telic.datasets import hdf5
-from telic.datasets.formats.converter import Converter, ImportOptions
+from telic.datasets.formats.converter import ImportOptions, importer
 from telic.datasets.formats.encoded_pictures import picture, picture_size
 from telic.datasets.formats.into_store import (
     NOMINAL,
@@ -70,17 +69,16 @@ def is_rdt(path: Path) -> bool:
 def import_rdt(source: Path, target: Path, options: ImportOptions, overwrite: bool = False) -> int:
     """Write the episodes at `source` to a store and return their number."""
     require_writable(source, target, overwrite)
-    if options.rate_hz is None:
-        raise ValueError(f"{source}: does not say how many steps a second; pass --rate-hz")
-    reader = _RdtReader(source, options, options.rate_hz)
-    return write_store(reader.recordings(), source, target, options, overwrite)
+    return write_store(_RdtReader(source, options).recordings(), source, target, options, overwrite)
 
 
 class _RdtReader:
     """Reads one file after another; all must be like the first."""
 
-    def __init__(self, source: Path, options: ImportOptions, rate_hz: float) -> None:
-        self.source, self.options, self.rate_hz = source, options, rate_hz
+    def __init__(self, source: Path, options: ImportOptions) -> None:
+        self.source, self.options = source, options
+        missing = f"{source}: does not say how many steps a second; pass --rate-hz"
+        self.rate_hz = options.stated_rate_hz(missing)
         self.files = episode_files(source)
         if not self.files:
             raise ValueError(f"{source}: holds no .hdf5")
@@ -199,11 +197,6 @@ def _texts(path: Path, part: Any) -> Sequence[str]:
     return listed
 
 
-def _import(source: Path, target: Path, options: argparse.Namespace, overwrite: bool) -> int:
-    settings = ImportOptions.of(options)
-    return import_rdt(source, target, settings, overwrite)
-
-
 def _small(folder: Path) -> Path:
     """Three episodes of a two-armed robot that say nothing of their rate."""
     root = folder / "rdt"
@@ -226,10 +219,4 @@ def _small(folder: Path) -> Path:
     return root
 
 
-FROM = Converter(
-    title="from RDT HDF5",
-    takes=is_rdt,
-    convert=_import,
-    small=_small,
-    arguments=("--rate-hz", "25"),
-)
+FROM = importer("from RDT HDF5", is_rdt, import_rdt, _small, arguments=["--rate-hz", "25"])

@@ -96,18 +96,7 @@ class ParaphraseProtocol(TaskProtocol):
             axis, difficulty = chosen.axis, chosen.difficulty
             both = f"{axis}, {difficulty}"
             rows = [axis, difficulty, both, episode.task, self.overall]
-        first = episode.first_success_step
-        return [
-            Outcome(
-                row=row,
-                key=(episode.task, episode.seed),
-                success=episode.success,
-                steps=episode.steps if first is None else first,
-                crashed=episode.crashed is not None,
-                start=(episode.task, index),
-            )
-            for row in rows
-        ]
+        return [Outcome.of(episode, row, start=(episode.task, index)) for row in rows]
 
     def title(self) -> str:
         """Return tasks, starts, sentences and limit."""

@@ -6,17 +6,10 @@ import time
 from collections.abc import Iterator
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 from telic.envs.evaluation.results import Evaluation
 from telic.envs.rollout.rollout import EpisodeResult
+from telic.progress_bar import progress_bar
 
 SAY_EVERY_S = 15.0
 STDERR = Console(stderr=True, markup=False)
@@ -28,17 +21,7 @@ def with_progress(
     """Yield `results`, showing how far the evaluation is: a bar, or a line now and then."""
     total, printed_s = evaluation.protocol.num_episodes, time.monotonic()
     what = evaluation.protocol.what
-    with Progress(
-        TextColumn("evaluate"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.description}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=STDERR,
-        disable=not STDERR.is_terminal,
-    ) as bar:
+    with progress_bar("evaluate", STDERR) as bar:
         bar_task = bar.add_task("", total=total, completed=len(evaluation.episodes))
         for result in results:
             yield result

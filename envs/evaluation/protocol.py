@@ -55,6 +55,19 @@ class Outcome:
     crashed: bool = False
     start: tuple[str, int] | None = None
 
+    @classmethod
+    def of(cls, episode: EpisodeResult, row: str, start: tuple[str, int] | None = None) -> Outcome:
+        """Return what an episode of one goal says for `row`."""
+        first = episode.first_success_step
+        return cls(
+            row=row,
+            key=(episode.task, episode.seed),
+            success=episode.success,
+            steps=episode.steps if first is None else first,
+            crashed=episode.crashed is not None,
+            start=start,
+        )
+
 
 class EvaluationProtocol(ABC):
     """Which episodes a policy meets. Results compare pair by pair where their protocols agree.
@@ -183,17 +196,7 @@ class TaskProtocol(EvaluationProtocol):
 
     def outcomes(self, episode: EpisodeResult) -> list[Outcome]:
         """Return the episode's outcome for its task and for all."""
-        first = episode.first_success_step
-        return [
-            Outcome(
-                row=row,
-                key=(episode.task, episode.seed),
-                success=episode.success,
-                steps=episode.steps if first is None else first,
-                crashed=episode.crashed is not None,
-            )
-            for row in (episode.task, self.overall)
-        ]
+        return [Outcome.of(episode, row) for row in (episode.task, self.overall)]
 
     def title(self) -> str:
         """Return tasks, episodes, seeds and limit."""

@@ -19,14 +19,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from telic.policy.denoisers.denoiser import (
-    Context,
-    Denoiser,
-    DenoiserConfig,
-    Level,
-    Prediction,
-    Sizes,
-)
+from telic.policy.denoisers.context import Context, Sizes
+from telic.policy.denoisers.denoiser import Denoiser, DenoiserConfig, Level, Prediction
 from telic.policy.layers.attention import SelfAttention, attend, join_heads, split_heads
 from telic.policy.layers.feed_forward import feed_forward
 from telic.policy.layers.sigma_embedding import WaveSigmaEmbedding

@@ -20,14 +20,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from telic.policy.denoisers.denoiser import (
-    Context,
-    Denoiser,
-    DenoiserConfig,
-    Level,
-    Prediction,
-    Sizes,
-)
+from telic.policy.denoisers.context import Context, Sizes
+from telic.policy.denoisers.denoiser import Denoiser, DenoiserConfig, Level, Prediction
 from telic.policy.diffusion.flow import FlowConfig, time_of
 from telic.policy.layers.attention import attend, join_heads, split_heads
 from telic.policy.layers.feed_forward import feed_forward

@@ -25,14 +25,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from telic.policy.denoisers.denoiser import (
-    Context,
-    Denoiser,
-    DenoiserConfig,
-    Level,
-    Prediction,
-    Sizes,
-)
+from telic.policy.denoisers.context import Context, Sizes
+from telic.policy.denoisers.denoiser import Denoiser, DenoiserConfig, Level, Prediction
 from telic.policy.layers.attention import CausalSelfAttention, KeysValues
 from telic.policy.layers.norms import RMSNorm
 from telic.policy.layers.sigma_embedding import LinearSigmaEmbedding

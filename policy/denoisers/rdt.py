@@ -25,14 +25,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from telic.policy.denoisers.denoiser import (
-    Context,
-    Denoiser,
-    DenoiserConfig,
-    Level,
-    Prediction,
-    Sizes,
-)
+from telic.policy.denoisers.context import Context, Sizes
+from telic.policy.denoisers.denoiser import Denoiser, DenoiserConfig, Level, Prediction
 from telic.policy.diffusion.ddpm import Betas, DdpmConfig, nearest_timestep
 from telic.policy.diffusion.formulation import FormulationConfig
 from telic.policy.layers.attention import KeysValues, NormedCrossAttention, NormedSelfAttention

@@ -50,14 +50,8 @@ class Edm(Formulation):
         root = total.rsqrt()
         return Scalings(sigma_data**2 / total, sigma * sigma_data * root, root)
 
-    def draw_sigma(
-        self,
-        count: int,
-        generator: torch.Generator | None,
-        device: torch.device,
-        highest: float = math.inf,
-    ) -> Float[Tensor, " b"]:
-        """Return `count` sigmas of the truncated log-logistic density on `device`, f32."""
+    def sigma_quantile(self, share: Float[Tensor, " b"], highest: float) -> Float[Tensor, " b"]:
+        """Return sigma at `share` of the truncated log-logistic density."""
         config = self.config
         if not highest > config.sigma_min:
             raise ValueError(
@@ -69,6 +63,5 @@ class Edm(Formulation):
             1 / (1 + math.exp((location - math.log(sigma)) / config.density_scale))
             for sigma in (config.sigma_min, min(config.sigma_max, highest))
         )
-        share = torch.rand(count, generator=generator, device=device, dtype=torch.float64)
         quantile = low + (high - low) * share
-        return torch.exp(location + config.density_scale * torch.logit(quantile)).float()
+        return torch.exp(location + config.density_scale * torch.logit(quantile))

@@ -63,18 +63,11 @@ class Flow(Formulation):
         """Return the velocity."""
         return noise - clean
 
-    def draw_sigma(
-        self,
-        count: int,
-        generator: torch.Generator | None,
-        device: torch.device,
-        highest: float = math.inf,
-    ) -> Float[Tensor, " b"]:
-        """Return `count` sigmas of the density of t on `device`, f32."""
+    def sigma_quantile(self, share: Float[Tensor, " b"], highest: float) -> Float[Tensor, " b"]:
+        """Return sigma at `share` of the density of t."""
         t_highest = 1 / (1 + 1 / highest)
-        share = torch.rand(count, generator=generator, device=device, dtype=torch.float64)
         t = self._quantile(share * self._share_below(t_highest))
-        return sigma_of(t.clamp(1e-6, min(t_highest, self.config.t_max))).float()
+        return sigma_of(t.clamp(1e-6, min(t_highest, self.config.t_max)))
 
     def _quantile(self, share: Tensor) -> Tensor:
         """Return the t below which `share` of the density lies."""

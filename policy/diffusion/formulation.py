@@ -65,7 +65,6 @@ class Formulation(ABC):
     def scalings(self, sigma: Float[Tensor, "*size"]) -> Scalings:
         """Return c_skip, c_out and c_in."""
 
-    @abstractmethod
     def draw_sigma(
         self,
         count: int,
@@ -75,8 +74,20 @@ class Formulation(ABC):
     ) -> Float[Tensor, " b"]:
         """Return `count` sigmas of the training density on `device`, f32.
 
+        highest: the density is cut off there; ValueError where nothing of it is left. Drawn by
+        `sigma_quantile`; a formulation of discrete sigmas draws them in its own way.
+        """
+        share = torch.rand(count, generator=generator, device=device, dtype=torch.float64)
+        return self.sigma_quantile(share, highest).float()
+
+    def sigma_quantile(self, share: Float[Tensor, " b"], highest: float) -> Float[Tensor, " b"]:
+        """Return the sigma below which `share` of the training density lies, f64 in [0, 1).
+
         highest: the density is cut off there; ValueError where nothing of it is left.
         """
+        raise NotImplementedError(
+            f"{type(self).__name__} has neither sigma_quantile nor draw_sigma"
+        )
 
     def denoise(
         self, network: Network, x: Float[Tensor, "b h a"], sigma: Float[Tensor, "*s"]

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import sys
-from importlib import metadata
 from pathlib import Path
-from typing import NoReturn
+
+from telic.command_line import Parser
 
 DESCRIPTION = """A checkpoint becomes one static graph: ONNX, and OpenVINO's IR where that is there.
 
@@ -22,26 +21,9 @@ EXAMPLES = """examples:
 PRECISIONS = ("fp32", "bf16", "int8", "w8a8")
 
 
-class Parser(argparse.ArgumentParser):
-    """Reports a wrong command line in one line and exit code 2."""
-
-    def error(self, message: str) -> NoReturn:
-        """Print the line and leave."""
-        print(f"{self.prog}: {message}; {self.prog} --help tells more", file=sys.stderr)
-        sys.exit(2)
-
-
 def parser() -> Parser:
     """The parser of the command line."""
-    parser = Parser(
-        prog="export-policy",
-        description=DESCRIPTION,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "--version", action="version", version=f"%(prog)s {metadata.version('telic')}"
-    )
+    parser = Parser.of("export-policy", DESCRIPTION, EXAMPLES)
     parser.add_argument("checkpoint", metavar="CHECKPOINT", type=Path, help="checkpoint directory")
     parser.add_argument("out", metavar="OUT", type=Path, help="the folder to write")
     parser.add_argument("--overwrite", action="store_true", help="replace an exported one at OUT")

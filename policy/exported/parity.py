@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -102,6 +102,9 @@ def random_requests(policy: Policy, goal: str, count: int, max_delay: int) -> li
     stats = policy.stats.get("state")
     action = policy.interface.action
 
+    def picture(camera: str) -> Array:
+        return policy.interface.images[camera].sample(rng)
+
     def request(number: int) -> ActRequest:
         states = np.stack([_state(policy, stats, rng) for _ in range(policy.obs_horizon)])
         images = {
@@ -115,7 +118,7 @@ def random_requests(policy: Policy, goal: str, count: int, max_delay: int) -> li
             delay = 1 + number % max_delay
         return ActRequest(
             observation=Observation(state=states, images=images),
-            goal=_goal(policy, goal, sentences[number % len(sentences)], states, rng),
+            goal=goal_of(policy, goal, sentences[number % len(sentences)], states, picture),
             seed=number,
             prefix=prefix,
             inference_delay=delay,
@@ -124,15 +127,16 @@ def random_requests(policy: Policy, goal: str, count: int, max_delay: int) -> li
     return [request(number) for number in range(count)]
 
 
-def _goal(
-    policy: Policy, kind: str, sentence: str, states: Array, rng: np.random.Generator
+def goal_of(
+    policy: Policy, kind: str, sentence: str, states: Array, picture: Callable[[str], Array]
 ) -> Goal:
+    """Return a goal of that kind: the sentence, the last state, or each goal camera's picture."""
     if kind == "text":
         return Goal(text=sentence)
     if kind == "state":
         return Goal(state=states[-1])
     cameras = policy.conditioner.request_spec.goal_cameras
-    return Goal(images={name: policy.interface.images[name].sample(rng) for name in cameras})
+    return Goal(images={camera: picture(camera) for camera in cameras})
 
 
 def _state(policy: Policy, stats: FieldStats | None, rng: np.random.Generator) -> Array:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from telic.policy.denoisers.denoiser import Denoiser
 from telic.policy.layers.experts import Chosen, Experts, gated_sum
-from telic.spec import near_misses
+from telic.ranges import require_choice
 
 WIDE = 256  # both sides of a matrix that is replaced are at least this
 _ROWS = 16  # tokens that a packed matrix is laid out for; it serves any number
@@ -42,12 +42,7 @@ class Precision(Enum):
 
 def precision_named(name: str) -> Precision:
     """Return the format called `name`; ValueError offers near ones."""
-    names = [precision.value for precision in Precision]
-    if name not in names:
-        raise ValueError(
-            f"precision={name!r} is not one of {', '.join(names)}{near_misses(name, names)}"
-        )
-    return Precision(name)
+    return require_choice(Precision, name, "precision")
 
 
 def quantize(denoiser: Denoiser, precision: Precision) -> None:

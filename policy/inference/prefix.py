@@ -41,8 +41,7 @@ from torch import Tensor, nn
 from telic.policy.diffusion.formulation import CLEAN_SIGMA
 from telic.policy.diffusion.samplers import Denoise
 from telic.policy.inference.precision import has_gradients
-from telic.ranges import require_range
-from telic.spec import near_misses
+from telic.ranges import require_choice, require_range
 
 
 class Prefixing(Enum):
@@ -164,12 +163,7 @@ class Prefixer:
 
 def prefixing_way(name: str) -> Prefixing:
     """Return the way called `name`; ValueError offers near ones."""
-    names = [way.value for way in Prefixing]
-    if name not in names:
-        raise ValueError(
-            f"prefixing={name!r} is not one of {', '.join(names)}{near_misses(name, names)}"
-        )
-    return Prefixing(name)
+    return require_choice(Prefixing, name, "prefixing")
 
 
 def draw_fixed(

@@ -121,11 +121,7 @@ class TruncatedConfig(ObjectiveConfig):
 
     def build(self, around: ObjectiveContext) -> Truncated:
         """Return the anchors, all 0 as yet, and their scores with random weights."""
-        if around.width % self.num_heads:
-            raise ValueError(
-                f"policy.anchors.num_heads={self.num_heads} must divide the denoiser's "
-                f"width={around.width}"
-            )
+        around.require_heads("policy.anchors.num_heads", self.num_heads)
         return Truncated(self, around)
 
 

@@ -74,11 +74,8 @@ class AlignmentConfig(ObjectiveConfig):
                     f"{self.counterpart.value}, and the policy's goals are "
                     f"{', '.join(around.goals)}; set policy.goal.{goal}=true"
                 )
-        if self.projection is Projection.pooled and around.width % self.num_heads:
-            raise ValueError(
-                f"policy.alignment.num_heads={self.num_heads} must divide the denoiser's "
-                f"width={around.width}"
-            )
+        if self.projection is Projection.pooled:
+            around.require_heads("policy.alignment.num_heads", self.num_heads)
         if self.picture is not Picture.own:
             self._need_vectors(around)
         return Alignment(self, around.width, around.picture_dim)

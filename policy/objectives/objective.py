@@ -45,6 +45,11 @@ class ObjectiveContext:
     picture_dim: int = 0
     stats: Mapping[str, FieldStats] = field(default_factory=dict)
 
+    def require_heads(self, key: str, num_heads: int) -> None:
+        """Raise ValueError unless `num_heads`, the value of `key`, divides the width."""
+        if self.width % num_heads:
+            raise ValueError(f"{key}={num_heads} must divide the denoiser's width={self.width}")
+
 
 @dataclass(kw_only=True, slots=True)
 class LossTerms:

@@ -46,11 +46,7 @@ class SceneConfig(ObjectiveConfig):
                 f"policy.scene.weight={self.weight} reads the field scene of the stores, and they "
                 "have none; collect-demos state=robot scene=true records it in simulation"
             )
-        if around.width % self.num_heads:
-            raise ValueError(
-                f"policy.scene.num_heads={self.num_heads} must divide the denoiser's "
-                f"width={around.width}"
-            )
+        around.require_heads("policy.scene.num_heads", self.num_heads)
         return Scene(self, around)
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
-import sys
-from importlib import metadata
 from pathlib import Path
-from typing import NoReturn
+
+from telic.command_line import Parser
 
 DESCRIPTION = """A published checkpoint becomes one of ours, encoders included.
 
@@ -23,26 +21,9 @@ EXAMPLES = """examples:
       --vision siglip/ --language t5-v1_1-xxl/"""
 
 
-class Parser(argparse.ArgumentParser):
-    """Reports a wrong command line in one line and exit code 2."""
-
-    def error(self, message: str) -> NoReturn:
-        """Print the line and leave."""
-        print(f"{self.prog}: {message}; {self.prog} --help tells more", file=sys.stderr)
-        sys.exit(2)
-
-
 def parser() -> Parser:
     """The parser of the command line."""
-    parser = Parser(
-        prog="import-checkpoint",
-        description=DESCRIPTION,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "--version", action="version", version=f"%(prog)s {metadata.version('telic')}"
-    )
+    parser = Parser.of("import-checkpoint", DESCRIPTION, EXAMPLES)
     parser.add_argument("source", metavar="SRC", type=Path, help="the published checkpoint")
     parser.add_argument(
         "target", metavar="DST", type=Path, help="the checkpoint directory to write"

@@ -36,6 +36,7 @@ from telic.tests.attacks.mutations import (
     rewrite_json,
 )
 from telic.tests.attacks.stores import compare, fingerprint
+from telic.tests.training.small_runs import ALONE
 from telic.train import run
 from telic.training.config import DataConfig, TrainConfig
 
@@ -50,10 +51,7 @@ SETTINGS = [
     "validate_every=0",
     "optimizer.warmup_steps=2",
     "data.held_out=0.34",
-    "device=cpu",
-    "precision=fp32",
-    "threads=1",
-    "wandb.mode=disabled",
+    *ALONE,
 ]
 
 

@@ -162,6 +162,14 @@ def _dataset(rng: Random, file: h5py.File) -> tuple[h5py.Group, str]:
     return demo, pick(rng, [name for name in found if not name.startswith("next_obs")])
 
 
+def _taken_out(rng: Random, file: h5py.File) -> tuple[h5py.Group, str, np.ndarray]:
+    """Delete one of these datasets; return (demo, path in it, what it held)."""
+    demo, name = _dataset(rng, file)
+    rows = demo[name][()]
+    del demo[name]
+    return demo, name, rows
+
+
 def _lose(rng: Random, file: h5py.File, outside: Path) -> str:
     path = pick(rng, ["data", "mask", "data/demo_0", "obs", "actions", "states", "some", "all obs"])
     demo = _demo(rng, file)
@@ -235,9 +243,7 @@ def _link(rng: Random, file: h5py.File, outside: Path) -> str:
 
 
 def _size(rng: Random, file: h5py.File, outside: Path) -> str:
-    demo, name = _dataset(rng, file)
-    rows = demo[name][()]
-    del demo[name]
+    demo, name, rows = _taken_out(rng, file)
     how = pick(
         rng, ["huge", "huge", "wide", "ragged", "none", "scalar", "flat", "more axes", "bomb"]
     )
@@ -263,9 +269,7 @@ def _size(rng: Random, file: h5py.File, outside: Path) -> str:
 
 
 def _type(rng: Random, file: h5py.File, outside: Path) -> str:
-    demo, name = _dataset(rng, file)
-    rows = demo[name][()]
-    del demo[name]
+    demo, name, rows = _taken_out(rng, file)
     how = pick(
         rng,
         [

@@ -84,10 +84,15 @@ def test_a_store_comes_back(
     assert list(validate(again, deep=True)) == []
 
 
-def test_without_our_notes_it_is_anybodys(store: EpisodeStore, tmp_path: Path) -> None:
-    folder = tmp_path / "lerobot"
-    export_lerobot(store.path, folder, LeRobotExportOptions(pictures=Pictures.png))
+def anybodys(store: EpisodeStore, folder: Path, pictures: Pictures = Pictures.png) -> Path:
+    """Export a store to a LeRobotDataset without our notes; return its folder."""
+    export_lerobot(store.path, folder, LeRobotExportOptions(pictures=pictures))
     (folder / "meta/telic.json").unlink()
+    return folder
+
+
+def test_without_our_notes_it_is_anybodys(store: EpisodeStore, tmp_path: Path) -> None:
+    folder = anybodys(store, tmp_path / "lerobot")
     import_lerobot(folder, tmp_path / "a.zarr", ImportOptions(state_is=["unit=deg"], task="t"))
     back = EpisodeStore.open(tmp_path / "a.zarr")
     assert back.fields["state"].unit == "deg" and back.fields["state"].names[2] == "gripper"
@@ -257,10 +262,8 @@ DAMAGES: dict[str, tuple[Pictures, Damage, str]] = {
 def test_what_is_damaged_is_refused_in_a_line(
     store: EpisodeStore, tmp_path: Path, damage: str
 ) -> None:
-    folder = tmp_path / "lerobot"
     pictures, change, says = DAMAGES[damage]
-    export_lerobot(store.path, folder, LeRobotExportOptions(pictures=pictures))
-    (folder / "meta/telic.json").unlink()
+    folder = anybodys(store, tmp_path / "lerobot", pictures)
     change(folder)
     with pytest.raises(ValueError, match=says) as refused:
         import_lerobot(folder, tmp_path / "a.zarr", ImportOptions())
@@ -271,9 +274,7 @@ def test_what_is_damaged_is_refused_in_a_line(
 def test_a_wrong_size_is_refused_before_memory_is_taken(
     store: EpisodeStore, tmp_path: Path
 ) -> None:
-    folder = tmp_path / "lerobot"
-    export_lerobot(store.path, folder, LeRobotExportOptions(pictures=Pictures.png))
-    (folder / "meta/telic.json").unlink()
+    folder = anybodys(store, tmp_path / "lerobot")
     info = json.loads((folder / "meta/info.json").read_text())
     info["features"]["observation.images.front"]["shape"] = [2_000_000, 2_000_000, 3]
     (folder / "meta/info.json").write_text(json.dumps(info))
@@ -284,9 +285,7 @@ def test_a_wrong_size_is_refused_before_memory_is_taken(
 def test_state_and_action_are_made_of_the_keys_asked_for(
     store: EpisodeStore, tmp_path: Path
 ) -> None:
-    folder = tmp_path / "lerobot"
-    export_lerobot(store.path, folder, LeRobotExportOptions(pictures=Pictures.png))
-    (folder / "meta/telic.json").unlink()
+    folder = anybodys(store, tmp_path / "lerobot")
     keys = ["observation.state", "next.reward"]
     import_lerobot(folder, tmp_path / "a.zarr", ImportOptions(state_keys=keys))
     back = EpisodeStore.open(tmp_path / "a.zarr")

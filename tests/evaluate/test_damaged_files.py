@@ -88,14 +88,19 @@ def test_a_damaged_first_line_is_not_gone_on_with(log: Path, first: str) -> None
     assert log.read_bytes() == before
 
 
+def flipped(whole: bytes, rng: random.Random) -> bytes:
+    """Return the bytes of a file with one of them, or five, in place of others."""
+    spoiled = bytearray(whole)
+    for _ in range(rng.choice([1, 1, 5])):
+        spoiled[rng.randrange(len(spoiled))] = rng.randrange(256)
+    return bytes(spoiled)
+
+
 @pytest.mark.filterwarnings("ignore:.*is left out")
 def test_a_log_with_any_bytes_flipped_opens_or_ends_in_one_line(log: Path) -> None:
     whole, rng = log.read_bytes(), random.Random(0)
     for _ in range(300):
-        spoiled = bytearray(whole)
-        for _ in range(rng.choice([1, 1, 5])):
-            spoiled[rng.randrange(len(spoiled))] = rng.randrange(256)
-        log.write_bytes(spoiled)
+        log.write_bytes(flipped(whole, rng))
         try:
             found = EpisodeLog(log, HEADER, KEYS).finished
         except ValueError as error:
@@ -112,10 +117,7 @@ def test_a_results_file_with_any_bytes_flipped_is_read_or_ends_in_one_line(tmp_p
         EpisodeResult(**asdict(e) | {"policy_latency_ms": []}) for e in EPISODES
     ]
     for _ in range(300):
-        spoiled = bytearray(whole)
-        for _ in range(rng.choice([1, 1, 5])):
-            spoiled[rng.randrange(len(spoiled))] = rng.randrange(256)
-        file.write_bytes(spoiled)
+        file.write_bytes(flipped(whole, rng))
         try:
             read_comparable(tmp_path, PROTOCOL).rows()
         except ValueError as error:

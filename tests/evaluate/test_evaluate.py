@@ -3,10 +3,8 @@
 import json
 import os
 import shlex
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ from telic.envs.rendering import choose_backend
 from telic.evaluate import EvaluateConfig, run
 from telic.policy.diffusion.sampling import SamplingConfig
 from telic.policy.inference_config import SamplingChoice
+from telic.tests.interrupted import interrupted
 
 from .conftest import TOY, checkpoint
 
@@ -308,17 +307,7 @@ def test_ctrl_c_leaves_a_partial_table(toy_checkpoint: Path, tmp_path: Path) -> 
     toy = "toy_tasks:toy/sum"
     log = tmp_path / "episodes.jsonl"
     words = command(toy, toy_checkpoint, tmp_path, "seed=1000", "episodes_per_task=100000")
-    with subprocess.Popen(
-        words, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        deadline = time.monotonic() + 60
-        while not log.exists() or len(log.read_text().splitlines()) < 12:
-            assert process.poll() is None, process.communicate()[1]
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        process.send_signal(signal.SIGINT)
-        output, errors = process.communicate(timeout=60)
-    assert process.returncode == 130, errors
+    output, errors = interrupted(words, environment(), log, lines=12, within_s=60)
     assert "unfinished" in output
     assert errors.strip().splitlines()[-1] == "evaluate: stopped by SIGINT"
     result = json.loads((tmp_path / "results.json").read_text())

@@ -179,18 +179,11 @@ class ToyFormulation(Formulation):
         ones = torch.ones_like(sigma)
         return Scalings(0 * ones, ones, (sigma.square() + 1).rsqrt())
 
-    def draw_sigma(
-        self,
-        count: int,
-        generator: torch.Generator | None,
-        device: torch.device,
-        highest: float = math.inf,
-    ) -> Tensor:
+    def sigma_quantile(self, share: Tensor, highest: float) -> Tensor:
         low, high = self.config.sigma_min, min(self.config.sigma_max, highest)
         if high <= low:
             raise ValueError(f"sigma_trunc={highest:.4g} must be above sigma_min={low}")
-        share = torch.rand(count, generator=generator, device=device, dtype=torch.float64)
-        return (math.log(low) + math.log(high / low) * share).exp().float()
+        return (math.log(low) + math.log(high / low) * share).exp()
 
 
 def adams(denoise: Denoise, x: Tensor, sigmas: Tensor) -> Tensor:

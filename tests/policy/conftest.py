@@ -14,6 +14,7 @@ from telic.policy.config import PolicyConfig
 from telic.policy.denoisers.mode import ModeConfig
 from telic.policy.policy import Policy
 from telic.spec import ActRequest, ArraySpec, FieldStats, Goal, Interface, Observation
+from telic.tests.policy.small_stats import small_stats
 
 P, A, SCENE, SIDE = 5, 3, 4, 32
 SENTENCES = ["open the drawer", "close the drawer"]
@@ -34,18 +35,7 @@ def tiny() -> ModeConfig:
 @pytest.fixture
 def stats() -> dict[str, FieldStats]:
     """Return statistics under which normalising a state changes it."""
-    return {
-        name: FieldStats(
-            minimum=np.full(size, -2.0),
-            maximum=np.full(size, 3.0),
-            mean=np.linspace(-1, 1, size),
-            std=np.linspace(0.5, 2, size),
-            q01=np.full(size, -2.0),
-            q99=np.full(size, 3.0),
-            count=100,
-        )
-        for name, size in (("state", P), ("action", A), ("scene", SCENE))
-    }
+    return small_stats(state=P, action=A, scene=SCENE)
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ from telic.policy.inference_config import InferenceConfig, SamplingChoice
 from telic.policy.objectives.anchors import AnchorSet
 from telic.policy.policy import Policy
 from telic.real_robot.policy_worker import open_checkpoint
+from telic.tests.training.small_runs import ALONE
 from telic.train import run
 from telic.training.config import TrainConfig
 
@@ -32,10 +33,7 @@ SMALL = [
     "log_every=1",
     "validate_every=0",
     "data.held_out=0.3",
-    "device=cpu",
-    "precision=fp32",
-    "threads=1",
-    "wandb.mode=disabled",
+    *ALONE,
 ]
 
 

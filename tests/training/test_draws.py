@@ -11,6 +11,7 @@ from telic.datasets.store import EpisodeStore, Segment
 from telic.policy.checkpoint import read_parts
 from telic.policy.objectives.objective import LossTerms
 from telic.spec import ArraySpec
+from telic.tests.training.small_runs import ALONE
 from telic.train import run
 from telic.training.config import TrainConfig
 from telic.training.validation import non_finite
@@ -18,7 +19,7 @@ from telic.training.validation import non_finite
 SMALL = [
     *(f"policy.denoiser.{key}" for key in ("width=32", "num_layers=1", "num_heads=2")),
     *("batch_size=4", "accumulate=2", "steps=2", "log_every=1", "data.held_out=0"),
-    *("device=cpu", "precision=fp32", "threads=1", "wandb.mode=disabled"),
+    *ALONE,
 ]
 
 

@@ -18,6 +18,7 @@ from telic.policy.checkpoint import load_policy
 from telic.policy.encoders.images import ImageConfig, ImageEncoder, Pooling, pool
 from telic.policy.policy import Policy
 from telic.spec import ActRequest, ArraySpec, Goal, Observation
+from telic.tests.training.small_runs import ALONE
 from telic.train import run
 from telic.training import features
 from telic.training.config import TrainConfig
@@ -27,7 +28,7 @@ SMALL = [
     *(f"policy.denoiser.{key}" for key in ("width=32", "num_layers=1", "num_heads=2")),
     *(f"policy.images.{key}" for key in (f"tower={TOWER}", "frozen=true", "random_shift=2")),
     *("data.features=true", "batch_size=4", "steps=2", "log_every=1", "data.held_out=0.34"),
-    *("device=cpu", "precision=fp32", "threads=1", "wandb.mode=disabled"),
+    *ALONE,
 ]
 
 

@@ -13,6 +13,7 @@ from telic.datasets.store import EpisodeStore, Segment
 from telic.policy.checkpoint import load_policy
 from telic.policy.policy import Policy
 from telic.spec import ActRequest, ArraySpec, Goal, Observation
+from telic.tests.training.small_runs import ALONE
 from telic.train import run
 from telic.training.config import TrainConfig
 
@@ -28,10 +29,7 @@ RUN = [
     "log_every=1",
     "validate_every=0",
     "data.held_out=0.34",
-    "device=cpu",
-    "precision=fp32",
-    "threads=1",
-    "wandb.mode=disabled",
+    *ALONE,
 ]
 STILL = "optimizer.learning_rate=1e-30"
 

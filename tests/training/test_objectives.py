@@ -12,6 +12,7 @@ from telic.datasets.store import EpisodeStore, Segment
 from telic.policy.checkpoint import load_policy
 from telic.policy.policy import Policy
 from telic.spec import ActRequest, ArraySpec, Goal, Observation
+from telic.tests.training.small_runs import ALONE
 from telic.train import run
 from telic.training.config import TrainConfig
 
@@ -26,10 +27,7 @@ SMALL = [
     "batch_size=8",
     "log_every=1",
     "data.held_out=0.34",
-    "device=cpu",
-    "precision=fp32",
-    "threads=1",
-    "wandb.mode=disabled",
+    *ALONE,
     "steps=2",
 ]
 ALL = [f"policy.{name}.weight=0.5" for name in ("foresight", "alignment", "future")]

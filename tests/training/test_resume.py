@@ -18,6 +18,7 @@ from telic.datasets.store import EpisodeStore, Segment
 from telic.policy.checkpoint import read_config
 from telic.policy.digests import write_digests
 from telic.spec import Array, ArraySpec
+from telic.tests.training.small_runs import ALONE
 from telic.train import run
 from telic.training.config import TrainConfig
 
@@ -32,10 +33,7 @@ SMALL = [
     "validate_every=0",
     "checkpoint_every=2",
     "data.held_out=0.4",
-    "device=cpu",
-    "precision=fp32",
-    "threads=1",
-    "wandb.mode=disabled",
+    *ALONE,
 ]
 REFUSED = "this would be another run: "
 

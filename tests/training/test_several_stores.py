@@ -16,6 +16,7 @@ from telic.datasets.unified import shared_stats
 from telic.policy.checkpoint import load_policy
 from telic.policy.policy import Policy
 from telic.spec import Array, ArraySpec
+from telic.tests.training.small_runs import ALONE
 from telic.train import run
 from telic.training.config import TrainConfig
 
@@ -28,10 +29,7 @@ RUN = [
     "batch_size=4",
     "validate_every=0",
     "data.held_out=0",
-    "device=cpu",
-    "precision=fp32",
-    "threads=1",
-    "wandb.mode=disabled",
+    *ALONE,
 ]
 
 

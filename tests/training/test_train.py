@@ -21,6 +21,7 @@ from telic.datasets.store import EpisodeStore, Segment
 from telic.policy.checkpoint import load_policy, load_train_state
 from telic.policy.routing.routings import ROUTINGS
 from telic.spec import ActRequest, ArraySpec, Goal, Observation
+from telic.tests.training.small_runs import ALONE
 from telic.train import run
 from telic.training.config import TrainConfig
 
@@ -35,10 +36,7 @@ SMALL = [
     "checkpoint_every=1000",
     "optimizer.warmup_steps=2",
     "data.held_out=0.34",
-    "device=cpu",
-    "precision=fp32",
-    "threads=1",
-    "wandb.mode=disabled",
+    *ALONE,
 ]
 
 

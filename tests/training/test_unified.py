@@ -26,6 +26,7 @@ from telic.policy.policy import Policy
 from telic.policy.presets import POLICIES
 from telic.real_robot.policy_worker import open_checkpoint
 from telic.spec import ActRequest, ArraySpec, Goal, Observation
+from telic.tests.training.small_runs import ALONE
 from telic.train import run
 from telic.training.config import TrainConfig
 
@@ -39,10 +40,7 @@ SMALL = [
     "log_every=1",
     "optimizer.warmup_steps=1",
     "data.held_out=0.3",
-    "device=cpu",
-    "precision=fp32",
-    "threads=1",
-    "wandb.mode=disabled",
+    *ALONE,
 ]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from telic.policy.denoisers.denoiser import Context, Sizes
+from telic.policy.denoisers.context import Context, Sizes
 from telic.policy.denoisers.mdt import Mdt, MdtConfig
 from telic.policy.layers.feed_forward import goal_mlp
 from telic.policy.layers.perceiver import PerceiverConfig

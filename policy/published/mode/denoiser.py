@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from telic.policy.denoisers.denoiser import Context, Sizes
+from telic.policy.denoisers.context import Context, Sizes
 from telic.policy.denoisers.mode import Mode, ModeConfig
 from telic.policy.layers.tensors import load_exactly
 from telic.policy.published.weights import translate

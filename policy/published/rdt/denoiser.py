@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from telic.policy.denoisers.denoiser import Context, Sizes
+from telic.policy.denoisers.context import Context, Sizes
 from telic.policy.denoisers.rdt import Rdt, RdtConfig
 from telic.policy.diffusion.ddpm import Betas, Ddpm, DdpmConfig, PredictionType, timestep_sigmas
 from telic.policy.diffusion.formulation import squared_error

@@ -2,10 +2,7 @@
 
 import json
 import os
-import signal
-import subprocess
 import sys
-import time
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -27,6 +24,7 @@ from telic.policy.config import PolicyConfig
 from telic.policy.denoisers.mode import ModeConfig
 from telic.policy.policy import Policy
 from telic.spec import FieldStats
+from telic.tests.interrupted import interrupted
 
 CHAINS = ["protocol=lh_mtlc", "env='symbolic_table:symbolic'", "num_workers=0"]
 GIVES_UP = {"stack_block", "turn_on_led", "turn_off_led"}
@@ -191,21 +189,8 @@ def test_a_stopped_command_leaves_a_table_of_what_was_done(policy: str, tmp_path
     words = ["num_workers=2", "envs_per_worker=4", "device=cpu", "threads=1", "sampling=1"]
     words = [f"checkpoint={policy}", f"out={tmp_path}", *CHAINS[:2], *words, "max_steps=8"]
     log = tmp_path / "episodes.jsonl"
-    with subprocess.Popen(
-        [sys.executable, "-m", "telic.evaluate", *words],
-        env=os.environ | slow,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        deadline = time.monotonic() + 120
-        while not log.exists() or len(log.read_text().splitlines()) < 6:
-            assert process.poll() is None, process.communicate()[1]
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        process.send_signal(signal.SIGINT)
-        output, errors = process.communicate(timeout=60)
-    assert process.returncode == 130, errors
+    words = [sys.executable, "-m", "telic.evaluate", *words]
+    output, _ = interrupted(words, os.environ | slow, log, lines=6, within_s=120)
     assert "LH-MTLC, 1000 chains" in output and "unfinished" in output
     result = json.loads((tmp_path / "results.json").read_text())
     assert not result["complete"]

@@ -18,7 +18,8 @@ from torch import Tensor
 from telic.policy.auxiliary import OBJECTIVES
 from telic.policy.checkpoint import load_policy, save_checkpoint
 from telic.policy.config import PolicyConfig
-from telic.policy.denoisers.denoiser import Context, Denoiser, DenoiserConfig, Sizes
+from telic.policy.denoisers.context import Context, Sizes
+from telic.policy.denoisers.denoiser import Denoiser, DenoiserConfig
 from telic.policy.denoisers.kinds import KINDS, require_kind
 from telic.policy.denoisers.mode import ModeConfig
 from telic.policy.diffusion.formulation import FormulationConfig

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from telic.policy.checkpoint import load_policy, save_checkpoint
 from telic.policy.config import PolicyConfig
-from telic.policy.denoisers.denoiser import Context, Sizes
+from telic.policy.denoisers.context import Context, Sizes
 from telic.policy.denoisers.mdt import Mdt, MdtConfig, MdtPositions
 from telic.policy.policy import Policy
 from telic.policy.presets import POLICIES

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from telic.policy.config import PolicyConfig
-from telic.policy.denoisers.denoiser import Context, Sizes
+from telic.policy.denoisers.context import Context, Sizes
 from telic.policy.denoisers.mmdit import Mmdit, MmditConfig
 from telic.policy.diffusion.flow import FlowConfig
 from telic.policy.policy import Policy

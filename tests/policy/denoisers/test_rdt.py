@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from telic.policy.denoisers.denoiser import Context, Sizes
+from telic.policy.denoisers.context import Context, Sizes
 from telic.policy.denoisers.rdt import Rdt, RdtConfig, image_positions
 from telic.policy.layers.norms import Norm
 

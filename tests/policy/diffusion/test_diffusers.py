@@ -123,6 +123,22 @@ def theirs(
     return x.double()
 
 
+def of_ddpm(
+    sampling: SamplingConfig,
+    scheduler: Any,
+    prediction: PredictionType,
+    betas: Betas,
+    levels: Tensor,
+    **settings: float,
+) -> tuple[Tensor, Tensor]:
+    """Return our sample and theirs of `ddpm_network`, in the formulation it was trained in."""
+    network = ddpm_network(prediction)
+    formulation = DdpmConfig(prediction_type=prediction, betas=betas).build()
+    scheduler.set_timesteps(10)
+    want = theirs(scheduler, network, levels, shrink(levels), **settings)
+    return ours(sampling, formulation, network, levels.dtype), want
+
+
 def discrete(sampler: str, spacing: Spacing, betas: Betas, **settings: Any) -> SamplingConfig:
     """Return ten steps over the timesteps of 1000."""
     return SamplingConfig(
@@ -160,11 +176,8 @@ def test_ddim(prediction: PredictionType, betas: Betas, spacing: Spacing, eta: f
     sampling = discrete(sampler, spacing, betas, eta=eta)
     scheduler = DDIMScheduler(**table(betas, prediction, spacing), clip_sample=False)
     scheduler.alphas_cumprod = kept(betas)
-    scheduler.set_timesteps(10)
     levels = sampling.levels().double()
-    want = theirs(scheduler, ddpm_network(prediction), levels, shrink(levels), eta=eta)
-    formulation = DdpmConfig(prediction_type=prediction, betas=betas).build()
-    got = ours(sampling, formulation, ddpm_network(prediction), levels.dtype)
+    got, want = of_ddpm(sampling, scheduler, prediction, betas, levels, eta=eta)
     assert torch.allclose(got, want, rtol=0, atol=1e-5)
 
 
@@ -174,11 +187,8 @@ def test_ddpm(prediction: PredictionType, betas: Betas) -> None:
     sampling = discrete("ddpm", Spacing.leading, betas)
     scheduler = DDPMScheduler(**table(betas, prediction, Spacing.leading), clip_sample=False)
     scheduler.alphas_cumprod = kept(betas)
-    scheduler.set_timesteps(10)
     levels = sampling.levels().double()
-    want = theirs(scheduler, ddpm_network(prediction), levels, shrink(levels))
-    formulation = DdpmConfig(prediction_type=prediction, betas=betas).build()
-    got = ours(sampling, formulation, ddpm_network(prediction), levels.dtype)
+    got, want = of_ddpm(sampling, scheduler, prediction, betas, levels)
     assert torch.allclose(got, want, rtol=0, atol=1e-5)
 
 
@@ -197,11 +207,7 @@ def test_dpm_solver(
     scheduler = DPMSolverMultistepScheduler(
         **table(betas, prediction, spacing), algorithm_type=MULTISTEP[sampler]
     )
-    scheduler.set_timesteps(10)
-    levels = sampling.levels()
-    want = theirs(scheduler, ddpm_network(prediction), levels, shrink(levels))
-    formulation = DdpmConfig(prediction_type=prediction, betas=betas).build()
-    got = ours(sampling, formulation, ddpm_network(prediction), levels.dtype)
+    got, want = of_ddpm(sampling, scheduler, prediction, betas, sampling.levels())
     assert torch.allclose(got, want, rtol=0, atol=1e-5)
 
 

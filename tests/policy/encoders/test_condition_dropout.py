@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from telic.policy.config import PolicyConfig
-from telic.policy.denoisers.denoiser import Context
+from telic.policy.denoisers.context import Context
 from telic.policy.denoisers.rdt import RdtConfig
 from telic.policy.encoders.condition_dropout import ConditionDropoutConfig, hide, hide_frames
 from telic.policy.encoders.images import ImageConfig

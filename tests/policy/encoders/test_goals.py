@@ -17,6 +17,7 @@ from telic.policy.encoders.images import ImageConfig
 from telic.policy.encoders.language import LanguageConfig, LanguageEncoder
 from telic.policy.policy import Policy
 from telic.spec import Goal
+from telic.tests.policy.tiny_models import clip_text_model
 
 OPEN = ["open the drawer", "pull the drawer open", "slide out the drawer", "open up the drawer"]
 CLOSE = ["close the drawer", "push the drawer shut", "slide in the drawer", "shut the drawer"]
@@ -86,20 +87,7 @@ def test_given_vectors_need_no_text_model() -> None:
 def test_clip_gives_its_projected_end_of_text(
     tmp_path: Path, text_model: Callable[[Path, Any], str]
 ) -> None:
-    from transformers import CLIPTextConfig, CLIPTextModelWithProjection
-
-    model = CLIPTextModelWithProjection(
-        CLIPTextConfig(
-            vocab_size=8,
-            hidden_size=16,
-            intermediate_size=16,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            max_position_embeddings=8,
-            projection_dim=12,
-            eos_token_id=1,
-        )
-    )
+    model = clip_text_model()
     language = LanguageConfig(encoder=text_model(tmp_path, model)).build()
     assert language.dim == 12 and language.name == tmp_path.name
     got = language.embed(["open drawer", "close"])

@@ -19,6 +19,7 @@ from telic.policy.encoders.images import (
     resize,
 )
 from telic.policy.encoders.towers import load_tower
+from telic.tests.policy.bright_square import learn_place
 from telic.tests.policy.tiny_models import save_vision_transformer
 
 
@@ -88,20 +89,8 @@ def test_small_tower_finds_a_spot_in_little_training() -> None:
     made = ImageEncoder(
         ImageConfig(tower="keypoint_conv", pooling=Pooling.keypoints, random_shift=0), ["front"], 8
     )
-    readout = torch.nn.Linear(8, 2)
-    optimizer = torch.optim.AdamW([*made.parameters(), *readout.parameters()], lr=3e-3)
-    generator = torch.Generator().manual_seed(0)
-    for _ in range(40):
-        corner = torch.randint(0, 28, (32, 2), generator=generator)
-        images = torch.zeros(32, 1, 32, 32, 3, dtype=torch.uint8)
-        for image, (row, column) in zip(images, corner.tolist(), strict=True):
-            image[0, row : row + 4, column : column + 4] = 255
-        where = corner / 14 - 1
-        error = (readout(made({"front": images})[:, 0]) - where).square().mean()
-        optimizer.zero_grad()
-        error.backward()
-        optimizer.step()
-    assert error < 0.1 < where.square().mean()
+    error, spread = learn_place(made, 8, lambda tokens: tokens[:, 0], lr=3e-3, steps=40)
+    assert error < 0.1 < spread
 
 
 def test_pretrained_tower_tells_what_it_sees_and_stays_frozen() -> None:

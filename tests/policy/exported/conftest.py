@@ -18,7 +18,8 @@ from telic.policy.encoders.images import ImageConfig, Pooling
 from telic.policy.encoders.towers import KEYPOINT_CONV
 from telic.policy.inference.prefix import PrefixConfig
 from telic.policy.policy import Policy
-from telic.spec import ArraySpec, FieldStats, Interface
+from telic.spec import ArraySpec, Interface
+from telic.tests.policy.small_stats import small_stats
 
 P, A, SIDE = 5, 3, 16
 SENTENCES = ["open the drawer", "close the drawer"]
@@ -27,18 +28,7 @@ SENTENCES = ["open the drawer", "close the drawer"]
 def tiny_policy() -> Policy:
     """A MoDE that sees one camera and was trained on prefixes."""
     torch.manual_seed(0)
-    spread = {
-        name: FieldStats(
-            minimum=np.full(size, -2.0),
-            maximum=np.full(size, 3.0),
-            mean=np.linspace(-1, 1, size),
-            std=np.linspace(0.5, 2, size),
-            q01=np.full(size, -2.0),
-            q99=np.full(size, 3.0),
-            count=100,
-        )
-        for name, size in (("state", P), ("action", A))
-    }
+    spread = small_stats(state=P, action=A)
     interface = Interface(
         state=ArraySpec(shape=(P,), names=tuple(f"joint_{i}" for i in range(P)), unit="rad"),
         action=ArraySpec(shape=(A,), names=("x", "y", "gripper"), minimum=(-1.0,), maximum=(1.0,)),

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from telic.policy.chunk_sampler import ChunkInputs
 from telic.policy.config import PolicyConfig
-from telic.policy.denoisers.denoiser import Context, Denoiser, DenoiserConfig, Sizes
+from telic.policy.denoisers.context import Context, Sizes
+from telic.policy.denoisers.denoiser import Denoiser, DenoiserConfig
 from telic.policy.denoisers.kinds import KINDS
 from telic.policy.denoisers.mdt import MdtConfig
 from telic.policy.denoisers.mode import LONG_PREFIX, ModeConfig

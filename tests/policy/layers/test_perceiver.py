@@ -10,6 +10,7 @@ import torch
 from telic.policy.encoders.images import ImageConfig, ImageEncoder, Pooling
 from telic.policy.encoders.towers import load_tower
 from telic.policy.layers.perceiver import PerceiverConfig, grid_positions
+from telic.tests.policy.bright_square import learn_place
 from telic.tests.policy.tiny_models import save_vision_transformer
 
 
@@ -103,20 +104,8 @@ def test_perceiver_finds_a_spot_in_little_training() -> None:
     made = ImageEncoder(
         ImageConfig(tower="keypoint_conv", pooling=Pooling.perceiver, random_shift=0), ["front"], 32
     )
-    readout = torch.nn.Linear(32, 2)
-    optimizer = torch.optim.AdamW([*made.parameters(), *readout.parameters()], lr=1e-3)
-    generator = torch.Generator().manual_seed(0)
-    for _ in range(120):
-        corner = torch.randint(0, 28, (32, 2), generator=generator)
-        images = torch.zeros(32, 1, 32, 32, 3, dtype=torch.uint8)
-        for image, (row, column) in zip(images, corner.tolist(), strict=True):
-            image[0, row : row + 4, column : column + 4] = 255
-        where = corner / 14 - 1
-        error = (readout(made({"front": images}).mean(1)) - where).square().mean()
-        optimizer.zero_grad()
-        error.backward()
-        optimizer.step()
-    assert error < 0.1 < where.square().mean()
+    error, spread = learn_place(made, 32, lambda tokens: tokens.mean(1), lr=1e-3, steps=120)
+    assert error < 0.1 < spread
 
 
 def test_a_perceiver_without_a_camera_is_refused() -> None:

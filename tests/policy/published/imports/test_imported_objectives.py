@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from telic.policy.checkpoint import load_embeddings
-from telic.policy.denoisers.denoiser import Context
+from telic.policy.denoisers.context import Context
 from telic.policy.objectives.alignment import AlignmentConfig
 from telic.policy.objectives.foresight import ForesightConfig
 from telic.policy.objectives.objective import Encoded
