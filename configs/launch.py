@@ -186,8 +186,8 @@ def one_line(error: Exception, schema: type[Any]) -> str:
         r"override ([\w.]+)=(.*?)\s+Invalid value assigned: \w+ is not a List", text
     )
     if no_list:
-        key, value = no_list.groups()
-        return f"{key}={value} must be a list: {key}=[{value}]"
+        name, value = no_list.groups()
+        return f"{name}={value} must be a list: {name}=[{value}]"
     parts = [
         part.strip()
         for part in text.splitlines()
