@@ -48,6 +48,8 @@ class ArraySpec:
     note: str = ""
 
     def __post_init__(self) -> None:
+        if not isinstance(self.shape, tuple | list):
+            raise ValueError(f"shape {self.shape!r} must be a tuple of sizes, such as (7,)")
         for size in self.shape:
             if size is not None and (type(size) is not int or size < 0):
                 raise ValueError(f"shape {self.shape} must hold whole numbers, or None for any")

@@ -184,7 +184,10 @@ def _folder_beside(place: Path) -> Iterator[Path]:
     """Yield a folder of our own beside `place`, locked, and delete it with all that is in it."""
     while True:
         folder = Path(tempfile.mkdtemp(prefix=f".{place.name}.", suffix=_SUFFIX, dir=place.parent))
-        lock = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            lock = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:  # taken for a leftover at once
+            continue
         with suppress(OSError):  # waits for one who takes it for a leftover, and deletes it
             fcntl.flock(lock, fcntl.LOCK_EX)
         with suppress(OSError):

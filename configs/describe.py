@@ -6,6 +6,7 @@ import ast
 import os
 import re
 import shutil
+import sys
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -134,12 +135,20 @@ def answered(entry: Path, arguments: Sequence[str]) -> bool:
         part = [word for word in arguments[asked[0] + 1 :] if re.fullmatch(r"[\w.]+", word)]
         width = shutil.get_terminal_size((100, 24)).columns
         version = f"{about.script} {metadata.version('telic')}"
-        print(version if "--version" in arguments else help_text(about, width, "".join(part[:1])))
+        _show(version if "--version" in arguments else help_text(about, width, "".join(part[:1])))
         return True
     if any(word.startswith("query=") for word in arguments) and "COMP_LINE" in os.environ:
-        print(" ".join(completions(describe(entry), os.environ["COMP_LINE"])))
+        _show(" ".join(completions(describe(entry), os.environ["COMP_LINE"])))
         return True
     return False
+
+
+def _show(text: str) -> None:
+    """Print `text`; whoever reads no further, as `head`, ends it without a word."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
 
 
 def completions(about: CommandDescription, line: str) -> list[str]:

@@ -182,6 +182,12 @@ def one_line(error: Exception, schema: type[Any]) -> str:
         value, listed = unlike.groups()
         misses = near_misses(value, listed.split(", "))
         return f"{set_key.group(1)}={value} is not one of {listed}{misses}"
+    no_list = re.search(
+        r"override ([\w.]+)=(.*?)\s+Invalid value assigned: \w+ is not a List", text
+    )
+    if no_list:
+        name, value = no_list.groups()
+        return f"{name}={value} must be a list: {name}=[{value}]"
     parts = [
         part.strip()
         for part in text.splitlines()

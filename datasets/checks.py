@@ -14,6 +14,7 @@ from telic.spec import Array, ArraySpec, near_misses
 
 STAMP_TOLERANCE = 0.2  # how far the median step may be from 1 / rate_hz, of it
 LARGEST_GAP = 5.0  # steps between two stamps
+MAX_RATE_HZ = 1e9  # stamps are whole nanoseconds
 FIELD_NAME = re.compile(r"[A-Za-z0-9_]+(/[A-Za-z0-9_]+)*")
 
 
@@ -21,8 +22,11 @@ def check_fields(path: Path, fields: Mapping[str, ArraySpec], rate_hz: float) ->
     """Raise ValueError unless a store can hold such fields."""
     if not fields:
         raise ValueError(f"{path}: a store needs at least one field")
-    if not 0 < rate_hz < float("inf"):
-        raise ValueError(f"{path}: rate_hz is {rate_hz}, expected more than 0")
+    number = isinstance(rate_hz, int | float | np.number) and not isinstance(rate_hz, bool)
+    if not number or not 0 < rate_hz <= MAX_RATE_HZ:
+        raise ValueError(
+            f"{path}: rate_hz is {rate_hz!r:.40}, expected more than 0, at most {MAX_RATE_HZ:g}"
+        )
     for name, spec in fields.items():
         if not FIELD_NAME.fullmatch(name):
             raise ValueError(f"{path}: field name {name!r}; use letters, digits, _ and /")
@@ -80,7 +84,8 @@ def check_episode(
     for name, spec in fields.items():
         if name not in data:
             raise ValueError(f"{where}: field {name} is missing")
-        episode[name] = _conform(f"{where}: {name}", name, spec, np.asarray(data[name]), rate_hz)
+        rows = _as_array(f"{where}: {name}", data[name])
+        episode[name] = _conform(f"{where}: {name}", name, spec, rows, rate_hz)
     lengths = {name: len(rows) for name, rows in episode.items()}
     length = next(iter(lengths.values()))
     if len(set(lengths.values())) > 1:
@@ -88,15 +93,42 @@ def check_episode(
         raise ValueError(f"{where}: fields differ in their number of steps: {listed}")
     if not length:
         raise ValueError(f"{where}: has no steps")
-    for segment in segments:
-        if not 0 <= segment.start < segment.end <= length:
-            raise ValueError(
-                f"{where}: segment from step {segment.start} to {segment.end}, "
-                f"expected 0 <= start < end <= {length}"
-            )
-        if not segment.instruction.strip():
-            raise ValueError(f"{where}: the segment at step {segment.start} has no instruction")
+    require_segments(where, segments, length)
     return episode
+
+
+def _as_array(where: str, rows: Any) -> Array:
+    """Return `rows` as an array; ValueError of lists of several lengths and of masked values."""
+    if np.ma.is_masked(rows):
+        step = int(np.argwhere(np.ma.getmaskarray(rows))[0][0])
+        raise ValueError(f"{where} step {step} is masked; a store keeps no masks: leave it out")
+    try:
+        return np.asarray(rows)
+    except ValueError as error:
+        raise ValueError(f"{where}: is no array of one shape; steps differ in size") from error
+
+
+def require_segments(where: str, segments: Sequence[Segment], length: int) -> None:
+    """Raise ValueError unless `segments` lie within an episode of `length` steps and say what."""
+    whole = int | np.integer
+    if not isinstance(segments, Sequence) or not all(isinstance(s, Segment) for s in segments):
+        raise ValueError(f"{where}: segments are {segments!r:.60}, expected a list of Segment")
+    for segment in segments:
+        start, end = segment.start, segment.end
+        numbers = all(isinstance(n, whole) and not isinstance(n, bool) for n in (start, end))
+        if not numbers or not 0 <= start < end <= length:
+            raise ValueError(
+                f"{where}: segment from step {start} to {end}, expected whole numbers, "
+                f"0 <= start < end <= {length}"
+            )
+        for name in ("instruction", "task"):
+            text = getattr(segment, name)
+            if not isinstance(text, str) or text.encode(errors="replace").decode() != text:
+                raise ValueError(
+                    f"{where}: the segment at step {start} has {name} {text!r:.60}, expected text"
+                )
+        if not segment.instruction.strip():
+            raise ValueError(f"{where}: the segment at step {start} has no instruction")
 
 
 def find_problems(name: str, spec: ArraySpec, rows: Array, rate_hz: float) -> list[tuple[int, str]]:
@@ -137,7 +169,8 @@ def _wrong_stamps(stamps: Array, rate_hz: float) -> Iterator[tuple[int, str]]:
         step = int(np.flatnonzero(~later)[0]) + 1
         yield step, f"is {stamps[step]}, not after the one before"
         return
-    steps_s = (stamps[1:] - stamps[:-1]).astype(np.float64) * 1e-9
+    apart = stamps[1:].astype(np.uint64) - stamps[:-1].astype(np.uint64)  # exact where int64 wraps
+    steps_s = apart.astype(np.float64) * 1e-9
     usual = float(np.median(steps_s))
     if abs(usual * rate_hz - 1) > STAMP_TOLERANCE:
         unit = _likely_unit(usual * rate_hz)

@@ -107,15 +107,21 @@ class EpisodeStore(StoreReader):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def append(self, data: Mapping[str, Array], segments: Sequence[Segment] = ()) -> int:
+    def append(
+        self,
+        data: Mapping[str, Array],
+        segments: Sequence[Segment] = (),
+        *,
+        where: str | None = None,
+    ) -> int:
         """Write an episode, all fields [T ...], and return its index.
 
-        ValueError if it does not conform (nothing is written then) or if the disk refuses (the
-        episodes before it are kept).
+        ValueError if it does not conform (nothing is written then; `where` it came from is named,
+        or else the store) or if the disk refuses (the episodes before it are kept).
         """
         self._require_writable()
         index, first = self.num_episodes, self.num_steps
-        where = f"{self.path} episode {index}"
+        where = where or f"{self.path} episode {index}"
         episode = check_episode(where, self.fields, data, segments, self.rate_hz)
         stop = first + len(next(iter(episode.values())))
         self._torn = True

@@ -137,10 +137,12 @@ def of_training(path: Path, fields: Mapping[str, ArraySpec], ends: Array) -> Ite
             yield Warned(f"{problem}; training is refused")
         if name.startswith("image/") or name in KNOWN_FIELDS:
             continue
-        if len(spec.shape) == 3 and spec.dtype == "uint8":
+        if len(spec.shape) == 3 and (spec.dtype == "uint8" or 3 in spec.shape[::2]):
             camera = name.rpartition("/")[2]
+            way = unlike_picture(f"image/{camera}", spec)
             yield Warned(
-                f"{name} holds pictures that training does not use; name it image/{camera}"
+                f"{name} holds pictures that training does not use; "
+                + (f"name it image/{camera}" if way is None else f"{way}")
             )
         elif close := difflib.get_close_matches(name, KNOWN_FIELDS[:3], 1, 0.8):
             yield Warned(f"{name} is not used by training; did you mean {close[0]}?")

@@ -44,7 +44,10 @@ class Driver:
         reading = self._robot.read()
         state = _copy(reading.state)
         reading = replace(reading, state=state, images=dict(reading.images))
-        return reading, self._problem(reading)
+        if (problem := self._problem(reading)) is not None:
+            return reading, problem
+        # numpy's own whole numbers wrap where two of them are subtracted
+        return replace(reading, t_obs_ns=int(reading.t_obs_ns), episode=int(reading.episode)), None
 
     def command(self, action: Array) -> None:
         """Have the robot carry out `action` [A]."""

@@ -3,6 +3,7 @@
 import os
 import signal
 import stat
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -202,3 +203,19 @@ def test_what_another_process_is_making_is_left_alone(tmp_path: Path) -> None:
         put(tmp_path / "a", "quick")
         assert is_box(fresh)
     assert tree(tmp_path) == {"a/box": "slow"}
+
+
+def test_a_folder_taken_for_a_leftover_before_it_is_locked_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, usual = [], tempfile.mkdtemp
+
+    def swept(**options: Any) -> str:
+        made.append(usual(**options))
+        if len(made) < 3:  # another process begins the same, and tidies
+            Path(made[-1]).rmdir()
+        return made[-1]
+
+    monkeypatch.setattr(tempfile, "mkdtemp", swept)
+    put(tmp_path / "a", overwrite=False)
+    assert len(made) == 3 and tree(tmp_path) == {"a/box": "new"}

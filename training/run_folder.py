@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from accelerate import Accelerator
 
-from telic.policy.atomic import CHECKPOINTS
+from telic.datasets.formats.lerobot_layout import LEROBOT
+from telic.datasets.layout import STORE
+from telic.policy.atomic import CHECKPOINT, CHECKPOINTS
+from telic.policy.exported.manifest import EXPORTED
 from telic.replacement import Replacement
 from telic.training.config import TrainConfig
 from telic.training.resume import holds_checkpoints, to_resume_from
@@ -19,6 +23,7 @@ def checkpoint_to_resume(config: TrainConfig) -> Path | None:
     ValueError where another run would be written over unasked.
     """
     out = Path(config.out)
+    _require_place(out)
     there = to_resume_from(out)
     if there is not None and config.resume:
         return there
@@ -34,6 +39,18 @@ def checkpoint_to_resume(config: TrainConfig) -> Path | None:
         _checkpoints(config).require()
         log_of(out).require()
     return None
+
+
+def _require_place(out: Path) -> None:
+    """Raise ValueError where `out` is a file, or lies in what is replaced as a whole."""
+    place = Path(os.path.realpath(out))
+    for folder in (place, *place.parents):
+        if folder.exists() and not folder.is_dir():
+            raise ValueError(f"out={out}: {folder} is no folder; give another out=")
+        for kind in (STORE, CHECKPOINT, EXPORTED, LEROBOT):
+            if kind.recognises(folder):
+                lies = "is" if folder == place else f"lies in {folder},"
+                raise ValueError(f"out={out} {lies} {kind.noun}; give another out=")
 
 
 def remove_checkpoints(config: TrainConfig, accelerator: Accelerator) -> None:

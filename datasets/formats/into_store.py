@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from telic.datasets.checks import check_fields
 from telic.datasets.formats.converter import ImportOptions
 from telic.datasets.formats.progress import tracked
 from telic.datasets.formats.stated import with_statements
@@ -71,6 +72,7 @@ def write_store(
     for name, spec in fields.items():
         row = math.prod(int(n or 0) for n in spec.shape) * np.dtype(spec.dtype).itemsize
         require_room(f"{source}: one step of {name}", row)
+    check_fields(source, fields, recordings.rate_hz)
     digest = _digest(source, recordings, options)
     unfinished = place.with_name(f".{place.name}.{digest}.unfinished")
     for other in _unfinished(place):
@@ -84,7 +86,7 @@ def write_store(
                 print(f"{target}: going on after {store.num_episodes} of {total}", file=sys.stderr)
             for index in tracked(store.num_episodes, total, target.name):
                 episode, segments = recordings.read(index)
-                store.append(_turned(episode, options), segments)
+                store.append(_turned(episode, options), segments, where=f"{source} episode {index}")
         with replacement.writing() as fresh:
             unfinished.rename(fresh)
     except ValueError:

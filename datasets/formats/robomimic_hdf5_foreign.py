@@ -44,7 +44,7 @@ class _Demos:
         self.options, self.libero = options, libero
         self.obs = {key: hdf5.array(first, f"obs/{key}", where) for key in _obs_keys(first, where)}
         self.state_keys = _state_keys(where, self.obs, options)
-        cameras = [key for key, array in self.obs.items() if _is_pictures(array)]
+        cameras = [key for key, array in self.obs.items() if _is_pictures(key, array)]
         self.paths = {f"image/{_camera(key)}": f"obs/{key}" for key in cameras}
         others = set(self.obs) - set(cameras) - set(self.state_keys)
         self.paths |= {key: f"obs/{key}" for key in sorted(others)}
@@ -200,5 +200,7 @@ def _camera(key: str) -> str:
     return key.removesuffix("_image").removesuffix("_rgb")
 
 
-def _is_pictures(array: h5py.Dataset) -> bool:
-    return bool(array.ndim == 4 and array.dtype == np.uint8)
+def _is_pictures(key: str, array: h5py.Dataset) -> bool:
+    """Whether `key` holds pictures; those of another dtype than a store's are refused later."""
+    named = _camera(key) != key and array.shape[-1:] == (3,)
+    return bool(array.ndim == 4 and (array.dtype == np.uint8 or named))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tomllib
@@ -168,6 +169,19 @@ def test_a_module_run_by_name_answers_alike() -> None:
     command = [sys.executable, "-m", "telic.build_anchors", "--help"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.stdout == run("build_anchors", "--help").stdout
+
+
+def test_help_that_is_not_read_to_its_end_is_quiet() -> None:
+    command = f"{sys.executable} -m telic.build_anchors --help | head -n 1"
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("build-anchors: ") and len(done.stdout.splitlines()) == 1
+    reading, writing = os.pipe()
+    os.close(reading)  # nobody reads at all
+    with os.fdopen(writing, "w") as closed:
+        command = [sys.executable, "-m", "telic.train", "--help"]
+        gone = subprocess.run(command, stdout=closed, stderr=subprocess.PIPE, text=True)
+    assert (gone.returncode, gone.stderr) == (0, "")
 
 
 def test_a_shell_completes_keys_groups_and_choices(repository: Path) -> None:

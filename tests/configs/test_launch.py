@@ -99,6 +99,7 @@ def test_an_out_that_is_swept_is_left_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("argument", "says"),
     [
+        ("inner.tasks=mt10", "inner.tasks=mt10 must be a list: inner.tasks=[mt10]"),
         ("outt=3", "outt is not a config key; did you mean out"),
         ("inner.rat=3", "inner.rat is not a config key; did you mean inner.rate"),
         ("+inner.x=3", "x is not a config key"),

@@ -123,7 +123,10 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "key": (resave(5, rel_actions=None), "0000005.npz: has no rel_actions, others have"),
     "shape": (resave(5, robot_obs=np.zeros(14)), r"robot_obs is float64 \(14,\), expected"),
     "dtype": (resave(5, rgb_static=np.zeros((20, 20, 3))), "rgb_static is float64"),
-    "nan": (resave(6, rel_actions=np.full(7, np.nan)), "action step 2 entry 0 is nan"),
+    "nan": (
+        resave(6, rel_actions=np.full(7, np.nan)),
+        "calvin/training episode 1: action step 2 entry 0 is nan",
+    ),
     "range": (resave(6, rel_actions=np.full(7, 3.0)), "above its maximum 1"),
     "objects": (resave(5, robot_obs=OBJECTS), "holds object, expected numbers"),
     "ends": (lambda r: np.save(r / ENDS, np.array([[3, 0]])), "ends before it begins"),

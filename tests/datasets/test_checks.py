@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from telic.datasets.store import EpisodeStore
+from telic.datasets.store import EpisodeStore, Segment
 from telic.spec import ArraySpec
 
 MakeStore = Callable[..., EpisodeStore]
@@ -101,6 +101,11 @@ MS = 1_000_000
         (np.arange(6) * 50_000, r"they look like us, expected ns"),
         (np.array([0, 50, 100, 5150, 5200]) * MS, r"step 3 is 5.05 s after the one before, 101 st"),
         (np.array([0, 50, 100, 90]) * MS, r"step 3 is 90000000, not after the one before"),
+        (np.array([0, 50, 50, 100]) * MS, r"step 2 is 50000000, not after the one before"),
+        (
+            np.array([-(2**63), 2**63 - 1 - 50 * MS, 2**63 - 1]),  # further apart than int64 holds
+            r"(goes on by|step 1 is 1\.84467e\+10 s after)",
+        ),
     ],
 )
 def test_stamps_that_contradict_the_rate_are_refused(
@@ -126,7 +131,52 @@ def test_stamps_that_are_only_shaken_are_kept(
     make_store([]).append(make_episode(len(stamps)) | {"timestamp_ns": stamps})
 
 
-@pytest.mark.parametrize("rate_hz", [0.0, -5.0, float("nan"), float("inf")])
-def test_a_rate_that_is_none_is_refused(tmp_path: Path, rate_hz: float) -> None:
+@pytest.mark.parametrize(
+    "rate_hz", [0.0, -5.0, float("nan"), float("inf"), 1e12, 10**400, "10", None, True]
+)
+def test_a_rate_that_is_none_is_refused(tmp_path: Path, rate_hz: Any) -> None:
     with pytest.raises(ValueError, match="rate_hz is"):
         EpisodeStore.create(tmp_path / "s.zarr", {"state": ArraySpec(shape=(1,))}, rate_hz)
+
+
+@pytest.mark.parametrize(
+    ("action", "says"),
+    [
+        (np.ma.masked_equal(np.array([[1.0, 2.0], [3.0, 2.5]]), 2.5), r"action step 1 is masked"),
+        ([[1.0, 2.0], [3.0]], r"action: is no array of one shape"),
+        ([[1.0, 2.0], None], r"action: is no array of one shape"),
+        (np.full((2, 2), 1j), r"action has dtype complex128, expected float32"),
+    ],
+)
+def test_rows_that_are_no_numbers_are_refused(tmp_path: Path, action: Any, says: str) -> None:
+    store = create(tmp_path / "s.zarr", action=ArraySpec(shape=(2,)))
+    with pytest.raises(ValueError, match=rf"^{store.path} episode 0: {says}"):
+        store.append({"action": action})
+    store.append({"action": np.ma.masked_equal(np.ones((2, 2)), 7.0)})  # nothing of it is masked
+    assert store.num_steps == 2
+
+
+@pytest.mark.parametrize(
+    ("segments", "says"),
+    [
+        ([Segment(start=0.5, end=2, instruction="go")], "segment from step 0.5 to 2, expected who"),  # type: ignore[arg-type]
+        ([Segment(start=True, end=2, instruction="go")], "segment from step True to 2, expected"),
+        ([Segment(start=0, end=2, instruction=None)], "step 0 has instruction None, expected text"),  # type: ignore[arg-type]
+        ([Segment(start=0, end=2, instruction="\ud800")], "step 0 has instruction '.ud800', exp"),
+        ([Segment(start=0, end=2, instruction="go", task=5)], "step 0 has task 5, expected text"),  # type: ignore[arg-type]
+        ([(0, 2, "go")], r"segments are \[\(0, 2, 'go'\)\], expected a list of Segment"),
+        ("go", "segments are 'go', expected a list of Segment"),
+        (Segment(start=0, end=2, instruction="go"), "segments are Segment.*, expected a list of"),
+    ],
+)
+def test_segments_that_are_none_are_refused(tmp_path: Path, segments: Any, says: str) -> None:
+    store = create(tmp_path / "s.zarr", action=ArraySpec(shape=(2,)))
+    with pytest.raises(ValueError, match=rf"^{store.path} episode 0: (the segment at )?{says}"):
+        store.append({"action": np.zeros((2, 2))}, segments)
+    assert store.num_steps == 0
+    store.append({"action": np.zeros((2, 2))}, [Segment(start=0, end=2, instruction="go")])
+
+
+def test_a_shape_that_is_no_tuple_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"^shape 2 must be a tuple of sizes, such as \(7,\)$"):
+        ArraySpec(shape=2)  # type: ignore[arg-type]

@@ -154,6 +154,20 @@ def test_anybodys_file_becomes_a_store(foreign: Path, tmp_path: Path) -> None:
         np.testing.assert_allclose(file["data/demo_1/states"], first["data/demo_2/states"])
 
 
+@pytest.mark.parametrize("dtype", [np.uint16, np.float32])
+def test_pictures_of_another_dtype_are_refused(foreign: Path, tmp_path: Path, dtype: type) -> None:
+    with h5py.File(foreign, "r+") as file:
+        for demo in file["data"].values():
+            pictures = demo["obs/agentview_image"][:]
+            del demo["obs/agentview_image"]
+            demo["obs/agentview_image"] = pictures.astype(dtype)
+    with pytest.raises(
+        ValueError, match=r"low_dim.hdf5: field image/agentview is .* make it uint8$"
+    ):
+        import_hdf5(foreign, tmp_path / "lift.zarr", Hdf5ImportOptions())
+    assert [path.name for path in tmp_path.iterdir()] == [foreign.name]
+
+
 def test_a_bad_file_leaves_no_store(foreign: Path, tmp_path: Path) -> None:
     target = tmp_path / "lift.zarr"
     with pytest.raises(ValueError, match=r"no vector 'objct', only .*did you mean object"):

@@ -29,6 +29,7 @@ WALL_NS = 1_800_000_000 * NS
 READINGS: dict[str, tuple[Callable[[Reading, int], Reading], bool]] = {
     "sound": (lambda r, now: r, False),
     "late": (lambda r, now: replace(r, t_obs_ns=now - 50 * MS), False),
+    "unsigned": (lambda r, now: replace(r, t_obs_ns=np.uint64(now)), False),  # type: ignore[arg-type]
     "standing": (lambda r, now: replace(r, t_obs_ns=now - now % (400 * MS)), False),
     "ahead": (lambda r, now: replace(r, t_obs_ns=now + 10 * NS), True),
     "a little ahead": (lambda r, now: replace(r, t_obs_ns=now + 6 * MS), True),
@@ -216,6 +217,14 @@ def test_a_bad_reading_costs_its_own_tick_and_no_more(reading: str) -> None:
     plan = [TickPlan(seed=i, reading=reading if i == 15 else "sound") for i in range(30)]
     commanded = {tick for tick, _ in play(plan, Motion.absolute).commands}
     assert 15 not in commanded and {14, 17} <= commanded
+
+
+@pytest.mark.filterwarnings("error")
+def test_stamps_of_any_whole_type_are_of_the_same_time() -> None:
+    plain = play([Tick(seed=i) for i in range(30)], Motion.absolute)
+    unsigned = play([Tick(seed=i, reading="unsigned") for i in range(30)], Motion.absolute)
+    assert len(plain.commands) > 25
+    assert [tick for tick, _ in unsigned.commands] == [tick for tick, _ in plain.commands]
 
 
 @pytest.mark.parametrize("hold", ["far outside", "nan", "infinite", "shape", "nothing"])

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from telic.configs.launch import compose
 from telic.datasets.lock import WriterLock
 from telic.datasets.store import EpisodeStore, Segment
 from telic.policy.checkpoint import load_policy, load_train_state
+from telic.policy.exported.manifest import FORMAT as EXPORT_FORMAT
 from telic.policy.routing.routings import ROUTINGS
 from telic.spec import ActRequest, ArraySpec, Goal, Observation
 from telic.tests.training.small_runs import ALONE
@@ -275,6 +277,33 @@ def test_a_second_run_does_not_write_over_the_first(demos: Path, tmp_path: Path)
     with pytest.raises(ValueError, match=r"log.jsonl: is not the log of a training"):
         run(config(demos, out, "steps=1", "overwrite=true"))
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+
+
+def test_a_run_is_no_part_of_what_is_replaced_as_a_whole(demos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    run(config(demos, out, "steps=1"))
+    (tmp_path / "file").write_text("a letter")
+    store = shutil.copytree(demos, tmp_path / "other.zarr")
+    (tmp_path / "lerobot/meta").mkdir(parents=True)
+    (tmp_path / "lerobot/meta/info.json").write_text('{"codebase_version": "v3.0"}')
+    (tmp_path / "exported").mkdir()
+    (tmp_path / "exported/manifest.json").write_text(f'{{"format": "{EXPORT_FORMAT}"}}')
+    (tmp_path / "link").symlink_to(store)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for inside, says in (
+        (out / "checkpoints/last", "is a checkpoint of ours"),
+        (out / "checkpoints/last/deep/run", "lies in .*/last, a checkpoint of ours"),
+        (store, "is an episode store"),
+        (tmp_path / "link/run", "lies in .*/other.zarr, an episode store"),
+        (tmp_path / "lerobot", "is a LeRobotDataset"),
+        (tmp_path / "exported", "is an exported policy of ours"),
+        (tmp_path / "file", "/file is no folder"),
+        (tmp_path / "file/run", "/file is no folder"),
+    ):
+        for further in ("overwrite=true", "overwrite=false"):
+            with pytest.raises(ValueError, match=rf"^out={inside}:? .*{says}.*give another out="):
+                run(config(demos, inside, "steps=1", further))
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
 def test_a_run_that_another_process_trains_is_left_alone(demos: Path, tmp_path: Path) -> None:
