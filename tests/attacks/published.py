@@ -32,6 +32,11 @@ NAME = "published"
 BIN = "pytorch_model.bin"
 
 
+def warm(base: Path) -> None:
+    """Import what reading SigLIP takes, so that not each case does."""
+    _ = transformers.SiglipModel, transformers.SiglipImageProcessor
+
+
 def make(base: Path) -> None:
     """Write a small RDT to `base`/artefact, SigLIP and the words of a sentence beside it."""
     torch.manual_seed(0)
