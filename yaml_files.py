@@ -38,7 +38,9 @@ def require_bounded(path: Path) -> None:
             )
         depth += isinstance(token, _OPENING) - isinstance(token, _CLOSING)
         if depth > _DEEPEST:
-            raise ValueError(f"{path}: line {line}: nested more than {_DEEPEST} deep; it is damaged")
+            raise ValueError(
+                f"{path}: line {line}: nested more than {_DEEPEST} deep; it is damaged"
+            )
 
 
 def plain(value: Any) -> Any:
