@@ -13,20 +13,35 @@ import yaml
 from telic.text_files import read_text
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_DEEPEST = 100  # lists and mappings within each other
+_OPENING = (
+    yaml.FlowSequenceStartToken,
+    yaml.FlowMappingStartToken,
+    yaml.BlockSequenceStartToken,
+    yaml.BlockMappingStartToken,
+)
+_CLOSING = (yaml.FlowSequenceEndToken, yaml.FlowMappingEndToken, yaml.BlockEndToken)
 
 
-def require_no_aliases(path: Path) -> None:
-    """Raise ValueError where a part of the YAML file `path` stands for another (`*name`).
+def require_bounded(path: Path) -> None:
+    """Raise ValueError where the YAML file `path` could take far more to read than it looks.
 
-    A few lines of them grow to any size. OSError, ValueError and YAMLError as from
+    That is where a part stands for another (`*name`), as a few lines of them grow to any size, and
+    where parts lie more than 100 deep in each other. OSError, ValueError and YAMLError as from
     reading the file.
     """
+    depth = 0
     for token in yaml.scan(read_text(path), Loader=_LOADER):
+        line = token.start_mark.line + 1
         if isinstance(token, yaml.AliasToken):
-            line = token.start_mark.line + 1
             raise ValueError(
                 f"{path}: line {line}: *{token.value} repeats another part, and could grow to any "
                 "size; write that part out"
+            )
+        depth += isinstance(token, _OPENING) - isinstance(token, _CLOSING)
+        if depth > _DEEPEST:
+            raise ValueError(
+                f"{path}: line {line}: nested more than {_DEEPEST} deep; it is damaged"
             )
 
 

@@ -51,7 +51,7 @@ from telic.policy.routing.routings import ROUTINGS
 from telic.policy.train_state import load_tree, save_tree
 from telic.spec import Array, ChunkPolicy, FieldStats, Interface, ManyRobots
 from telic.typed_keys import to_object
-from telic.yaml_files import plain, require_no_aliases
+from telic.yaml_files import plain, require_bounded
 
 FORMAT = 1
 LANGUAGE, TRAIN_STATE = "language", "train_state"
@@ -281,7 +281,7 @@ def _checkpoint(path: str | Path) -> Path:
 def _read_config(folder: Path) -> dict[str, Any]:
     digests.require_intact(folder, "config.yaml")
     with readable(folder / "config.yaml"):
-        require_no_aliases(folder / "config.yaml")
+        require_bounded(folder / "config.yaml")
         config = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         found = config.get("format") if isinstance(config, dict) else None

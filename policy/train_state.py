@@ -23,7 +23,7 @@ def save_tree(folder: Path, tree: Any) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     tensors: dict[str, torch.Tensor] = {}
-    encoded = _encode(tree, "", tensors)
+    encoded = _encode(tree, "", tensors, set())
     save_tensors(tensors, folder / TENSORS)
     (folder / TREE).write_text(json.dumps(encoded))
 
@@ -33,24 +33,26 @@ def load_tree(folder: Path) -> Any:
     return _decode(json.loads((folder / TREE).read_text()), load_file(folder / TENSORS))
 
 
-def _encode(node: Any, path: str, tensors: dict[str, torch.Tensor]) -> Any:
-    """Return `node` as JSON data; whatever JSON would change becomes {type: content}."""
+def _encode(node: Any, path: str, tensors: dict[str, torch.Tensor], places: set[int]) -> Any:
+    """Return `node` as JSON data; whatever JSON would change becomes {type: content}.
+
+    Its tensors and arrays are added to `tensors`, the addresses of their storage to `places`: two
+    tensors of one storage cannot be written as they are.
+    """
     if isinstance(node, torch.Tensor):
         tensor = node.detach().cpu().contiguous()
-        shared = any(
-            t.untyped_storage().data_ptr() == tensor.untyped_storage().data_ptr()
-            for t in tensors.values()
-        )
-        tensors[path] = tensor.clone() if shared else tensor
+        place = tensor.untyped_storage().data_ptr()
+        tensors[path] = tensor.clone() if place in places else tensor
+        places.add(place)
         return {"tensor": path}
     if isinstance(node, np.ndarray):
         tensors[path] = torch.from_numpy(node.copy())
         return {"array": path}
     if isinstance(node, dict):
-        items = [[k, _encode(v, f"{path}/{k}", tensors)] for k, v in node.items()]
+        items = [[k, _encode(v, f"{path}/{k}", tensors, places)] for k, v in node.items()]
         return {"dict": items}
     if isinstance(node, list | tuple):
-        items = [_encode(v, f"{path}/{i}", tensors) for i, v in enumerate(node)]
+        items = [_encode(v, f"{path}/{i}", tensors, places) for i, v in enumerate(node)]
         return items if isinstance(node, list) else {"tuple": items}
     if node is None or isinstance(node, str | int | float | bool):
         return node

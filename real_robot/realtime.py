@@ -17,7 +17,8 @@ def make_prompt(priority: int | None) -> str:
     """Make this process real-time as far as it may be; return what it got, for people.
 
     `priority` is that of SCHED_FIFO, 0 for none; None is the usual one where the right is there.
-    ValueError where it is asked for without the right.
+    Processes and threads that this one starts afterwards run as any other. ValueError where it is
+    asked for without the right.
     """
     gc.collect()
     gc.freeze()  # the collector need not look at what is loaded
@@ -31,7 +32,8 @@ def _schedule(priority: int | None) -> str:
         return "no real-time scheduling (one core, and nothing would be left for others)"
     asked = USUAL_PRIORITY if priority is None else priority
     try:
-        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(asked))
+        policy = os.SCHED_FIFO | os.SCHED_RESET_ON_FORK
+        os.sched_setscheduler(0, policy, os.sched_param(asked))
     except (OSError, AttributeError) as error:  # not every system has it
         way = "needs the right to it: ulimit -r, or CAP_SYS_NICE"
         if priority is None:

@@ -1,5 +1,6 @@
 """Fixtures shared by all rooms."""
 
+import os
 import signal
 from pathlib import Path
 
@@ -17,6 +18,9 @@ settings.load_profile("telic")
 # A shell that starts a command in the background has it ignore Ctrl-C, and so would every process
 # that a test starts and interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# No test asks the network. Where there is none, each question for an unknown model would wait 23 s.
+os.environ["HF_HUB_OFFLINE"] = "1"
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

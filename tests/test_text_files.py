@@ -10,7 +10,7 @@ import pytest
 from telic.datasets.formats.lerobot_layout import is_lerobot
 from telic.envs.evaluation.results import read_evaluation
 from telic.text_files import LARGEST_TEXT, read_text
-from telic.yaml_files import require_no_aliases
+from telic.yaml_files import require_bounded
 
 
 def _with_holes(path: Path) -> Path:
@@ -32,10 +32,19 @@ def test_text_is_read_up_to_a_size(tmp_path: Path) -> None:
         read_text(path)
 
 
-@pytest.mark.parametrize("read", [require_no_aliases, read_evaluation])
+@pytest.mark.parametrize("read", [require_bounded, read_evaluation])
 def test_a_file_of_holes_is_one_line(tmp_path: Path, read: Callable[[Path], Any]) -> None:
     with pytest.raises(ValueError, match="1,099,511,627,776 bytes"):
         read(_with_holes(tmp_path / "file"))
+
+
+def test_yaml_that_lies_too_deep_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "deep.yaml"
+    path.write_text("a: " + "[" * 99 + "]" * 99)
+    require_bounded(path)
+    path.write_text("a: " + "[" * 50_000)
+    with pytest.raises(ValueError, match=r"deep.yaml: line 1: .*100 deep"):
+        require_bounded(path)
 
 
 def test_a_description_of_holes_is_no_dataset(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from telic.policy.layers.tensors import load_exactly
 from telic.policy.policy import Policy
 from telic.spec import FieldStats, Interface, near_misses
 from telic.text_files import read_text
-from telic.yaml_files import require_no_aliases
+from telic.yaml_files import require_bounded
 
 
 @dataclass(kw_only=True, slots=True)
@@ -80,7 +80,7 @@ def read_hydra(path: Path) -> DictConfig:
     if not path.is_file():
         raise ValueError(f"{path}: no such file; it belongs to the published checkpoint")
     try:
-        require_no_aliases(path)
+        require_bounded(path)
         config = OmegaConf.load(path)
     except (OSError, ValueError, RecursionError, YAMLError, OmegaConfBaseException) as error:
         raise ValueError(f"{path}: no readable YAML ({str(error).splitlines()[0]})") from error

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
+import signal
 import subprocess
 import sys
 import time
@@ -299,27 +301,41 @@ def test_a_full_disk_is_one_line_and_keeps_the_old_checkpoint(
 
 
 def test_kills_never_leave_half_a_checkpoint(saved: Path) -> None:
-    """A process writes ever new checkpoints over one path until it is killed."""
+    """A process writes ever new checkpoints over one path until it is killed.
+
+    It is forked from one that has imported all, for each kill anew.
+    """
     code = (
-        "import torch\n"
+        "import os, sys, torch\n"
         "from telic.policy.checkpoint import load_policy, save_checkpoint\n"
-        f"policy = load_policy({str(saved)!r})\n"
-        "for n in range(10**6):\n"
-        "    [p.data.fill_(n) for p in policy.parameters()]\n"
-        f"    save_checkpoint({str(saved)!r}, policy, extra={{'n': n}})\n"
-        "    print(n, flush=True)\n"
+        "for _ in sys.stdin:\n"
+        "    if os.fork():\n"
+        "        os.wait()\n"
+        "        continue\n"
+        "    print(os.getpid(), flush=True)\n"
+        f"    policy = load_policy({str(saved)!r})\n"
+        "    for n in range(10**6):\n"
+        "        [p.data.fill_(n) for p in policy.parameters()]\n"
+        f"        save_checkpoint({str(saved)!r}, policy, extra={{'n': n}})\n"
+        "        print(n, flush=True)\n"
     )
-    for wait_s in (0.011, 0.047, 0.083):
-        with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "bufsize": 1}
+    with subprocess.Popen([sys.executable, "-c", code], **pipes) as process:  # type: ignore[call-overload]
+        assert process.stdin is not None and process.stdout is not None
+        for wait_s in (0.011, 0.047, 0.083):
+            process.stdin.write("one more\n")
+            writer = int(process.stdout.readline())
             try:
-                assert process.stdout is not None and process.stdout.readline()
+                while process.stdout.readline() != "0\n":
+                    assert process.poll() is None
                 time.sleep(wait_s)
             finally:
-                process.kill()
-        policy = load_policy(saved)
-        assert isinstance(policy, Policy)
-        values = {float(v) for p in policy.parameters() for v in p.detach().unique()}
-        assert values == {float(read_config(saved)["n"])}
+                os.kill(writer, signal.SIGKILL)
+            policy = load_policy(saved)
+            assert isinstance(policy, Policy)
+            values = {float(v) for p in policy.parameters() for v in p.detach().unique()}
+            assert values == {float(read_config(saved)["n"])}
+        process.stdin.close()
 
 
 def test_spec_file_reads_without_us(saved: Path) -> None:

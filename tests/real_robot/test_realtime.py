@@ -14,6 +14,7 @@ from pathlib import Path
 from telic.real_robot.realtime import make_prompt
 
 priority, rights = json.loads(sys.argv[1]), sys.argv[2]
+os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))  # whatever this one's parent has
 if rights == "none":
     for limit in (resource.RLIMIT_RTPRIO, resource.RLIMIT_MEMLOCK):
         resource.setrlimit(limit, (0, 0))
@@ -23,10 +24,15 @@ try:
     said = make_prompt(priority)
 except ValueError as error:
     said = f"refused: {error}"
+started = os.fork()
+if not started:
+    os._exit(os.sched_getscheduler(0))
+_, status = os.waitpid(started, 0)
 locked = [x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("VmLck")]
 print(json.dumps({
     "said": said,
-    "fifo": os.sched_getscheduler(0) == os.SCHED_FIFO,
+    "fifo": os.sched_getscheduler(0) & ~os.SCHED_RESET_ON_FORK == os.SCHED_FIFO,
+    "child_is_usual": os.waitstatus_to_exitcode(status) == os.SCHED_OTHER,
     "priority": os.sched_getparam(0).sched_priority,
     "locked": int(locked[0].split()[1]) > 0,
     "grows": bytes(50_000_000) is not None,
@@ -52,6 +58,7 @@ def test_what_is_said_is_what_the_process_has(priority: int | None) -> None:
     assert ("real-time scheduling (SCHED_FIFO 50)" in got["said"]) == got["fifo"]
     assert got["priority"] == (50 if got["fifo"] else 0)
     assert got["said"].endswith(", memory locked") == got["locked"]
+    assert got["child_is_usual"]
     if priority == 0:
         assert not got["fifo"] and got["said"].startswith("no real-time scheduling (loop.priority")
 

@@ -19,6 +19,7 @@ from telic.policy.config import PolicyConfig
 from telic.policy.denoisers.mode import ModeConfig
 from telic.policy.diffusion.ddpm import Betas, timestep_sigmas
 from telic.policy.digests import write_digests
+from telic.policy.encoders.images import ImageConfig
 from telic.policy.policy import Policy
 from telic.policy.routing.dtr import DtrRoutingConfig, channel_masks, timesteps
 from telic.policy.routing.noise import NoiseRoutingConfig
@@ -28,6 +29,7 @@ from telic.policy.routing.switch import SwitchRouting, SwitchRoutingConfig, jens
 from telic.policy.routing.token import TokenLayer, TokenRoutingConfig, balance_loss
 
 D, LAYERS, HIDDEN = 8, 3, 20
+BLIND = ImageConfig(cameras=[])  # a tower would be most of the checkpoint
 
 
 def levels(sigma: list[float]) -> NoiseLevels:
@@ -283,7 +285,7 @@ def test_a_checkpoint_remembers_its_routing(
     tmp_path: Path,
 ) -> None:
     denoiser = ModeConfig(width=16, num_layers=2, num_heads=2, routing=ROUTINGS[name]())
-    policy = build(PolicyConfig(denoiser=denoiser)).eval()
+    policy = build(PolicyConfig(denoiser=denoiser, images=BLIND)).eval()
     save_checkpoint(tmp_path / "best", policy)
     loaded = load_policy(tmp_path / "best")
     assert isinstance(loaded, Policy) and loaded.config == policy.config
@@ -297,7 +299,7 @@ def test_an_unknown_routing_in_a_checkpoint_offers_the_near_one(
     build: Callable[[PolicyConfig], Policy], tmp_path: Path
 ) -> None:
     denoiser = ModeConfig(width=16, num_layers=1, num_heads=2, routing=DtrRoutingConfig())
-    save_checkpoint(tmp_path / "best", build(PolicyConfig(denoiser=denoiser)))
+    save_checkpoint(tmp_path / "best", build(PolicyConfig(denoiser=denoiser, images=BLIND)))
     path = tmp_path / "best" / "config.yaml"
     path.write_text(path.read_text().replace("name: dtr", "name: dtrr"))
     write_digests(path.parent)

@@ -170,7 +170,7 @@ def write_vectors(folder: Path) -> Path:
     return path
 
 
-@pytest.fixture(name="agent_shapes")
+@pytest.fixture(name="agent_shapes", scope="session")
 def _agent_shapes() -> Callable[[str], dict[str, Tensor]]:
     return agent_shapes
 
@@ -181,26 +181,26 @@ def mdt_config() -> dict[str, Any]:
     return dict(MDT_CONFIG)
 
 
-@pytest.fixture(name="write_run")
+@pytest.fixture(name="write_run", scope="session")
 def _write_run() -> Callable[..., Path]:
     return write_run
 
 
-@pytest.fixture(name="write_vectors")
+@pytest.fixture(name="write_vectors", scope="session")
 def _write_vectors() -> Callable[[Path], Path]:
     return write_vectors
 
 
-@pytest.fixture(name="listed")
+@pytest.fixture(name="listed", scope="session")
 def _listed() -> Callable[[str], dict[str, Tensor]]:
     return listed
 
 
-@pytest.fixture(name="fill")
+@pytest.fixture(name="fill", scope="session")
 def _fill() -> Callable[..., dict[str, Tensor]]:
     return fill
 
 
-@pytest.fixture(name="clip_shapes")
+@pytest.fixture(name="clip_shapes", scope="session")
 def _clip_shapes() -> Callable[..., dict[str, Tensor]]:
     return clip_shapes

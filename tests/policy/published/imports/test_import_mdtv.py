@@ -142,21 +142,38 @@ def seen_frames() -> dict[str, Tensor]:
     }
 
 
-def test_imported_policy_answers_what_the_published_parts_answer(
-    tmp_path: Path,
-    agent_shapes: Callable[[str], Tensors],
-    mdt_config: dict[str, Any],
+@pytest.fixture(scope="module")
+def published(agent_shapes: Callable[[str], Tensors], fill: Any) -> Tensors:
+    """Return the tensors of a published MDT-V, which all here only read."""
+    tensors: Tensors = fill(agent_shapes("mdtv"))
+    return tensors
+
+
+@pytest.fixture(scope="module")
+def ours(
+    published: Tensors,
     write_run: Callable[..., Path],
     write_vectors: Callable[[Path], Path],
-    fill: Any,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Policy:
+    """Return the policy of a run whose averaged weights are `published`, the others zero."""
+    folder = tmp_path_factory.mktemp("mdtv")
+    blank = {name: torch.zeros(t.shape) for name, t in published.items()}
+    source = write_run(folder / "run", blank, list(published.values()))
+    main([str(source), str(folder / "ours"), "--embeddings", str(write_vectors(folder))])
+    policy = load_policy(folder / "ours")
+    assert isinstance(policy, Policy)
+    return policy
+
+
+def test_imported_policy_answers_what_the_published_parts_answer(
+    ours: Policy,
+    published: Tensors,
+    mdt_config: dict[str, Any],
     seen_frames: dict[str, Tensor],
 ) -> None:
-    tensors = fill(agent_shapes("mdtv"))
-    blank = {name: torch.zeros(t.shape) for name, t in tensors.items()}
-    source = write_run(tmp_path / "run", blank, list(tensors.values()))
-    main([str(source), str(tmp_path / "ours"), "--embeddings", str(write_vectors(tmp_path))])
-    policy = load_policy(tmp_path / "ours")
-    assert isinstance(policy, Policy) and policy.kind == "mdt" and policy.conditioner.image_encoder
+    policy, tensors = ours, published
+    assert policy.kind == "mdt" and policy.conditioner.image_encoder
     tower = policy.conditioner.image_encoder.tower(0)
     assert not any(parameter.requires_grad for parameter in tower.parameters())
     weights = under(tensors, "img_encoder.vcond.")
@@ -170,9 +187,9 @@ def test_imported_policy_answers_what_the_published_parts_answer(
         vector = torch.from_numpy(policy.known_embeddings[SENTENCE])[None, None]
         config = {**mdt_config, "n_obs_token": 3, "obs_dim": 384, "modality": "lang"}
         denoiser = {k: v.float() for k, v in under(tensors, "model.inner_model.").items()}
-        published = build("mdtv", config, denoiser)
+        network = build("mdtv", config, denoiser)
         x, sigma = torch.randn(1, 10, 7), torch.tensor([0.7])
-        want = published(x, sigma, {"goal": vector, "state_images": few})
+        want = network(x, sigma, {"goal": vector, "state_images": few})
         blind = torch.zeros(1, 224, 224, 3, dtype=torch.uint8)
         batch: dict[str, Any] = {
             **seen_frames,
@@ -189,18 +206,7 @@ def test_imported_policy_answers_what_the_published_parts_answer(
     assert (moved.actions - want).abs().max() > 1e-4
 
 
-def test_imported_policy_acts_on_sentences_and_on_pictures(
-    tmp_path: Path,
-    agent_shapes: Callable[[str], Tensors],
-    write_run: Callable[..., Path],
-    write_vectors: Callable[[Path], Path],
-    fill: Any,
-) -> None:
-    weights = fill(agent_shapes("mdtv"))
-    source = write_run(tmp_path / "run", weights, None)
-    known = ["--raw", "--embeddings", str(write_vectors(tmp_path))]
-    main([str(source), str(tmp_path / "ours"), *known])
-    policy = load_policy(tmp_path / "ours")
+def test_imported_policy_acts_on_sentences_and_on_pictures(ours: Policy) -> None:
     rng = np.random.default_rng(0)
     images = {"rgb_static": (1, 200, 200, 3), "rgb_gripper": (1, 84, 84, 3)}
     observation = Observation(
@@ -209,7 +215,7 @@ def test_imported_policy_acts_on_sentences_and_on_pictures(
     )
     pictures = [rng.integers(0, 256, (200, 200, 3), np.uint8) for _ in range(2)]
     goals = [Goal(text=SENTENCE), *(Goal(images={"rgb_static": p}) for p in pictures)]
-    chunks = [policy.act(observation, goal).actions for goal in goals]
+    chunks = [ours.act(observation, goal).actions for goal in goals]
     assert all(chunk.shape == (10, 7) for chunk in chunks)
     assert not any(np.array_equal(chunks[i], chunks[j]) for i, j in ((0, 1), (1, 2)))
 
@@ -247,13 +253,10 @@ def test_every_published_name_has_a_place_at_the_published_size(
     assert "img_encoder.vcond.decoder_blocks.*" in imported.dead
 
 
-def test_null_sentence_needs_the_language_model(
-    agent_shapes: Callable[[str], Tensors], fill: Any
-) -> None:
-    weights = fill(agent_shapes("mdtv"))
+def test_null_sentence_needs_the_language_model(published: Tensors) -> None:
     model = {
         k.removeprefix("img_encoder.vcond.lm."): v
-        for k, v in weights.items()
+        for k, v in published.items()
         if k.startswith("img_encoder.vcond.lm.")
     }
     got = null_sentence(model, "file")

@@ -64,7 +64,7 @@ def denoiser_shapes(full: Tensors, config: dict[str, Any]) -> Tensors:
     return shapes
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def mode_shapes(
     listed: Callable[[str], Tensors], clip_shapes: Callable[..., Tensors]
 ) -> Callable[..., Tensors]:
@@ -107,11 +107,24 @@ def embeddings(folder: Path) -> Path:
     return path
 
 
-@pytest.fixture
-def source(tmp_path: Path, mode_shapes: Callable[..., Tensors], fill: Any) -> Path:
-    """Return a published MoDE directory."""
+@pytest.fixture(scope="module")
+def source(
+    tmp_path_factory: pytest.TempPathFactory, mode_shapes: Callable[..., Tensors], fill: Any
+) -> Path:
+    """Return a published MoDE directory, which all here only read."""
     config = CONFIG | {"obs_dim": 512}
-    return write(tmp_path / "published", fill(mode_shapes(config, "18")), config)
+    folder = tmp_path_factory.mktemp("mode") / "published"
+    return write(folder, fill(mode_shapes(config, "18")), config)
+
+
+@pytest.fixture(scope="module")
+def ours(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Policy:
+    """Return the policy that `source` is imported as, with the vector of SENTENCE."""
+    folder = tmp_path_factory.mktemp("imported")
+    main([str(source), str(folder / "ours"), "--embeddings", str(embeddings(folder))])
+    policy = load_policy(folder / "ours")
+    assert isinstance(policy, Policy)
+    return policy
 
 
 def observe() -> Observation:
@@ -184,13 +197,20 @@ def under(tensors: Tensors, prefix: str) -> Tensors:
 
 @pytest.mark.parametrize("resnet", ["50", "18"])
 def test_imported_policy_answers_what_the_published_parts_answer(
-    resnet: str, tmp_path: Path, mode_shapes: Callable[..., Tensors], fill: Any
+    resnet: str,
+    tmp_path: Path,
+    mode_shapes: Callable[..., Tensors],
+    fill: Any,
+    request: pytest.FixtureRequest,
 ) -> None:
     config = CONFIG | {"obs_dim": 2048 if resnet == "50" else 512}
     tensors = fill(mode_shapes(config, resnet))
-    source = write(tmp_path / "published", tensors, config)
-    main([str(source), str(tmp_path / "ours"), "--embeddings", str(embeddings(tmp_path))])
-    policy = load_policy(tmp_path / "ours")
+    if resnet == "18":
+        policy = request.getfixturevalue("ours")
+    else:
+        source = write(tmp_path / "published", tensors, config)
+        main([str(source), str(tmp_path / "ours"), "--embeddings", str(embeddings(tmp_path))])
+        policy = load_policy(tmp_path / "ours")
     assert isinstance(policy, Policy)
     vector = torch.from_numpy(policy.known_embeddings[SENTENCE])[None]
     mean, std = (
@@ -218,21 +238,18 @@ def test_imported_policy_answers_what_the_published_parts_answer(
     assert (got - want).abs().max() < 1e-5
 
 
-def test_imported_policy_acts_and_depends_on_what_it_sees(source: Path, tmp_path: Path) -> None:
-    main([str(source), str(tmp_path / "ours"), "--embeddings", str(embeddings(tmp_path))])
-    policy = load_policy(tmp_path / "ours")
-    assert isinstance(policy, Policy)
-    assert policy.sampling.steps == 3 and policy.sampling.sigma_min == 0.01
+def test_imported_policy_acts_and_depends_on_what_it_sees(ours: Policy) -> None:
+    assert ours.sampling.steps == 3 and ours.sampling.sigma_min == 0.01
     seen = observe()
-    chunk = policy.act(seen, Goal(text=SENTENCE)).actions
+    chunk = ours.act(seen, Goal(text=SENTENCE)).actions
     assert chunk.shape == (10, 7) and np.abs(chunk).max() <= 1
     for camera in seen.images:
         other = observe()
         other.images[camera] = np.zeros_like(other.images[camera])
-        assert np.abs(policy.act(other, Goal(text=SENTENCE)).actions - chunk).max() > 1e-5
+        assert np.abs(ours.act(other, Goal(text=SENTENCE)).actions - chunk).max() > 1e-5
     request = ActRequest(observation=seen, goal=Goal(text="close the drawer"))
     with pytest.raises(ValueError, match="without a tokenizer, and 'close the drawer'"):
-        policy.act_batch([request])
+        ours.act_batch([request])
 
 
 def test_a_checkpoint_is_replaced_only_if_asked_and_the_source_never(
