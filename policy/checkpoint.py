@@ -44,7 +44,7 @@ from telic.policy.config import PolicyConfig
 from telic.policy.denoisers.kinds import KINDS, require_kind
 from telic.policy.diffusion.formulations import FORMULATIONS
 from telic.policy.inference.device import pick_device
-from telic.policy.layers.tensors import load_exactly, save_tensors
+from telic.policy.layers.tensors import WeightsToCome, load_exactly, save_tensors
 from telic.policy.policy import Policy
 from telic.policy.renamed import renamed_settings, renamed_tensors
 from telic.policy.routing.routings import ROUTINGS
@@ -234,7 +234,8 @@ def read_parts(path: str | Path) -> Parts:
 def _load_diffusion(parts: Parts, device: torch.device) -> Policy:
     config = policy_config(parts.config.get("policy"), str(parts.folder / "config.yaml"))
     interface = unified_interface(parts.robots) if parts.robots else parts.interface
-    policy = Policy(config, interface, parts.stats, parts.robots)
+    with WeightsToCome():
+        policy = Policy(config, interface, parts.stats, parts.robots)
     load_exactly(policy, parts.weights, str(parts.folder / "model.safetensors"))
     policy.set_embeddings(parts.embeddings)
     if (parts.folder / LANGUAGE).is_dir():

@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from telic.spec import near_misses
 
+_DRAWS = {  # in place
+    *(Tensor.normal_, Tensor.uniform_, Tensor.erfinv_, nn.init.normal_, nn.init.uniform_),
+    *(nn.init.trunc_normal_, nn.init.kaiming_normal_, nn.init.kaiming_uniform_),
+}
 TreeT = TypeVar("TreeT")  # a tree of tensors
 
 
@@ -23,6 +28,25 @@ def save_tensors(
     mode = path.stat().st_mode & 0o777
     save_file(dict(tensors), path, metadata)  # gives it a mode of its own
     path.chmod(mode)
+
+
+class WeightsToCome(TorchFunctionMode):
+    """A context that makes modules without drawing the weights which `load_exactly` then copies.
+
+    What is drawn in place keeps the values that its memory happens to hold.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in _DRAWS:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
 
 
 def load_exactly(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:

@@ -23,7 +23,7 @@ from torch import Tensor
 from yaml import YAMLError
 
 from telic.policy.config import PolicyConfig
-from telic.policy.layers.tensors import load_exactly
+from telic.policy.layers.tensors import WeightsToCome, load_exactly
 from telic.policy.policy import Policy
 from telic.spec import FieldStats, Interface, near_misses
 from telic.text_files import read_text
@@ -58,7 +58,8 @@ class Imported:
 
     def build(self) -> Policy:
         """Return the policy with the published weights; ValueError where they do not fit."""
-        policy = Policy(self.config, self.interface, self.stats, self.robots)
+        with WeightsToCome():
+            policy = Policy(self.config, self.interface, self.stats, self.robots)
         own = policy.state_dict() if self.kept else {}
         kept = {k: v for k, v in own.items() if k.startswith(self.kept or "")}
         load_exactly(policy, self.weights | kept, self.source)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from telic.policy.layers.attention import CausalSelfAttention, attend, attend_explicitly
 from telic.policy.layers.experts import Experts
 from telic.policy.layers.norms import RMSNorm, rms_norm
+from telic.policy.layers.tensors import WeightsToCome, load_exactly
 
 
 def test_norm_is_x_over_rms_and_its_gradient_is_right() -> None:
@@ -102,3 +104,22 @@ def test_picking_the_chosen_experts_gives_the_same() -> None:
     want = one_by_one(experts, x, gates.expand(2, 4, 4))
     assert torch.allclose(experts(x, gates), want, atol=1e-6)
     assert torch.allclose(experts(x, gates, chosen={3: None, 1: None}), want, atol=1e-6)
+
+
+def test_weights_to_come_are_not_drawn_and_are_then_as_given() -> None:
+    def build() -> nn.Module:
+        network = nn.Sequential(nn.Linear(8, 4), nn.LayerNorm(4), nn.Conv1d(4, 2, 3))
+        for draw in (nn.init.normal_, nn.init.xavier_uniform_, nn.init.trunc_normal_):
+            for parameter in network.parameters():
+                if parameter.ndim > 1:
+                    draw(parameter)
+        return network
+
+    given = build()
+    before = torch.get_rng_state()
+    with WeightsToCome():
+        network = build()
+    assert torch.equal(torch.get_rng_state(), before)
+    load_exactly(network, given.state_dict(), "here")
+    for name, value in given.state_dict().items():
+        assert torch.equal(network.state_dict()[name], value), name
