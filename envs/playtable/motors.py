@@ -25,6 +25,10 @@ FINGER_KG: Final = 0.06
 CLOSING_ROTOR_KG: Final = 3.4  # on top: a 40 mm block is held with 190 N from each side
 _OPENING_N: Final = 1.2  # of each: together less than the friction of a block on the desk
 _CLOSING_N: Final = 2000.0  # more than is ever asked for
+_HOLDING_N: Final = 200.0  # CALVIN's motors'
+_GEAR_N: Final = 50.0  # CALVIN's constraint between the fingers
+_HOLDS: Final = [0.9999, 0.9999, 0.001, 0.5, 2]
+FINGER_JOINTS: Final = ("finger_left", "finger_right")
 _MOVING_M_S: Final = 0.02  # fingers that do are not yet closed
 
 _STOPS: Final = 1.0  # of the speed at which bodies meet, in one physics step
@@ -54,10 +58,27 @@ def add_finger_motor(spec: Any, mujoco: Any, joint: str) -> None:
     _add_motor(spec, mujoco, joint, gains, _CLOSING_N)
 
 
-def _gains(inertia: float, hertz: float) -> tuple[float, float]:
+def add_gear(spec: Any, mujoco: Any) -> None:
+    """Add what keeps the fingers as far from the middle as one another, with a limited force."""
+    gear = spec.add_tendon(
+        name="gear", frictionloss=_GEAR_N, solimp_friction=_HOLDS,
+        solref_friction=_gear_contact(PHYSICS_HZ),
+    )  # fmt: skip
+    for joint, side in zip(FINGER_JOINTS, (1.0, -1.0), strict=True):
+        gear.wrap_joint(joint, side)
+
+
+def _gear_contact(hertz: float) -> list[float]:
+    """Return solref, direct, that ends the fingers' relative speed in one physics step."""
+    return [0.0, -hertz]
+
+
+def _gains(inertia: float, hertz: float, approach: float | None = None) -> tuple[float, float]:
     """Return stiffness and damping that make a free joint's speed right in one physics step."""
     damping = inertia * hertz
-    return damping * hertz * (1.0 - (1.0 - APPROACH) ** (240.0 / hertz)), damping
+    if approach is None:
+        approach = 1.0 - (1.0 - APPROACH) ** (240.0 / hertz)
+    return damping * hertz * approach, damping
 
 
 def _add_motor(
@@ -80,7 +101,8 @@ class Motors:
 
     def __init__(self, model: Any) -> None:
         self._model = model
-        fingers = ("finger_left", "finger_right")
+        fingers = FINGER_JOINTS
+        self._gear = model.tendon("gear").id
         self._motors = [model.actuator(name).id for name in fingers]
         self._arm = [model.actuator(f"arm_{index}").id for index in range(1, 8)]
         self._joints = [int(model.joint(name).dofadr[0]) for name in fingers]
@@ -90,6 +112,7 @@ class Motors:
 
     def begin(self, closes: bool) -> None:
         """Take the fingers to have had this command for long."""
+        self._holds = False
         self._set(closes, PHYSICS_HZ)
 
     @property
@@ -106,21 +129,26 @@ class Motors:
 
         speeds: of the model's degrees of freedom, now.
         """
-        moves = closes != self._closes or abs(speeds[self._joints[0]]) > _MOVING_M_S
+        moves = closes != self._closes or not self._holds and abs(speeds[self._joints[0]])>.02 or  abs(speeds[self._joints].sum()) > 2 * _MOVING_M_S
         rate = CLOSING_HZ if closes and moves else PHYSICS_HZ
-        if (closes, rate) != (self._closes, self._rate):
+        holds = closes and not moves
+        if (closes, rate, holds) != (self._closes, self._rate, self._holds):
+            self._holds = holds
             self._set(closes, rate)
         return rate
 
     def _set(self, closes: bool, hertz: float) -> None:
         model = self._model
         rotor, force = (CLOSING_ROTOR_KG, _CLOSING_N) if closes else (0.0, _OPENING_N)
+        holds = closes and self._holds
+        if holds: force = _HOLDING_N
         model.opt.timestep = 1.0 / hertz
         model.dof_armature[self._joints] = rotor
-        for motors, inertia in ((self._motors, FINGER_KG + rotor), (self._arm, ARM_ROTOR)):
-            stiffness, damping = _gains(inertia, hertz)
+        for motors, inertia, approach in ((self._motors, FINGER_KG + rotor, .5 if holds else None), (self._arm, ARM_ROTOR, None)):
+            stiffness, damping = _gains(inertia, hertz, approach)
             model.actuator_gainprm[motors, 0] = stiffness
             model.actuator_biasprm[motors, 1:3] = -stiffness, -damping
+        model.tendon_solref_fri[self._gear] = _gear_contact(hertz)
         model.actuator_forcerange[self._motors] = -force, force
         model.geom_solref[self._geoms] = finger_contact(hertz)
         model.pair_solref[:] = finger_contact(hertz)

@@ -14,6 +14,7 @@ from telic.envs.playtable.motors import (
     FINGER_KG,
     add_arm_motor,
     add_finger_motor,
+    add_gear,
 )
 from telic.envs.playtable.rotations import quaternion
 from telic.spec import Array
@@ -108,7 +109,8 @@ def _add_hand(spec: Any, mujoco: Any, flange: Any, contact: dict[str, float]) ->
         name="hand", pos=[0, 0, 0.107], quat=quaternion(np.array([0, 0, -pi / 4])), gravcomp=1
     )
     hand.add_geom(
-        type=box, size=[0.024, 0.1, 0.03], pos=[0, 0, 0.03], rgba=_WHITE, mass=0.07, **touching
+        type=box, size=[0.024, 0.1, 0.03], pos=[0, 0, 0.03], rgba=_WHITE, mass=0.07,
+        friction=[0.25, 0.005, 0.0001], priority=1, **touching,
     )
     hand.add_site(name="tcp", pos=[0, 0, TCP_Z], group=4)  # not drawn
     for name, side in (("finger_left", 1), ("finger_right", -1)):
@@ -133,10 +135,7 @@ def _add_hand(spec: Any, mujoco: Any, flange: Any, contact: dict[str, float]) ->
             rgba=_WHITE, **add,
         )  # fmt: skip
         add_finger_motor(spec, mujoco, name)
-    spec.add_equality(
-        name="fingers", type=mujoco.mjtEq.mjEQ_JOINT, objtype=mujoco.mjtObj.mjOBJ_JOINT,
-        name1="finger_left", name2="finger_right", data=[0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0],
-    )  # fmt: skip
+    add_gear(spec, mujoco)
     return hand
 
 
