@@ -10,16 +10,18 @@ needs, and the solver sees all of it.
 
 from __future__ import annotations
 
+import os
 from typing import Any, Final
 
 from telic.spec import Array
 
-PHYSICS_HZ: Final = 120
-CLOSING_HZ: Final = 240  # while the fingers close, by up to 4 mm each in 1/240 s
+PHYSICS_HZ: Final = int(os.environ.get('PH','120'))
+OPEN_N = float(os.environ.get('ON','2'))
+CLOSING_HZ: Final = int(os.environ.get('CH','240'))  # while the fingers close, by up to 4 mm each in 1/240 s
 
 APPROACH: Final = 0.1  # of what is missing, in 1/240 s: PyBullet's position gain
 ARM_ROTOR: Final = 2.0  # kg m^2, of each joint
-MAX_TORQUE: Final = 400.0  # N m, of them as much as CALVIN's 200 for the rotor
+MAX_TORQUE: Final = float(os.environ.get("MT","400"))  # N m, of them as much as CALVIN's 200 for the rotor
 
 FINGER_KG: Final = 0.06
 CLOSING_ROTOR_KG: Final = 3.4  # on top: a 40 mm block is held with 190 N from each side
@@ -103,8 +105,7 @@ class Motors:
         self._model = model
         fingers = FINGER_JOINTS
         self._gear = model.tendon("gear").id
-        self._motors = [model.actuator(name).id for name in fingers]
-        self._arm = [model.actuator(f"arm_{index}").id for index in range(1, 8)]
+        self._driven = [int(model.joint(n).dofadr[0]) for n in [f"arm_{i}" for i in range(1, 8)] + list(fingers)]
         self._joints = [int(model.joint(name).dofadr[0]) for name in fingers]
         bodies = [model.body(name).id for name in fingers]
         self._geoms = [geom for geom in range(model.ngeom) if model.geom_bodyid[geom] in bodies]
@@ -139,17 +140,10 @@ class Motors:
 
     def _set(self, closes: bool, hertz: float) -> None:
         model = self._model
-        rotor, force = (CLOSING_ROTOR_KG, _CLOSING_N) if closes else (0.0, _OPENING_N)
-        holds = closes and self._holds
-        if holds: force = _HOLDING_N
         model.opt.timestep = 1.0 / hertz
-        model.dof_armature[self._joints] = rotor
-        for motors, inertia, approach in ((self._motors, FINGER_KG + rotor, .5 if holds else None), (self._arm, ARM_ROTOR, None)):
-            stiffness, damping = _gains(inertia, hertz, approach)
-            model.actuator_gainprm[motors, 0] = stiffness
-            model.actuator_biasprm[motors, 1:3] = -stiffness, -damping
+        model.dof_frictionloss[self._joints] = 200.0 if closes else OPEN_N
+        model.dof_solref[self._driven] = _gear_contact(hertz)
         model.tendon_solref_fri[self._gear] = _gear_contact(hertz)
-        model.actuator_forcerange[self._motors] = -force, force
         model.geom_solref[self._geoms] = finger_contact(hertz)
         model.pair_solref[:] = finger_contact(hertz)
         self._closes, self._rate = closes, hertz

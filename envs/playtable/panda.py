@@ -84,21 +84,31 @@ def add_arm(spec: Any, mujoco: Any, contact: dict[str, float]) -> Any:
     body.add_geom(
         type=capsule, size=[0.07, 0, 0], fromto=[0, 0, 0, 0, 0, 0.13], rgba=_WHITE, **visual
     )
+    INERT = (
+        (2.7, (0, -0.04, -0.05), (0.02297, 0.01777, 0.01148)),
+        (2.73, (0, -0.04, 0.06), (0.02349, 0.01161, 0.01823)),
+        (2.04, (0.01, 0.01, -0.05), (0.01092, 0.01258, 0.01197)),
+        (2.08, (-0.03, 0.03, 0.02), (0.01134, 0.01225, 0.01306)),
+        (3.0, (0, 0.04, -0.12), (0.03568, 0.02985, 0.0128)),
+        (1.3, (0.04, 0, 0), (0.00343, 0.00512, 0.00599)),
+        (0.2, (0, 0, 0.08), (0.00036, 0.00036, 0.00059)),
+    )
     for index, (place, turn, kilograms) in enumerate(_CHAIN):
         body = body.add_body(
-            name=f"link{index + 1}", pos=place, quat=quaternion(np.array([turn, 0, 0])), gravcomp=1
+            name=f"link{index + 1}", pos=place, quat=quaternion(np.array([turn, 0, 0]))
         )
         body.add_joint(
             name=f"arm_{index + 1}", type=mujoco.mjtJoint.mjJNT_HINGE, axis=[0, 0, 1],
-            range=[LOW[index], HIGH[index]], limited=True, armature=ARM_ROTOR,
+            range=[LOW[index], HIGH[index]], limited=True, frictionloss=200.0, solimp_friction=[0.9999, 0.9999, 0.001, 0.5, 2],
         )  # fmt: skip
+        body.explicitinertial = True
+        body.mass, body.ipos, body.inertia = INERT[index]
         shapes = _CAPSULES[index]
         for start, end, radius in shapes:
             body.add_geom(
                 type=capsule, size=[radius, 0, 0], fromto=[*start, *end], rgba=_WHITE,
                 mass=kilograms / len(shapes), **visual,
             )  # fmt: skip
-        add_arm_motor(spec, mujoco, f"arm_{index + 1}")
     return _add_hand(spec, mujoco, body, contact)
 
 
@@ -106,20 +116,22 @@ def _add_hand(spec: Any, mujoco: Any, flange: Any, contact: dict[str, float]) ->
     box = mujoco.mjtGeom.mjGEOM_BOX
     touching = HAND_SENSES | contact
     hand = flange.add_body(
-        name="hand", pos=[0, 0, 0.107], quat=quaternion(np.array([0, 0, -pi / 4])), gravcomp=1
+        name="hand", pos=[0, 0, 0.107], quat=quaternion(np.array([0, 0, -pi / 4]))
     )
+    hand.explicitinertial = True
+    hand.mass, hand.ipos, hand.inertia = 1.01, (-0.02, 0, 0.032), (0.0038, 0.0026, 0.0048)
     hand.add_geom(
         type=box, size=[0.024, 0.1, 0.03], pos=[0, 0, 0.03], rgba=_WHITE, mass=0.07,
         friction=[0.25, 0.005, 0.0001], priority=1, **touching,
     )
     hand.add_site(name="tcp", pos=[0, 0, TCP_Z], group=4)  # not drawn
     for name, side in (("finger_left", 1), ("finger_right", -1)):
-        finger = hand.add_body(name=name, pos=[0, 0, 0.0584], gravcomp=1)
+        finger = hand.add_body(name=name, pos=[0, 0, 0.0584])
         finger.add_joint(
             name=name, type=mujoco.mjtJoint.mjJNT_SLIDE, axis=[0, side, 0],
-            range=[0, FINGER_RANGE], limited=True, armature=CLOSING_ROTOR_KG,
+            range=[0, FINGER_RANGE], limited=True, frictionloss=200.0, solimp_friction=[0.9999, 0.9999, 0.001, 0.5, 2],
         )  # fmt: skip
-        add = {"mass": FINGER_KG / 3, "condim": 4, "friction": [_ON_FIXTURES, 0.02, 0.0001]}
+        add = {"mass": 0.1 / 3, "condim": 4, "friction": [_ON_FIXTURES, 0.02, 0.0001]}
         add |= touching | FINGER_CONTACT
         for part, half, z in (("root", _FINGER_ROOT, 0.024), ("pad", _FINGER_PAD, 0.0718)):
             finger.add_geom(
@@ -134,7 +146,6 @@ def _add_hand(spec: Any, mujoco: Any, flange: Any, contact: dict[str, float]) ->
             name=f"{name}_back", type=mujoco.mjtGeom.mjGEOM_MESH, meshname=f"{name}_back",
             rgba=_WHITE, **add,
         )  # fmt: skip
-        add_finger_motor(spec, mujoco, name)
     add_gear(spec, mujoco)
     return hand
 
