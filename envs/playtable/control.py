@@ -18,16 +18,11 @@ from telic.envs.rendering import load_mujoco
 from telic.spec import Array, ArraySpec
 
 # raised whenever the same actions move things otherwise; in 1, unstated, fingers sank into blocks
-PHYSICS: Final = "playtable 3"
+PHYSICS: Final = "playtable 4"
 RATE_HZ: Final = 30.0
 STEP_M: Final = 0.02
 STEP_RAD: Final = 0.05
 NUM_ACTIONS: Final = 7
-
-# CALVIN's motors: of what is left to turn, a tenth each of the eight physics steps of an action
-_MOTOR_STEPS: Final = 8
-_MOTOR_GAIN: Final = 0.1
-_MOTOR_TURN: Final = 2.0 / (RATE_HZ * _MOTOR_STEPS)  # rad a physics step: at most 2 rad/s
 
 # PyBullet's solver, as CALVIN calls it
 _ITERATIONS: Final = 20
@@ -68,25 +63,6 @@ def checked_action(action: Array) -> Array:
 def opening(command: float) -> float:
     """Return 1.0 (open) for a command above 0, else -1.0 (close)."""
     return 1.0 if command > 0 else -1.0
-
-
-def within_speed(commanded: Array, measured: Array) -> Array:
-    """Return the angles [7] to command so that no joint goes further than CALVIN's at 2 rad/s.
-
-    A servo goes a fixed part of the way in an action. One of CALVIN's that has too far to go turns
-    at its highest speed first, which comes to less.
-    """
-    way = commanded - measured
-    length = np.abs(way)
-    if length.max() * _MOTOR_GAIN <= _MOTOR_TURN:
-        return commanded
-    fast = np.ceil(np.maximum(length / _MOTOR_TURN - 1 / _MOTOR_GAIN, 0.0))
-    fast = np.minimum(fast, _MOTOR_STEPS)
-    turned = fast * _MOTOR_TURN
-    turned += (length - turned) * (1 - (1 - _MOTOR_GAIN) ** (_MOTOR_STEPS - fast))
-    part = 1 - (1 - _MOTOR_GAIN) ** _MOTOR_STEPS
-    result: Array = measured + np.sign(way) * turned / part
-    return result
 
 
 @cache

@@ -41,7 +41,7 @@ _ONLY_FELT: Final = {"group": HIDDEN_GROUP}
 _GREY: Final = (0.37, 0.37, 0.37, 1.0)
 _FRICTION_N: Final = 4.0  # of door, drawer and switch: CALVIN's motors resist with as much
 _HOLDS: Final = [0.9999, 0.9999, 0.001, 0.5, 2]  # friction that hardly creeps
-_STOPS: Final = [0.995, 0.999, 0.001, 0.5, 2]
+_STOPS: Final = [0.995, 0.999, 0.001, 0.5, 2]  # ends of travel that hardly give
 _SLOPE_AXES: Final = np.array([[1.0, 0.0, 0.0], UP, OUT])
 _SLOPE: Final = quaternion(np.array([-pi / 6, 0.0, 0.0]))  # y and z of the slope: -OUT and UP
 

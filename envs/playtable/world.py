@@ -19,7 +19,6 @@ from telic.envs.playtable.control import (
     InverseKinematics,
     checked_action,
     opening,
-    within_speed,
 )
 from telic.envs.playtable.facts import ROBOT, BlockFacts, Facts, block
 from telic.envs.playtable.motors import Motors
@@ -55,8 +54,6 @@ _MOVES: Final = (
     "_pressed",
     "_late",
 )  # beside MuJoCo's data
-import os
-GAIN = float(os.environ.get("G", "1")); FADE = os.environ.get("FADE","1")=="1"; LIM = float(os.environ.get("LIM", "200"))
 _SINK_M: Final = 1e-5  # at a distance of exactly 0, MuJoCo 3.3 throws one box in 100 off another
 
 
@@ -91,13 +88,7 @@ class World:
         self._block_ids = {c: model.body(block(c)).id for c in table.COLOURS}
         self._speeds = {c: int(model.joint(block(c)).dofadr[0]) for c in table.COLOURS}
         self._site = model.site("tcp").id
-        self._dq = np.concatenate([self._arm, self._fingers])
-        self._motors = Motors(model)
-        self._driven = np.array([int(model.joint(n).dofadr[0]) for n in [f"arm_{i}" for i in range(1, 8)] + ["finger_left", "finger_right"]])
-        rubbing = np.flatnonzero(model.dof_frictionloss > 0).tolist()
-        self._rows = np.array([rubbing.index(x) for x in self._driven])
-        self._fastest = np.array([2.0] * 7 + [1.0] * 2)
-        self._armdof = np.array([int(model.joint(f"arm_{i}").dofadr[0]) for i in range(1, 8)])
+        self._motors = Motors(model, self._mujoco)
         self._lamps = model.geom("bulb").id, model.geom("led").id
         self._owners = _owners(model)
 
@@ -166,13 +157,7 @@ class World:
         wanted = self._ik.joints(self.target[:3], self.target[3:], measured)
         self._command(wanted)
         rate = self._motors.command(self.gripper < 0, data.qvel)
-        d = self._driven
-        gain = (1.0 - 0.9 ** (240.0 / rate)) * rate
-        for _ in range(round(rate / RATE_HZ)):
-            mujoco.mj_step1(model, data)
-            v = np.clip(gain * (self._goal - data.qpos[self._dq]), -self._fastest, self._fastest)
-            data.efc_aref[self._rows] += v * rate
-            mujoco.mj_step2(model, data)
+        self._motors.advance(data, round(rate / RATE_HZ))
         before = self._tool()  # when the last step of physics began
         mujoco.mj_kinematics(model, data)  # poses and contacts of the moment reached
         self._late = _LATE_S * rate * (before - self._tool())
@@ -184,7 +169,8 @@ class World:
         self._lightbulb = bool(data.qpos[self._parts[3]] > table.BULB_ON)
 
     def _command(self, angles: Array) -> None:
-        self._goal = np.append(angles, [panda.FINGER_RANGE if self.gripper > 0 else 0.0] * 2)
+        self._motors.angles = angles.copy()
+        self._data.ctrl[:] = panda.FINGER_RANGE if self.gripper > 0 else 0.0
 
     def tcp(self) -> Array:
         """Return the pose of the tool's point [6], now: m and rad, world frame."""
