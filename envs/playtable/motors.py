@@ -36,7 +36,7 @@ _HOLDING_N: Final = 200.0  # of fingers that have closed: CALVIN's
 _HOLDING_APPROACH: Final = 0.5  # of what is missing, in a step: all of the force from 8 mm on
 _GEAR_N: Final = 50.0  # CALVIN's, of what keeps both as far from the middle as one another
 _CENTRES: Final = 4.8  # of their difference, in a second: 0.1 of PyBullet's 0.2 in each 1/240 s
-_MOVING_M_S: Final = 0.02  # fingers that do are not yet closed
+_MOVING_M_S: Final = 0.02  # of their width: fingers that do are not yet closed
 
 _STOPS: Final = 1.0  # of the speed at which bodies meet, in one physics step
 _PARTS: Final = 0.25  # of the depth to which they met, in one physics step
@@ -124,10 +124,9 @@ class Motors:
 
         speeds: of the model's degrees of freedom, now.
         """
-        before, _, held = self._setting
+        before = self._setting[0]
         left, right = speeds[self._joints]
-        closing = abs(left + right) > 2 * _MOVING_M_S or (not held and abs(left) > _MOVING_M_S)
-        moves = closes != before or closing
+        moves = closes != before or abs(left + right) > _MOVING_M_S
         setting = (closes, CLOSING_HZ if closes and moves else PHYSICS_HZ, closes and not moves)
         if setting != self._setting:
             self._set(*setting)

@@ -63,6 +63,7 @@ _CAPSULES: Final = (
 # friction of the fingers: PyBullet multiplies their 1.0 by a block's 0.7, a fixture's 0.5
 _ON_BLOCKS: Final = 0.7
 _ON_FIXTURES: Final = 0.5
+_HAND_SECTIONS: Final = ((0.0316, 0.1, 0.0), (0.0173, 0.0975, 0.066))  # half sizes, and z
 _HAND_RUBS: Final = 0.25  # 0.5, PyBullet's where a URDF states none, by a fixture's 0.5
 # of a finger: half sizes of its box at the hand and of its inner face, and its round back
 _FINGER_ROOT: Final = (0.010, 0.010, 0.024)
@@ -117,8 +118,12 @@ def _add_hand(spec: Any, mujoco: Any, flange: Any, contact: dict[str, float]) ->
         name="hand", pos=[0, 0, 0.107], quat=quaternion(np.array([0, 0, -pi / 4]))
     )
     _weigh(hand, _HAND)
+    spec.add_mesh(
+        name="hand_hull", uservert=np.ravel(_hand_hull()),
+        inertia=mujoco.mjtMeshInertia.mjMESH_INERTIA_CONVEX,
+    )  # fmt: skip
     hand.add_geom(
-        type=box, size=[0.024, 0.1, 0.03], pos=[0, 0, 0.03], rgba=_WHITE,
+        type=mujoco.mjtGeom.mjGEOM_MESH, meshname="hand_hull", rgba=_WHITE,
         friction=[_HAND_RUBS, 0.005, 0.0001], priority=1, **touching,
     )  # fmt: skip
     hand.add_site(name="tcp", pos=[0, 0, TCP_Z], group=4)  # not drawn
@@ -163,6 +168,14 @@ def add_grip(spec: Any, mujoco: Any, block: str) -> None:
                 name=f"{finger}_{part}_{block}", geomname1=f"{finger}_{part}", geomname2=block,
                 condim=4, friction=friction, **more,
             )  # fmt: skip
+
+
+def _hand_hull() -> Array:
+    """Return vertices [V 3] of the hand, which Franka's collision mesh narrows to the fingers."""
+    rings = [
+        [(a * x, b * y, z) for a in (-1, 1) for b in (-1, 1)] for x, y, z in _HAND_SECTIONS
+    ]
+    return np.array(rings).reshape(-1, 3)
 
 
 def _finger_back() -> Array:
