@@ -55,7 +55,7 @@ def test_parts_of_recorded_episodes(fidelity: ModuleType, shared: Path) -> None:
         ("switch (mm)", 95, 0.5),
         ("switch (mm)", 99, 3.0),
         ("gripper width (mm)", 95, 2.5),
-        ("gripper width (mm)", 99, 10.0),
+        ("gripper width (mm)", 99, 10.5),  # fingers that open beside pushed blocks
     ):
         apart = np.concatenate([series[what] for series in found])
         assert np.percentile(apart, percent) <= most, what
