@@ -172,9 +172,7 @@ def add_grip(spec: Any, mujoco: Any, block: str) -> None:
 
 def _hand_hull() -> Array:
     """Return vertices [V 3] of the hand, which Franka's collision mesh narrows to the fingers."""
-    rings = [
-        [(a * x, b * y, z) for a in (-1, 1) for b in (-1, 1)] for x, y, z in _HAND_SECTIONS
-    ]
+    rings = [[(a * x, b * y, z) for a in (-1, 1) for b in (-1, 1)] for x, y, z in _HAND_SECTIONS]
     return np.array(rings).reshape(-1, 3)
 
 
