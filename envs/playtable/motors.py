@@ -94,10 +94,9 @@ class Motors:
     def __init__(self, model: Any, mujoco: Any) -> None:
         self._model, self._mujoco = model, mujoco
         arm = [model.joint(f"arm_{index}") for index in range(1, 8)]
-        self._places = np.array([int(joint.qposadr[0]) for joint in arm])
         self._turns = np.array([int(joint.dofadr[0]) for joint in arm])
-        rubbing = np.flatnonzero(model.dof_frictionloss > 0)  # in the order of their constraints
-        self._rows = np.append(np.searchsorted(rubbing, self._turns), len(rubbing))  # and gear
+        self._places = _span([int(joint.qposadr[0]) for joint in arm])
+        self._rows = _span(friction_rows(model, mujoco, self._turns.tolist(), "gear"))
         self._motors = [model.actuator(name).id for name in FINGERS]
         self._joints = [int(model.joint(name).dofadr[0]) for name in FINGERS]
         self._widths = [int(model.joint(name).qposadr[0]) for name in FINGERS]
@@ -125,8 +124,8 @@ class Motors:
         speeds: of the model's degrees of freedom, now.
         """
         before = self._setting[0]
-        left, right = speeds[self._joints]
-        moves = closes != before or abs(left + right) > _MOVING_M_S
+        left, right = self._joints
+        moves = closes != before or abs(speeds[left] + speeds[right]) > _MOVING_M_S
         setting = (closes, CLOSING_HZ if closes and moves else PHYSICS_HZ, closes and not moves)
         if setting != self._setting:
             self._set(*setting)
@@ -135,14 +134,20 @@ class Motors:
     def advance(self, data: Any, steps: int) -> None:
         """Let physics steps pass with the arm on its way to `angles`."""
         model, hertz = self._model, self._setting[1]
+        begin, end, rows = self._mujoco.mj_step1, self._mujoco.mj_step2, self._rows
+        qpos, (left, right) = data.qpos, self._widths
         gain, speeds = _approach(hertz) * hertz, np.empty(8)
+        arm = speeds[:7]
         for _ in range(steps):
-            self._mujoco.mj_step1(model, data)
-            left, right = data.qpos[self._widths]
-            speeds[:7] = gain * (self.angles - data.qpos[self._places])
-            speeds[7] = _CENTRES * (right - left)
-            data.efc_aref[self._rows] += hertz * np.clip(speeds, -_ARM_RAD_S, _ARM_RAD_S)
-            self._mujoco.mj_step2(model, data)
+            begin(model, data)
+            np.subtract(self.angles, qpos[self._places], out=arm)
+            np.multiply(arm, gain, out=arm)
+            speeds[7] = _CENTRES * (qpos[right] - qpos[left])
+            np.maximum(speeds, -_ARM_RAD_S, out=speeds)
+            np.minimum(speeds, _ARM_RAD_S, out=speeds)
+            np.multiply(speeds, hertz, out=speeds)
+            data.efc_aref[rows] += speeds
+            end(model, data)
 
     def _set(self, closes: bool, hertz: float, holds: bool) -> None:
         model = self._model
@@ -160,3 +165,36 @@ class Motors:
         model.geom_solref[self._geoms] = finger_contact(hertz)
         model.pair_solref[:] = finger_contact(hertz)
         self._setting: Setting = (closes, hertz, holds)
+
+
+def friction_rows(model: Any, mujoco: Any, dofs: list[int], tendon: str) -> list[int]:
+    """Return which of the solver's rows are the dry friction of degrees of freedom and a tendon.
+
+    They come before limits and contacts and after equality constraints, in a model's every state
+    alike. ValueError for one that has no dry friction, or where equality constraints, which may be
+    switched on and off, would shift the rows.
+    """
+    if model.neq:
+        raise ValueError(
+            f"the model has {model.neq} equality constraints, expected none: switched on or off, "
+            "they would shift the rows of the motors' dry friction"
+        )
+    data, kinds = mujoco.MjData(model), mujoco.mjtConstraint
+    mujoco.mj_fwdPosition(model, data)
+    found = {key: row for row, key in enumerate(zip(data.efc_type, data.efc_id, strict=True))}
+    wanted = [(int(kinds.mjCNSTR_FRICTION_DOF), dof) for dof in dofs]
+    wanted += [(int(kinds.mjCNSTR_FRICTION_TENDON), int(model.tendon(tendon).id))]
+    for kind, index in wanted:
+        if (kind, index) not in found:
+            what = f"tendon {tendon!r}"
+            if kind == kinds.mjCNSTR_FRICTION_DOF:
+                what = f"joint {model.joint(int(model.dof_jntid[index])).name!r}"
+            raise ValueError(f"{what} has no dry friction (frictionloss), which is its motor")
+    return [found[key] for key in wanted]
+
+
+def _span(numbers: list[int]) -> Any:
+    """Return an index of these numbers: a slice where they follow one another, else an array."""
+    if numbers == list(range(numbers[0], numbers[0] + len(numbers))):
+        return slice(numbers[0], numbers[0] + len(numbers))
+    return np.array(numbers)
