@@ -76,6 +76,7 @@ def _set_options(spec: Any, mujoco: Any) -> None:
     option.integrator = mujoco.mjtIntegrator.mjINT_EULER
     option.cone = mujoco.mjtCone.mjCONE_ELLIPTIC
     option.impratio = 10
+    option.tolerance = 1e-12  # so that where the solver begins shows in no trajectory
     spec.visual.map.znear, spec.visual.map.zfar = 0.01, 10.0
     spec.visual.quality.numslices, spec.visual.quality.numstacks = 14, 8
     spec.stat.extent = 1.0  # unit of the two above

@@ -230,8 +230,9 @@ class World:
         """Return who touches whom, by name, both ways."""
         found: dict[str, set[str]] = {}
         contact, owners = self._data.contact, self._owners
-        geoms = contact.geom[contact.dist < CONTACT["margin"]].tolist()
-        for a, b in {(owners[one], owners[other]) for one, other in geoms}:
+        pairs = zip(contact.geom.tolist(), contact.dist.tolist(), strict=True)
+        near = {(owners[i], owners[j]) for (i, j), apart in pairs if apart < CONTACT["margin"]}
+        for a, b in near:
             found.setdefault(a, set()).add(b)
             found.setdefault(b, set()).add(a)
         return found
