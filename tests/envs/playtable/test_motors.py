@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import mujoco
 import numpy as np
 import pytest
 
@@ -12,7 +11,9 @@ from telic.envs.playtable.layout import BLOCK_WIDTH
 from telic.envs.playtable.motors import PHYSICS_HZ, Motors, friction_rows
 from telic.envs.playtable.panda import NEUTRAL, add_arm
 from telic.envs.playtable.world import World
+from telic.envs.rendering import load_mujoco
 
+mujoco = load_mujoco()
 _OPEN = np.array([0, 0, 0, 0, 0, 0, 1.0])
 _SEED = 6  # all blocks on the shelf
 
