@@ -143,7 +143,7 @@ def test_a_checkpoint_written_before_meets_its_environment(shared: Path) -> None
     if not file.is_file():
         pytest.skip("the pretrained checkpoint beside the checkout is absent")
     trained = Interface.from_json(json.loads(file.read_text())["interface"])
-    with pytest.warns(UserWarning, match="the simulator has physics playtable 3, the policy has"):
+    with pytest.warns(UserWarning, match="the simulator has physics playtable 4, the policy has"):
         trained.require(playtable_interface(StateChoice.full, (), (8, 8)), "the policy", "task x")
 
 

@@ -18,16 +18,11 @@ from telic.envs.rendering import load_mujoco
 from telic.spec import Array, ArraySpec
 
 # raised whenever the same actions move things otherwise; in 1, unstated, fingers sank into blocks
-PHYSICS: Final = "playtable 3"
+PHYSICS: Final = "playtable 4"
 RATE_HZ: Final = 30.0
 STEP_M: Final = 0.02
 STEP_RAD: Final = 0.05
 NUM_ACTIONS: Final = 7
-
-# CALVIN's motors: of what is left to turn, a tenth each of the eight physics steps of an action
-_MOTOR_STEPS: Final = 8
-_MOTOR_GAIN: Final = 0.1
-_MOTOR_TURN: Final = 2.0 / (RATE_HZ * _MOTOR_STEPS)  # rad a physics step: at most 2 rad/s
 
 # PyBullet's solver, as CALVIN calls it
 _ITERATIONS: Final = 20
@@ -70,25 +65,6 @@ def opening(command: float) -> float:
     return 1.0 if command > 0 else -1.0
 
 
-def within_speed(commanded: Array, measured: Array) -> Array:
-    """Return the angles [7] to command so that no joint goes further than CALVIN's at 2 rad/s.
-
-    A servo goes a fixed part of the way in an action. One of CALVIN's that has too far to go turns
-    at its highest speed first, which comes to less.
-    """
-    way = commanded - measured
-    length = np.abs(way)
-    if length.max() * _MOTOR_GAIN <= _MOTOR_TURN:
-        return commanded
-    fast = np.ceil(np.maximum(length / _MOTOR_TURN - 1 / _MOTOR_GAIN, 0.0))
-    fast = np.minimum(fast, _MOTOR_STEPS)
-    turned = fast * _MOTOR_TURN
-    turned += (length - turned) * (1 - (1 - _MOTOR_GAIN) ** (_MOTOR_STEPS - fast))
-    part = 1 - (1 - _MOTOR_GAIN) ** _MOTOR_STEPS
-    result: Array = measured + np.sign(way) * turned / part
-    return result
-
-
 @cache
 def _arm() -> tuple[Any, Any]:
     """Return model and data of the arm alone."""
@@ -122,8 +98,9 @@ class InverseKinematics:
         self._damping = _DAMPING**2 * np.eye(6)
         self._error, self._turn = np.zeros(6), np.zeros(3)
         self._missing = np.ones((_ITERATIONS, 7))  # of iterations, less J p; a one behind
-        self._map = np.eye(7)  # from one iteration's to the next's
-        self._pairs = list(zip(self._missing[:-1], self._missing[1:], strict=True))
+        self._map = np.eye(7)  # from one iteration's to the next's, as rows
+        self._away = np.zeros((_ITERATIONS, 3))
+        self._sum = np.ones(3)
 
     def joints(self, position: Array, euler: Array, start: Array) -> Array:
         """Return joint angles [7] within limits that bring the tool nearer to a pose.
@@ -135,14 +112,14 @@ class InverseKinematics:
         angles = np.array(start, np.float64)
         while left > 0:
             jacobian = self._jacobian(angles)
-            error = self._error_to(position, goal)
-            turned, count, near = self._turns(jacobian, error, angles, left)
-            if count > 1 and np.abs(turned).max() > _FAR:
-                turned, count, near = self._turns(jacobian, error, angles, 1)
+            error, pull = self._error_to(position, goal), _PULL * (NEUTRAL - angles)
+            turned, count, near = self._turns(jacobian, error, pull, left)
+            if count > 1 and turned.dot(turned) > _FAR**2 and np.abs(turned).max() > _FAR:
+                turned, count, near = self._turns(jacobian, error, pull, 1)
                 turned *= min(1.0, _MAX_TURN / np.abs(turned).max())
             elif count > 1:
                 jacobian = self._jacobian(angles + turned / 2)
-                turned, count, near = self._turns(jacobian, error, angles, left)
+                turned, count, near = self._turns(jacobian, error, pull, left)
             angles += turned
             left = 0 if near else left - count
         return np.minimum(np.maximum(angles, LOW), HIGH)
@@ -165,24 +142,27 @@ class InverseKinematics:
         return error
 
     def _turns(
-        self, jacobian: Array, error: Array, angles: Array, count: int
+        self, jacobian: Array, error: Array, pull: Array, count: int
     ) -> tuple[Array, int, bool]:
         """Return by how much `count` iterations turn the joints [7] if the Jacobian stays so.
 
         Also how many there are until one began with the tool there, and whether one did.
         """
-        pull = _PULL * (NEUTRAL - angles)
         drift = jacobian.dot(pull)
         inverse = np.linalg.inv(jacobian.dot(jacobian.T) + self._damping)
-        missing, step = self._missing, self._map
+        missing, following = self._missing, self._map
         np.subtract(error, drift, out=missing[0, :6])
-        np.multiply(inverse, _DAMPING**2, out=step[:6, :6])
-        np.negative(drift, out=step[:6, 6])
-        for now, following in self._pairs[: count - 1]:
-            step.dot(now, out=following)
-        away = missing[:count, :3] + drift[:3]
-        there = np.einsum("ij,ij->i", away, away) <= _NEAR_M**2
-        near = bool(there[first := int(there.argmax())])
-        count = first + 1 if near else count
+        np.multiply(inverse, _DAMPING**2, out=following[:6, :6])
+        np.negative(drift, out=following[6, :6])
+        known, power = 1, following
+        while known < count:  # as many again, by that many iterations at once
+            more = min(known, count - known)
+            missing[:more].dot(power, out=missing[known : known + more])
+            known, power = known + more, power.dot(power)
+        away = np.add(missing[:count, :3], drift[:3], out=self._away[:count])
+        far = np.multiply(away, away, out=away).dot(self._sum)
+        near = bool(far[far.argmin()] <= _NEAR_M**2)
+        if near:
+            count = int((far <= _NEAR_M**2).argmax()) + 1
         total = inverse.dot(np.add.reduce(missing[:count, :6]))
         return total.dot(jacobian) + count * pull, count, near

@@ -8,12 +8,12 @@ from typing import Any, Final
 import numpy as np
 
 from telic.envs.playtable.motors import (
-    ARM_ROTOR,
+    ARM_MOTOR,
     CLOSING_ROTOR_KG,
     FINGER_CONTACT,
     FINGER_KG,
-    add_arm_motor,
-    add_finger_motor,
+    FINGERS,
+    add_finger_motors,
 )
 from telic.envs.playtable.rotations import quaternion
 from telic.spec import Array
@@ -29,17 +29,27 @@ FINGER_RANGE: Final = 0.04
 TCP_Z: Final = 0.14  # of the tool's point, on the hand
 FINGERTIP_Z: Final = 0.154
 
-# of each joint: origin in the link before, turn of its frame about x, kg of its link: a tenth of
-# Franka's, since the rotors stand for motors that turn a joint as fast whatever hangs on it
+# of each joint: origin in the link before, turn of its frame about x
 _CHAIN: Final = (
-    ((0.0, 0.0, 0.333), 0.0, 0.3),
-    ((0.0, 0.0, 0.0), -pi / 2, 0.3),
-    ((0.0, -0.316, 0.0), pi / 2, 0.25),
-    ((0.0825, 0.0, 0.0), pi / 2, 0.25),
-    ((-0.0825, 0.384, 0.0), -pi / 2, 0.2),
-    ((0.0, 0.0, 0.0), pi / 2, 0.15),
-    ((0.088, 0.0, 0.0), pi / 2, 0.07),
+    ((0.0, 0.0, 0.333), 0.0),
+    ((0.0, 0.0, 0.0), -pi / 2),
+    ((0.0, -0.316, 0.0), pi / 2),
+    ((0.0825, 0.0, 0.0), pi / 2),
+    ((-0.0825, 0.384, 0.0), -pi / 2),
+    ((0.0, 0.0, 0.0), pi / 2),
+    ((0.088, 0.0, 0.0), pi / 2),
 )
+# of each link: kg, where its middle is, its inertia about that: CALVIN's URDF, and PyBullet's of it
+_LINKS: Final = (
+    (2.7, (0, -0.04, -0.05), (0.0230, 0.0178, 0.0115)),
+    (2.73, (0, -0.04, 0.06), (0.0235, 0.0116, 0.0182)),
+    (2.04, (0.01, 0.01, -0.05), (0.0109, 0.0126, 0.0120)),
+    (2.08, (-0.03, 0.03, 0.02), (0.0113, 0.0123, 0.0131)),
+    (3.0, (0, 0.04, -0.12), (0.0357, 0.0299, 0.0128)),
+    (1.3, (0.04, 0, 0), (0.0034, 0.0051, 0.0060)),
+    (0.2, (0, 0, 0.08), (0.0004, 0.0004, 0.0006)),
+)
+_HAND: Final = (1.01, (-0.02, 0, 0.032), (0.0038, 0.0026, 0.0048))  # and the camera on it
 # of each link: capsules from, to, radius
 _CAPSULES: Final = (
     (((0, 0, -0.18), (0, 0, 0), 0.06), ((0, -0.05, 0), (0, 0.05, 0), 0.06)),
@@ -50,10 +60,11 @@ _CAPSULES: Final = (
     (((0, 0, -0.03), (0, 0, 0.03), 0.05), ((0, 0, 0), (0.088, 0, 0), 0.045)),
     (((0, 0, 0), (0, 0, 0.07), 0.045),),
 )
-FINGERS: Final = ("finger_left", "finger_right")
 # friction of the fingers: PyBullet multiplies their 1.0 by a block's 0.7, a fixture's 0.5
 _ON_BLOCKS: Final = 0.7
 _ON_FIXTURES: Final = 0.5
+_HAND_SECTIONS: Final = ((0.0316, 0.1, 0.0), (0.0173, 0.0975, 0.066))  # half sizes, and z
+_HAND_RUBS: Final = 0.25  # 0.5, PyBullet's where a URDF states none, by a fixture's 0.5
 # of a finger: half sizes of its box at the hand and of its inner face, and its round back
 _FINGER_ROOT: Final = (0.010, 0.010, 0.024)
 _FINGER_PAD: Final = (0.0080, 0.002, 0.0238)
@@ -83,21 +94,20 @@ def add_arm(spec: Any, mujoco: Any, contact: dict[str, float]) -> Any:
     body.add_geom(
         type=capsule, size=[0.07, 0, 0], fromto=[0, 0, 0, 0, 0, 0.13], rgba=_WHITE, **visual
     )
-    for index, (place, turn, kilograms) in enumerate(_CHAIN):
+    for index, (place, turn) in enumerate(_CHAIN):
         body = body.add_body(
-            name=f"link{index + 1}", pos=place, quat=quaternion(np.array([turn, 0, 0])), gravcomp=1
+            name=f"link{index + 1}", pos=place, quat=quaternion(np.array([turn, 0, 0]))
         )
         body.add_joint(
             name=f"arm_{index + 1}", type=mujoco.mjtJoint.mjJNT_HINGE, axis=[0, 0, 1],
-            range=[LOW[index], HIGH[index]], limited=True, armature=ARM_ROTOR,
+            range=[LOW[index], HIGH[index]], limited=True, **ARM_MOTOR,
         )  # fmt: skip
-        shapes = _CAPSULES[index]
-        for start, end, radius in shapes:
+        _weigh(body, _LINKS[index])
+        for start, end, radius in _CAPSULES[index]:
             body.add_geom(
                 type=capsule, size=[radius, 0, 0], fromto=[*start, *end], rgba=_WHITE,
-                mass=kilograms / len(shapes), **visual,
+                **visual,
             )  # fmt: skip
-        add_arm_motor(spec, mujoco, f"arm_{index + 1}")
     return _add_hand(spec, mujoco, body, contact)
 
 
@@ -105,11 +115,17 @@ def _add_hand(spec: Any, mujoco: Any, flange: Any, contact: dict[str, float]) ->
     box = mujoco.mjtGeom.mjGEOM_BOX
     touching = HAND_SENSES | contact
     hand = flange.add_body(
-        name="hand", pos=[0, 0, 0.107], quat=quaternion(np.array([0, 0, -pi / 4])), gravcomp=1
+        name="hand", pos=[0, 0, 0.107], quat=quaternion(np.array([0, 0, -pi / 4]))
     )
+    _weigh(hand, _HAND)
+    spec.add_mesh(
+        name="hand_hull", uservert=np.ravel(_hand_hull()),
+        inertia=mujoco.mjtMeshInertia.mjMESH_INERTIA_CONVEX,
+    )  # fmt: skip
     hand.add_geom(
-        type=box, size=[0.024, 0.1, 0.03], pos=[0, 0, 0.03], rgba=_WHITE, mass=0.07, **touching
-    )
+        type=mujoco.mjtGeom.mjGEOM_MESH, meshname="hand_hull", rgba=_WHITE,
+        friction=[_HAND_RUBS, 0.005, 0.0001], priority=1, **touching,
+    )  # fmt: skip
     hand.add_site(name="tcp", pos=[0, 0, TCP_Z], group=4)  # not drawn
     for name, side in (("finger_left", 1), ("finger_right", -1)):
         finger = hand.add_body(name=name, pos=[0, 0, 0.0584], gravcomp=1)
@@ -132,12 +148,14 @@ def _add_hand(spec: Any, mujoco: Any, flange: Any, contact: dict[str, float]) ->
             name=f"{name}_back", type=mujoco.mjtGeom.mjGEOM_MESH, meshname=f"{name}_back",
             rgba=_WHITE, **add,
         )  # fmt: skip
-        add_finger_motor(spec, mujoco, name)
-    spec.add_equality(
-        name="fingers", type=mujoco.mjtEq.mjEQ_JOINT, objtype=mujoco.mjtObj.mjOBJ_JOINT,
-        name1="finger_left", name2="finger_right", data=[0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0],
-    )  # fmt: skip
+    add_finger_motors(spec, mujoco)
     return hand
+
+
+def _weigh(body: Any, link: tuple[float, tuple[float, ...], tuple[float, ...]]) -> None:
+    """Set a body's kg, where its middle is, and its inertia about that."""
+    body.explicitinertial = True
+    body.mass, body.ipos, body.inertia = link
 
 
 def add_grip(spec: Any, mujoco: Any, block: str) -> None:
@@ -150,6 +168,12 @@ def add_grip(spec: Any, mujoco: Any, block: str) -> None:
                 name=f"{finger}_{part}_{block}", geomname1=f"{finger}_{part}", geomname2=block,
                 condim=4, friction=friction, **more,
             )  # fmt: skip
+
+
+def _hand_hull() -> Array:
+    """Return vertices [V 3] of the hand, which Franka's collision mesh narrows to the fingers."""
+    rings = [[(a * x, b * y, z) for a in (-1, 1) for b in (-1, 1)] for x, y, z in _HAND_SECTIONS]
+    return np.array(rings).reshape(-1, 3)
 
 
 def _finger_back() -> Array:

@@ -24,11 +24,16 @@ def matrix(euler: Array) -> Array:
 
 def euler(rotation: Array) -> Array:
     """Return the angles e, f64 [3] in rad, with matrix(e) = rotation; e[1] within a right angle."""
-    (r00, _, _), (r10, r11, r12), (r20, r21, r22) = np.reshape(rotation, (3, 3)).tolist()
+    return np.array(angles_of(np.ravel(rotation).tolist()))
+
+
+def angles_of(rotation: list[float]) -> tuple[float, float, float]:
+    """Return `euler` of a rotation matrix's nine entries, row by row."""
+    r00, _, _, r10, r11, r12, r20, r21, r22 = rotation
     level = hypot(r00, r10)
     if level < 1e-9:  # looking straight along z: only the difference of roll and yaw is defined
-        return np.array([atan2(-r12, r11), atan2(-r20, level), 0.0])
-    return np.array([atan2(r21, r22), atan2(-r20, level), atan2(r10, r00)])
+        return atan2(-r12, r11), atan2(-r20, level), 0.0
+    return atan2(r21, r22), atan2(-r20, level), atan2(r10, r00)
 
 
 def quaternion(angles: Array) -> Array:

@@ -41,6 +41,7 @@ _ONLY_FELT: Final = {"group": HIDDEN_GROUP}
 _GREY: Final = (0.37, 0.37, 0.37, 1.0)
 _FRICTION_N: Final = 4.0  # of door, drawer and switch: CALVIN's motors resist with as much
 _HOLDS: Final = [0.9999, 0.9999, 0.001, 0.5, 2]  # friction that hardly creeps
+_STOPS: Final = [0.995, 0.999, 0.001, 0.5, 2]  # ends of travel that hardly give
 _SLOPE_AXES: Final = np.array([[1.0, 0.0, 0.0], UP, OUT])
 _SLOPE: Final = quaternion(np.array([-pi / 6, 0.0, 0.0]))  # y and z of the slope: -OUT and UP
 
@@ -75,6 +76,7 @@ def _set_options(spec: Any, mujoco: Any) -> None:
     option.integrator = mujoco.mjtIntegrator.mjINT_EULER
     option.cone = mujoco.mjtCone.mjCONE_ELLIPTIC
     option.impratio = 10
+    option.tolerance = 1e-12  # so that where the solver begins shows in no trajectory
     spec.visual.map.znear, spec.visual.map.zfar = 0.01, 10.0
     spec.visual.quality.numslices, spec.visual.quality.numstacks = 14, 8
     spec.stat.extent = 1.0  # unit of the two above
@@ -165,7 +167,7 @@ class _Furniture:
         body = self._spec.worldbody.add_body(name=name, pos=pos)
         body.add_joint(
             name=name, type=self._mujoco.mjtJoint.mjJNT_SLIDE, axis=axis, range=[0, reach],
-            limited=True, solimp_friction=_HOLDS, **more,
+            limited=True, solimp_friction=_HOLDS, solimp_limit=_STOPS, **more,
         )  # fmt: skip
         body.explicitinertial = True
         body.mass, body.inertia, body.ipos = kilograms, [0.01, 0.01, 0.01], [0, 0, 0]

@@ -19,11 +19,10 @@ from telic.envs.playtable.control import (
     InverseKinematics,
     checked_action,
     opening,
-    within_speed,
 )
 from telic.envs.playtable.facts import ROBOT, BlockFacts, Facts, block
 from telic.envs.playtable.motors import Motors
-from telic.envs.playtable.rotations import euler, quaternion
+from telic.envs.playtable.rotations import angles_of, quaternion
 from telic.envs.playtable.scene import BULB_RGBA, CONTACT, LED_RGBA, build
 from telic.envs.playtable.shadows import ArmShadow
 from telic.envs.rendering import SceneRenderer, load_mujoco
@@ -86,10 +85,12 @@ class World:
         self._fingers = np.array([address["finger_left"], address["finger_right"]])
         self._parts = np.array([address[name] for name in table.JOINTS])
         self._blocks = {colour: address[block(colour)] for colour in table.COLOURS}
-        self._block_ids = {c: model.body(block(c)).id for c in table.COLOURS}
-        self._speeds = {c: int(model.joint(block(c)).dofadr[0]) for c in table.COLOURS}
+        self._block_ids = np.array([model.body(block(c)).id for c in table.COLOURS])
+        self._ordered_ids = np.array([model.body(block(c)).id for c in plan.order])
+        dofs = [int(model.joint(block(colour)).dofadr[0]) for colour in table.COLOURS]
+        self._speeds = np.add.outer(dofs, np.arange(6))
         self._site = model.site("tcp").id
-        self._motors = Motors(model)
+        self._motors = Motors(model, self._mujoco)
         self._lamps = model.geom("bulb").id, model.geom("led").id
         self._owners = _owners(model)
 
@@ -156,9 +157,9 @@ class World:
         mujoco, model, data = self._mujoco, self._model, self._data
         measured = data.qpos[self._arm]
         wanted = self._ik.joints(self.target[:3], self.target[3:], measured)
-        self._command(within_speed(wanted, measured))
+        self._command(wanted)
         rate = self._motors.command(self.gripper < 0, data.qvel)
-        mujoco.mj_step(model, data, nstep=round(rate / RATE_HZ))
+        self._motors.advance(data, round(rate / RATE_HZ))
         before = self._tool()  # when the last step of physics began
         mujoco.mj_kinematics(model, data)  # poses and contacts of the moment reached
         self._late = _LATE_S * rate * (before - self._tool())
@@ -170,8 +171,8 @@ class World:
         self._lightbulb = bool(data.qpos[self._parts[3]] > table.BULB_ON)
 
     def _command(self, angles: Array) -> None:
-        self._data.ctrl[: panda.NUM_JOINTS] = angles
-        self._data.ctrl[panda.NUM_JOINTS :] = panda.FINGER_RANGE if self.gripper > 0 else 0.0
+        self._motors.angles = angles.copy()
+        self._data.ctrl[:] = panda.FINGER_RANGE if self.gripper > 0 else 0.0
 
     def tcp(self) -> Array:
         """Return the pose of the tool's point [6], now: m and rad, world frame."""
@@ -179,39 +180,43 @@ class World:
 
     def _tool(self) -> Array:
         """Return where the tool's point is and its rotation matrix, in one vector [12]."""
-        data = self._data
-        return np.concatenate([data.site_xpos[self._site], data.site_xmat[self._site]])
+        data, tool = self._data, np.empty(12)
+        tool[:3], tool[3:] = data.site_xpos[self._site], data.site_xmat[self._site]
+        return tool
 
     def robot_obs(self) -> Array:
         """Return f64 [15]: tool pose 6, gripper width, joint angles 7, last gripper command.
 
         The pose is that of 1/240 s before, as CALVIN's: PyBullet's link states are a step old.
         """
-        qpos, pose = self._data.qpos, _pose(self._tool() + self._late)
-        return np.concatenate([pose, [qpos[self._fingers].sum()], qpos[self._arm], [self.gripper]])
+        qpos, tool = self._data.qpos, (self._tool() + self._late).tolist()
+        width = sum(qpos[self._fingers].tolist())
+        arm = qpos[self._arm].tolist()
+        return np.array([*tool[:3], *angles_of(tool[3:]), width, *arm, self.gripper])
 
     def scene_obs(self) -> Array:
         """Return f64 [24]: slide, drawer, button, switch, bulb, LED, three blocks' poses [6]."""
-        data = self._data
-        poses = []
-        for colour in self.layout.order:
-            body = self._block_ids[colour]
-            poses += [data.xpos[body], euler(data.xmat[body])]
-        lights = [float(self._lightbulb), float(self._led)]
-        return np.concatenate([data.qpos[self._parts], lights, *poses])
+        data, ids = self._data, self._ordered_ids
+        places, turns = data.xpos.take(ids, 0).tolist(), data.xmat.take(ids, 0).tolist()
+        found = [*data.qpos[self._parts].tolist(), float(self._lightbulb), float(self._led)]
+        for place, turn in zip(places, turns, strict=True):
+            found += [*place, *angles_of(turn)]
+        return np.array(found)
 
     def facts(self) -> Facts:
         """Return what the predicates of tasks read, now."""
-        data = self._data
+        data, ids = self._data, self._block_ids
         touching = self._touching()
+        turns = data.xmat.take(ids, 0).reshape(-1, 3, 3)
+        poses = data.xpos.take(ids, 0), turns, data.qvel[self._speeds]
         blocks = {
             colour: BlockFacts(
-                position=data.xpos[body].copy(),
-                rotation=data.xmat[body].reshape(3, 3).copy(),
-                speed=self._data.qvel[self._speeds[colour] : self._speeds[colour] + 6].copy(),
+                position=position,
+                rotation=rotation,
+                speed=speed,
                 touches=frozenset(touching.get(block(colour), ())),
             )
-            for colour, body in self._block_ids.items()
+            for colour, position, rotation, speed in zip(table.COLOURS, *poses, strict=True)
         }
         return Facts(
             joints=dict(zip(table.JOINTS, data.qpos[self._parts].tolist(), strict=True)),
@@ -224,9 +229,10 @@ class World:
     def _touching(self) -> dict[str, set[str]]:
         """Return who touches whom, by name, both ways."""
         found: dict[str, set[str]] = {}
-        contact = self._data.contact
-        for one, other in contact.geom[contact.dist < CONTACT["margin"]].tolist():
-            a, b = self._owners[one], self._owners[other]
+        contact, owners = self._data.contact, self._owners
+        pairs = zip(contact.geom.tolist(), contact.dist.tolist(), strict=True)
+        near = {(owners[i], owners[j]) for (i, j), apart in pairs if apart < CONTACT["margin"]}
+        for a, b in near:
             found.setdefault(a, set()).add(b)
             found.setdefault(b, set()).add(a)
         return found
@@ -278,7 +284,7 @@ class World:
 
 def _pose(tool: Array) -> Array:
     """Return position and angles [6] of a position and a rotation matrix [12]."""
-    return np.concatenate([tool[:3], euler(tool[3:])])
+    return np.array([*tool[:3], *angles_of(tool[3:].tolist())])
 
 
 def check_camera(camera: str) -> None:
