@@ -14,7 +14,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-TESTS = ["tests/policy", "tests/training", "--ignore=tests/policy/inference/test_device_alone.py"]
+APART = [  # of the rooms below: files that compute next to nothing
+    "policy/exported/test_cpp.py",
+    "policy/inference/test_device_alone.py",
+    "policy/published/imports/test_pickles.py",
+    "policy/test_damage.py",
+    "policy/test_digests.py",
+    "training/test_loss_curve.py",
+    "training/test_readers.py",
+    "training/test_time_estimate.py",
+]
+TESTS = [
+    *("tests/policy", "tests/training"),
+    *(f"--ignore=tests/{file}" for file in APART),
+    *("-k", "not (one_line or refused or kill)"),  # nor those of messages and crashes
+]
 ISA = {  # ONEDNN_MAX_CPU_ISA -> the flag of /proc/cpuinfo that it takes
     "SSE41": "sse4_1",
     "AVX2": "avx2",
