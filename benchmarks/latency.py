@@ -200,6 +200,16 @@ def small_policy(device: torch.device) -> Policy:
     return policy
 
 
+def ways_of(chunk: Chunk, name: str, precision: Precision) -> dict[str, Sample]:
+    """Return the ways to sample that are measured of a size at a precision, the plainest first."""
+    ways: dict[str, Sample] = {"planned": chunk.planned}
+    if precision is Precision.fp32:
+        ways = {"plain": chunk.plain} | ways
+        if name.startswith("rdt"):
+            ways = {"as published": chunk.as_published} | ways
+    return ways
+
+
 def measure(arguments: argparse.Namespace, device: torch.device, console: Console) -> Table:
     """Return the table of one device."""
     clock = time.process_time if arguments.cpu_time else time.perf_counter
@@ -228,11 +238,7 @@ def measure(arguments: argparse.Namespace, device: torch.device, console: Consol
                 continue
             chunk = Chunk(*SIZES[name], device)
             quantize(chunk.network, precision)
-            ways: dict[str, Sample] = {"planned": chunk.planned}
-            if precision is Precision.fp32:
-                ways = {"plain": chunk.plain} | ways
-                if name.startswith("rdt"):
-                    ways = {"as published": chunk.as_published} | ways
+            ways = ways_of(chunk, name, precision)
             for steps in arguments.steps:
                 for way, sample in ways.items():
                     if precision is Precision.fp32:
