@@ -15,6 +15,7 @@ from telic import recipe
 from telic.build_anchors import BuildAnchorsConfig
 from telic.collect import CollectConfig
 from telic.configs.launch import compose
+from telic.configs.pretrained_arguments import parser as save_pretrained_parser
 from telic.control import ControlConfig
 from telic.datasets.cli import demo_store_parser
 from telic.envs import registry
@@ -41,6 +42,7 @@ PARSED = {
     "demo-store": demo_store_parser,
     "import-checkpoint": import_checkpoint_parser,
     "export-policy": export_policy_parser,
+    "save-pretrained": save_pretrained_parser,
 }
 BY_MODULE = {f"telic.{name}": script for script, (name, _) in COMPOSED.items()}
 DOCUMENTED = [(*line, page) for page in PAGES for line in command_lines(page)]
