@@ -74,3 +74,11 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> tuple[str, .
 def command(*lines: str) -> tuple[str, ...]:
     """The lines of a block of shell commands."""
     return ("```bash", *lines, "```")
+
+
+def paragraphs(*blocks: Sequence[str]) -> tuple[str, ...]:
+    """The lines of the blocks that have any, with an empty line between two."""
+    lines: list[str] = []
+    for block in filter(None, blocks):
+        lines += ["", *block] if lines else block
+    return tuple(lines)

@@ -2,113 +2,26 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from telic.cards import Card, Section, command, table
-from telic.configs.launch import CONFIGS, compose
+from telic.cards import Card, Section, command, paragraphs, table
 from telic.configs.words import command_line
-from telic.datasets.store import EpisodeStore
 from telic.envs.evaluation.results import Evaluation, Score, SuccessRow
 from telic.evaluate import changed_keys
-from telic.policy.checkpoint import TRAIN_STATE, Parts, load_train_state
+from telic.policy.checkpoint import Parts
 from telic.policy.policy import Policy
 from telic.policy.pretrained import DIGEST
-from telic.recipe import RecipeConfig, stages
 from telic.spec import GoalKinds
-from telic.store_facts import StoreFacts
-from telic.train import TrainConfig
-from telic.training.config import FREE, RECORDED
-from telic.training.resume import StoreRecord, content_digest, differing
-from telic.yaml_files import plain
+from telic.training_facts import TrainingFacts, machine_line
 
-_UNRECORDED = "not recorded"
 _WEAKEST = 5  # rows named among the limits
 # keys of evaluate-policy that change no result, or hold only where the evaluation was run
 _LOCAL = {
     *("checkpoint", "out", "resume", "overwrite", "videos", "compare", "runtime", "device"),
     *("num_workers", "envs_per_worker", "threads", "goal_store", "goal_cache", "language_file"),
 }
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TrainingFacts:
-    """How a checkpoint came to be; "" and None where nothing says it.
-
-    command: of the recipe, or of train-policy. hours: up to this checkpoint, or of the whole
-    training where the recipe's summary says it. stores: those that are still there; lost: names of
-    the others.
-    """
-
-    command: str
-    seed: int | None
-    step: int | None
-    steps: int | None
-    batch_size: int | None
-    hours: float | None
-    machine: str
-    commit: str
-    stores: tuple[StoreFacts, ...]
-    lost: tuple[str, ...]
-
-    @classmethod
-    def of(cls, parts: Parts) -> TrainingFacts:
-        """What checkpoint and folder of the training say; ValueError where they contradict."""
-        folder, config = parts.folder, parts.config
-        train: dict[str, Any] = config.get("train") or {}
-        has_state = (folder / TRAIN_STATE).is_dir()
-        progress = load_train_state(folder).progress if has_state else {}
-        stores, lost = _stores(parts)
-        return cls(
-            command=_training_command(train),
-            seed=train.get("seed"),
-            step=progress.get("step"),
-            steps=train.get("steps"),
-            batch_size=train.get("batch_size"),
-            hours=_hours(run_folder(folder), progress),
-            machine=_machine(config.get("machine")),
-            commit=str(config.get("git_commit") or ""),
-            stores=stores,
-            lost=lost,
-        )
-
-    @property
-    def licences(self) -> set[str]:
-        """The licences of the data; "" is in it where some store does not state one."""
-        return {store.licence for store in self.stores} | {"" for _ in self.lost}
-
-    def rows(self) -> list[tuple[str, str]]:
-        """What is known of the training and what of it is not, as rows of a table."""
-        steps = _UNRECORDED if self.steps is None else f"{self.steps} of {self.batch_size} windows"
-        if self.step is not None and self.step != self.steps:
-            steps += f"; this checkpoint is of step {self.step}"
-        return [
-            ("seed", _UNRECORDED if self.seed is None else str(self.seed)),
-            ("optimizer steps", steps),
-            ("hours", _UNRECORDED if self.hours is None else f"{self.hours:.2f}"),
-            ("machine", self.machine or _UNRECORDED),
-            ("git commit", self.commit or _UNRECORDED),
-        ]
-
-
-def run_folder(checkpoint: Path) -> Path:
-    """The folder of the training that wrote a checkpoint: out/checkpoints/NAME."""
-    return checkpoint.parent.parent
-
-
-def store_paths(parts: Parts) -> Iterator[tuple[StoreRecord, Path | None]]:
-    """Yield each store that a checkpoint was trained on, and where it lies, if it is there.
-
-    It is looked for by its path, then in the folder of the training.
-    """
-    for entry in (parts.config.get("run") or {}).get("stores", ()):
-        record = StoreRecord(**entry)
-        near = run_folder(parts.folder) / Path(record.path).name
-        paths = (path for path in (Path(record.path), near) if path.is_dir())
-        yield record, next(paths, None)
 
 
 def evaluation_keys(evaluation: Evaluation) -> dict[str, Any]:
@@ -131,18 +44,19 @@ def model_card(
     families = sorted({store.family for store in training.stores} - {""})
     kind = parts.config["kind"]
     goals = GoalKinds.of(policy)
+    data = [f"{s.family or 'store'}-{Path(s.name).stem}" for s in training.stores]
     opening = (
-        f"A {kind} diffusion policy of {count / 1e6:.2f} M parameters: "
-        f"{policy.interface.state.shape[0]} numbers of state"
-        f"{_cameras(policy)} and a goal by {goals} in, chunks of {policy.action_horizon} actions "
-        f"of {policy.interface.action.shape[0]} numbers at {policy.interface.rate_hz:g} Hz out."
+        f"Diffusion policy of kind {kind}, {count / 1e6:.2f} M parameters. In: "
+        f"{policy.interface.state.shape[0]} numbers of state{_cameras(policy)} and a goal by "
+        f"{goals}. Out: chunks of {policy.action_horizon} actions of "
+        f"{policy.interface.action.shape[0]} numbers at {policy.interface.rate_hz:g} Hz."
     )
     head = {
         "license": licence.lower(),
         "library_name": "telic",
         "pipeline_tag": "robotics",
         "tags": ["robotics", "imitation-learning", "diffusion-policy", kind, *families],
-        "datasets": [f"{s.family or 'store'}-{Path(s.name).stem}" for s in training.stores],
+        **({"datasets": data} if data else {}),
         "metrics": list(dict.fromkeys(m for e in evaluations for m, _ in _metrics(e))),
         "model-index": [{"name": name, "results": [_indexed(e) for e in evaluations]}],
         DIGEST: digest,
@@ -164,17 +78,18 @@ def _cameras(policy: Policy) -> str:
 
 def _use(name: str) -> tuple[str, ...]:
     line = f"evaluate-policy checkpoint=pretrained/{name}"
-    return (
-        *command(line),
-        "",
-        "That repeats the first evaluation below: `evaluate.yaml` has its keys, and a key that is "
-        "given counts instead. `chunks.safetensors` has recorded requests and the chunks that "
-        f"answer them; `save-pretrained --check pretrained/{name}` compares.",
+    return paragraphs(
+        command(line),
+        (
+            "That repeats the first evaluation below: `evaluate.yaml` has its keys, and a key that "
+            "is given counts instead. `chunks.safetensors` has recorded requests and the chunks "
+            f"that answer them; `save-pretrained --check pretrained/{name}` compares.",
+        ),
     )
 
 
 def _training(training: TrainingFacts) -> tuple[str, ...]:
-    return (*command(training.command), "", *table(("what", "value"), training.rows()))
+    return paragraphs(command(training.command), table(("what", "value"), training.rows()))
 
 
 def _data(training: TrainingFacts) -> tuple[str, ...]:
@@ -183,33 +98,35 @@ def _data(training: TrainingFacts) -> tuple[str, ...]:
         for s in training.stores
     ]
     columns = ("store", "episodes", "steps", "robot", "source", "physics", "licence")
-    lines = list(table(columns, rows)) if rows else []
-    if collected := [store.command for store in training.stores if store.command]:
-        lines += ["", *command(*collected)]
-    if training.lost:
-        lines += ["", f"No longer there when this was written: {', '.join(training.lost)}."]
-    return tuple(lines) or ("Not recorded.",)
+    collected = [store.command for store in training.stores if store.command]
+    lost = f"No longer there when this was written: {', '.join(training.lost)}."
+    return paragraphs(
+        table(columns, rows) if rows else (),
+        command(*collected) if collected else (),
+        (lost,) if training.lost else (),
+    ) or ("Not recorded.",)
 
 
 def _evaluation(name: str, evaluations: Sequence[Evaluation]) -> tuple[str, ...]:
-    lines: list[str] = []
+    lines: tuple[str, ...] = ()
     for evaluation in evaluations:
         about = evaluation.about
-        line = command_line(
-            "evaluate-policy",
-            {"checkpoint": f"pretrained/{name}", **evaluation_keys(evaluation)},
-        )
-        lines += ["", f"### {evaluation.policy}: {evaluation.protocol.title()}", "", *command(line)]
-        lines += ["", *table(("row", "value", "95 %", "of"), list(_results(evaluation))), ""]
+        keys = {"checkpoint": f"pretrained/{name}", **evaluation_keys(evaluation)}
         facts = (
             ("date", about.get("date")),
-            ("machine", _machine(about.get("machine"))),
+            ("machine", machine_line(about.get("machine"))),
             ("git commit", about.get("code")),
             ("physics", about.get("physics")),
             ("versions", _listed(about.get("versions"))),
         )
-        lines += [f"- {what}: {value}" for what, value in facts if value]
-    return tuple(lines[1:])
+        lines = paragraphs(
+            lines,
+            (f"### {evaluation.policy}: {evaluation.protocol.title()}",),
+            command(command_line("evaluate-policy", keys)),
+            table(("row", "value", "95 %", "of"), list(_results(evaluation))),
+            [f"- {what}: {value}" for what, value in facts if value],
+        )
+    return lines
 
 
 def _results(evaluation: Evaluation) -> Iterator[tuple[str, str, str, str]]:
@@ -217,7 +134,9 @@ def _results(evaluation: Evaluation) -> Iterator[tuple[str, str, str, str]]:
     if score is not None and protocol.score_name is not None:
         value, interval = f"{score.mean:.3f}", _interval(score.interval)
         yield protocol.score_name, value, interval, f"{score.episodes} {protocol.what}"
-    for row, found in evaluation.rows().items():
+    rows, tasks = evaluation.rows(), protocol.rows().get("per_task", [])
+    for row in sorted(rows, key=lambda row: row in tasks):  # what sums up comes first
+        found = rows[row]
         if found.success is not None:
             value, interval = f"{found.success:.3f}", _interval(found.interval)
             yield row, value, interval, f"{found.successes} of {found.episodes}"
@@ -234,8 +153,7 @@ def _limits(
     if physics := policy.interface.action.physics:
         yield f"- Physics `{physics}`; another one is warned of, and the figures do not hold in it."
     if not policy.interface.images:
-        names = ", ".join(policy.interface.state.names)
-        yield f"- No camera: all of the state must be measured ({names})."
+        yield "- No camera: every entry of the state that `spec.json` names must be measured."
     if policy.goal_kinds.text:
         encoder = policy.config.goal.language.encoder
         yield (
@@ -283,67 +201,6 @@ def _indexed(evaluation: Evaluation) -> dict[str, Any]:
         "dataset": {"type": protocol.name, "name": protocol.title()},
         "metrics": [{"type": m, "name": m, "value": v} for m, v in _metrics(evaluation)],
     }
-
-
-def _stores(parts: Parts) -> tuple[tuple[StoreFacts, ...], tuple[str, ...]]:
-    """The facts of the stores that are there, and the names of those that are not."""
-    found, lost = [], []
-    for record, path in store_paths(parts):
-        if path is None:
-            lost.append(Path(record.path).name)
-            continue
-        store = EpisodeStore.open(path)
-        if store.num_episodes < record.episodes or (
-            record.content and content_digest(store, record.episodes) != record.content
-        ):
-            raise ValueError(
-                f"{path}: is not the store of {record.episodes} episodes that {parts.folder} was "
-                "trained on; put that one in its place, or move this one away"
-            )
-        found.append(StoreFacts.of(store, record.episodes))
-    return tuple(found), tuple(lost)
-
-
-def _training_command(train: Mapping[str, Any]) -> str:
-    """The recipe whose training this is, or else the line of train-policy with all that differs."""
-    recipes = sorted(path.stem for path in (CONFIGS / "recipe" / "experiment").glob("*.yaml"))
-    for recipe in recipes:
-        planned = stages(compose(RecipeConfig, "recipe", [f"experiment={recipe}"]))
-        arguments = next(stage.arguments for stage in planned if stage.command == "train")
-        if not list(_other(train, compose(TrainConfig, "train", arguments))):
-            return command_line("run-recipe", {"experiment": recipe})
-    kind = ((train.get("policy") or {}).get("denoiser") or {}).get("kind")
-    chosen = {} if kind is None else {"policy": kind}
-    usual = compose(TrainConfig, "train", [f"{key}={value}" for key, value in chosen.items()])
-    stores = [Path(path).name for path in (train.get("data") or {}).get("stores", ())]
-    own = {key: value for key, value in _other(train, usual) if key != "policy.denoiser.kind"}
-    return command_line("train-policy", {**chosen, "data.stores": stores, **own})
-
-
-def _other(train: Mapping[str, Any], config: TrainConfig) -> Iterator[tuple[str, Any]]:
-    """Yield what of a training's settings decides its result and differs from `config`."""
-    for key, was, _ in differing(train, plain(config)):
-        free = any(key == name or key.startswith(f"{name}.") for name in FREE if name != "steps")
-        if not free and key not in RECORDED:
-            yield key, was
-
-
-def _hours(folder: Path, progress: Mapping[str, Any]) -> float | None:
-    """Hours up to the checkpoint, or those of the whole training by the recipe's summary."""
-    if seconds := progress.get("seconds"):
-        return float(seconds) / 3600
-    try:
-        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-        return float(summary["seconds"]["train"]) / 3600
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def _machine(facts: Any) -> str:
-    if not isinstance(facts, Mapping):
-        return ""
-    cores, gpu = facts.get("cores"), facts.get("gpu")
-    return f"{facts.get('cpu')}, {cores} cores, GPU {gpu}, {facts.get('system')}"
 
 
 def _listed(facts: Any) -> str:

@@ -16,7 +16,7 @@ from telic.configs.pretrained_arguments import parsed
 from telic.envs.evaluation.results import Evaluation, read_evaluation, results_file
 from telic.evaluate import evaluated_digest
 from telic.export import store_requests
-from telic.model_card import TrainingFacts, evaluation_keys, model_card, store_paths
+from telic.model_card import evaluation_keys, model_card
 from telic.policy import digests
 from telic.policy.checkpoint import Parts, load_policy, read_parts
 from telic.policy.exported.formats import GraphPrecision
@@ -33,6 +33,7 @@ from telic.policy.pretrained import (
 )
 from telic.replacement import Replacement
 from telic.spec import ActRequest, Array
+from telic.training_facts import TrainingFacts, store_paths
 
 NUM_CHUNKS = 20
 # half ranges of an action: as between two runtimes, whose float32 sums are in another order too
@@ -144,7 +145,7 @@ def _evaluation(path: Path, checkpoint: Path) -> Evaluation:
 
 def _licence(training: TrainingFacts, checkpoint: Path) -> str:
     """The licence of this software, which may be that of the weights where the data have it too."""
-    own = str(metadata.metadata("telic").get("License-Expression") or "")
+    own = str(metadata.metadata("telic").json.get("license_expression", ""))
     if not own or training.licences - {own}:
         stated = ", ".join(sorted(one or "none stated" for one in training.licences))
         raise ValueError(

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from telic.configs.words import text_of, word
+from telic.configs.words import command_line, text_of, word
 from telic.envs.evaluation.protocols import PROTOCOL_KEYS
 from telic.policy.pretrained import KEYS, is_pretrained, read_keys
 
@@ -26,12 +26,10 @@ def with_pretrained_keys(overrides: Sequence[str]) -> list[str]:
     if "tasks" in given or given.get("protocol", keys.get("protocol")) != keys.get("protocol"):
         keys = {key: value for key, value in keys.items() if key not in PROTOCOL_KEYS}
     groups = {key.partition(".")[0] for key in given}
-    taken = [
-        f"{key}={word(value)}" for key, value in keys.items() if key.partition(".")[0] not in groups
-    ]
+    taken = {key: value for key, value in keys.items() if key.partition(".")[0] not in groups}
     if taken:
-        print(f"{Path(checkpoint) / KEYS}: {' '.join(taken)}", file=sys.stderr)
-    return [*taken, *overrides]
+        print(command_line(f"{Path(checkpoint) / KEYS}:", taken), file=sys.stderr)
+    return [*(f"{key}={word(value)}" for key, value in taken.items()), *overrides]
 
 
 def _assigned(override: str) -> tuple[str, str]:

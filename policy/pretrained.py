@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import yaml
 from safetensors import safe_open
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from telic.cards import FILE as CARD
 from telic.cards import read_head
@@ -110,12 +110,12 @@ def write_chunks(
         arrays[f"image/{camera}"] = np.stack(pictures)
     for camera in requests[0].goal.images:
         arrays[f"goal_image/{camera}"] = np.stack([r.goal.images[camera] for r in requests])
-    if requests[0].goal.state is not None:
-        arrays["goal_state"] = np.stack([request.goal.state for request in requests])
+    if goal_states := [r.goal.state for r in requests if r.goal.state is not None]:
+        arrays["goal_state"] = np.stack(goal_states)
     texts = [request.goal.text for request in requests]
     about = {"text": json.dumps(texts), "seed": json.dumps([request.seed for request in requests])}
     arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    save_file(arrays, folder / CHUNKS, about)
+    (folder / CHUNKS).write_bytes(save(arrays, about))
 
 
 def read_chunks(folder: Path) -> tuple[list[ActRequest], Array]:

@@ -27,6 +27,7 @@ RULE: dict[str, tuple[str, ...]] = {
         "goal_choice",
         "build_anchors | collect | control | evaluate | export | train | train_baseline",
         "recipe store_facts",
+        "training_facts",
         "model_card",
         "save_pretrained",
         "commands",
