@@ -63,7 +63,11 @@ def run(args: argparse.Namespace) -> float:
         PRETRAINED,
         overwrite=args.overwrite,
         by="--overwrite",
-        sources=[args.checkpoint, *args.results, *([args.store] if args.store else [])],
+        sources=[
+            args.checkpoint,
+            *map(results_file, args.results),
+            *([args.store] if args.store else []),
+        ],
     )
     out.require()
     policy, parts = _loaded(args.checkpoint)

@@ -200,7 +200,7 @@ def test_what_is_not_handed_on(
 ) -> None:
     best, out, results = made / "run/checkpoints/best", tmp_path / "out", made / "run/eval"
     assert "--results is missing: a card states results" in refusal(capsys, best, out)
-    assert "no results at" in refusal(capsys, best, out, "--results", tmp_path)
+    assert "no results at" in refusal(capsys, best, out, "--results", tmp_path / "none")
     there = refusal(capsys, best, made / "pre/toy", "--results", results)
     assert there.endswith("is already there; --overwrite replaces it, or give another path")
     (tmp_path / "mine").mkdir()
