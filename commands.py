@@ -59,3 +59,9 @@ def export_policy() -> None:
     """Run `export-policy`; help and mistakes in the arguments need no torch."""
     import_module("telic.policy.exported.arguments").parser().parse_args()
     _imported("telic.export").main()
+
+
+def save_pretrained() -> None:
+    """Run `save-pretrained`; help and mistakes in the arguments need no torch."""
+    import_module("telic.configs.pretrained_arguments").parsed()
+    _imported("telic.save_pretrained").main()

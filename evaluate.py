@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -18,7 +18,8 @@ import torch
 from rich.console import Console
 
 from telic.agreement import other_physics
-from telic.configs.launch import launch
+from telic.configs.launch import launch, register_preparation
+from telic.configs.pretrained import with_pretrained_keys
 from telic.configs.words import command_line
 from telic.envs.evaluation.episode_log import EpisodeLog
 from telic.envs.evaluation.filming import can_film, film
@@ -55,6 +56,7 @@ from telic.policy.inference.latency import chunk_latency_ms
 from telic.policy.inference.machine import machine, versions
 from telic.policy.inference_config import InferenceKeys, SamplingChoice
 from telic.policy.policy import Policy
+from telic.policy.pretrained import ADDED
 from telic.ranges import LAST_SEED, require_range, require_text
 from telic.spec import ChunkPolicy
 from telic.training.robomimic_baseline import RobomimicPolicy
@@ -180,7 +182,7 @@ def contestant(config: EvaluateConfig, protocol: EvaluationProtocol) -> Contesta
     policy = load_policy(folder, pick_device(config.device))
     title = str(read_config(folder)["kind"])
     identity: dict[str, Any] = {
-        "checkpoint": _digest(folder),
+        "checkpoint": evaluated_digest(folder),
         "execute_horizon": min(config.execute_horizon, policy.action_horizon),
     }
     title = policy.title if isinstance(policy, RobomimicPolicy) else title
@@ -206,7 +208,7 @@ def _exported(
     """Return the contestant that an exported folder is."""
     STDERR.print(policy.opened.note, highlight=False)
     identity: dict[str, Any] = {
-        "checkpoint": _digest(Path(config.checkpoint)),
+        "checkpoint": evaluated_digest(Path(config.checkpoint)),
         "execute_horizon": min(config.execute_horizon, policy.action_horizon),
         "sampling": policy.manifest.sampling,
         "precision": policy.manifest.precision,
@@ -319,24 +321,38 @@ def _about(config: EvaluateConfig, who: Contestant) -> dict[str, Any]:
 
 def _command(config: EvaluateConfig) -> str:
     """Return the command line of which `config` is made."""
-    given, default = plain(config), plain(EvaluateConfig(checkpoint=config.checkpoint))
-    changed = {key: value for key, value in given.items() if value != default[key]}
+    return command_line(
+        "evaluate-policy", {"checkpoint": config.checkpoint, **changed_keys(plain(config))}
+    )
+
+
+def changed_keys(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keys of a config's YAML data that are not as they are by default.
+
+    A key of which nothing is known here is left out: the data may be of another version.
+    """
+    default = plain(EvaluateConfig(checkpoint=EXPERT))
+    changed = {k: v for k, v in given.items() if k in default and v != default[k]}
     choice = changed.pop("sampling", {})
     sampling = {f"sampling.{key}": value for key, value in choice.items() if value is not None}
     if (preset := sampling.pop(f"sampling.{SamplingChoice.shorthand}", None)) is not None:
         sampling = {"sampling": preset, **sampling}
-    about = {"checkpoint": config.checkpoint, **changed, **sampling}
-    return command_line("evaluate-policy", about)
+    changed.pop("checkpoint", None)
+    return changed | sampling
 
 
-def _digest(checkpoint: Path) -> str:
+def evaluated_digest(checkpoint: Path) -> str:
     """Return the SHA-256 of all that acts: weights, statistics, config; not of `train_state`."""
     digest = hashlib.sha256()
-    for path in sorted(path for path in checkpoint.iterdir() if path.is_file()):
+    files = (path for path in checkpoint.iterdir() if path.is_file() and path.name not in ADDED)
+    for path in sorted(files):
         digest.update(path.name.encode())
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
+
+
+register_preparation("evaluate", with_pretrained_keys)
 
 
 def main() -> None:

@@ -46,6 +46,7 @@ from telic.policy.diffusion.formulations import FORMULATIONS
 from telic.policy.inference.device import pick_device
 from telic.policy.layers.tensors import WeightsToCome, load_exactly, save_tensors
 from telic.policy.policy import Policy
+from telic.policy.pretrained import SHELF, require_card
 from telic.policy.renamed import renamed_settings, renamed_tensors
 from telic.policy.routing.routings import ROUTINGS
 from telic.policy.train_state import load_tree, save_tree
@@ -212,6 +213,7 @@ def read_parts(path: str | Path) -> Parts:
     if config.get("digests") and not (folder / digests.FILE).is_file():
         raise ValueError(f"{folder}: {digests.FILE} is missing; the checkpoint is incomplete")
     digests.require_intact(folder, *_FILES)
+    require_card(folder)
     with readable(folder / "spec.json"):
         spec = json.loads((folder / "spec.json").read_text(encoding="utf-8"))
         interface = Interface.from_json(spec["interface"])
@@ -275,6 +277,11 @@ def policy_config(plain: Any, where: str) -> PolicyConfig:
 def _checkpoint(path: str | Path) -> Path:
     folder = existing_directory(Path(path))
     if not folder.is_dir():
+        if folder.parts[:1] == (SHELF,):
+            raise ValueError(
+                f"{folder}: not there; {SHELF}/ lies in the repository, not in the installed "
+                "package: run in a clone of it, or give the path"
+            )
         raise ValueError(f"{folder}: no checkpoint directory there; train-policy writes one")
     return folder
 

@@ -79,6 +79,7 @@ def test_wheel_and_sdist_hold_all_modules_and_configs(built: Path, repository: P
     with zipfile.ZipFile(next(built.glob("*.whl"))) as wheel:
         names = set(wheel.namelist())
         assert expected <= names
+        assert not [name for name in names if name.startswith("telic/pretrained/")]
         assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"telic"}
     with tarfile.open(next(built.glob("*.tar.gz"))) as sdist:
         inside = {"telic/" + name.partition("/")[2] for name in sdist.getnames()}

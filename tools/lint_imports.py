@@ -18,15 +18,18 @@ PACKAGE = "telic"
 NOT_PRODUCT = ("tests", "benchmarks", "tools", "build", "runs", ".venv", "docs")
 RULE: dict[str, tuple[str, ...]] = {
     "rooms": (
-        "agreement array_spec command_line plugins progress_bar ranges registry replacement spec "
-        "typed_keys yaml_files",
+        "agreement array_spec cards command_line plugins progress_bar ranges registry replacement "
+        "spec typed_keys yaml_files",
         "embodiment",
         "datasets | envs | policy",
         "training | real_robot",
         "configs",
         "goal_choice",
         "build_anchors | collect | control | evaluate | export | train | train_baseline",
-        "recipe",
+        "recipe store_facts",
+        "training_facts",
+        "model_card",
+        "save_pretrained",
         "commands",
     ),
     "policy": (
@@ -40,7 +43,7 @@ RULE: dict[str, tuple[str, ...]] = {
         "policy.auxiliary policy.config policy.presets policy.conditioning policy.batch "
         "policy.noise policy.requests policy.chunk_sampler policy.policy",
         "policy.atomic policy.built_within policy.checkpoint policy.checkpoint_files "
-        "policy.renamed policy.train_state",
+        "policy.pretrained policy.renamed policy.train_state",
         "policy.finetune | policy.inference_config",
         "policy.exported",
         "policy.published",

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from telic.configs.describe import CommandDescription, command_lines, describe, heading, meaning
+from telic.configs.pretrained_arguments import parser as save_pretrained_parser
 from telic.datasets.cli import demo_store_parser
 from telic.policy.exported.arguments import parser as export_policy_parser
 from telic.policy.published.import_arguments import parser as import_checkpoint_parser
@@ -31,6 +32,7 @@ def pages() -> dict[Path, str]:
     made[PAGES / "demo-store.md"] = of_arguments(demo_store_parser())
     made[PAGES / "import-checkpoint.md"] = of_arguments(import_checkpoint_parser())
     made[PAGES / "export-policy.md"] = of_arguments(export_policy_parser())
+    made[PAGES / "save-pretrained.md"] = of_arguments(save_pretrained_parser())
     return made
 
 

@@ -40,7 +40,7 @@ class StoreRecord:
         return cls(
             path=str(store.path),
             episodes=store.num_episodes,
-            content=_content(store, store.num_episodes),
+            content=content_digest(store, store.num_episodes),
             held_out=[int(episode) for episode in held_out],
         )
 
@@ -129,7 +129,7 @@ class Resumed:
 
     def _compare(self, config: TrainConfig, was: Mapping[str, Any]) -> None:
         """List what differs and may; raise ValueError for what would make it another run."""
-        differ = {key: (old, new) for key, old, new in _differing(was, plain(config))}
+        differ = {key: (old, new) for key, old, new in differing(was, plain(config))}
         apart = RECORDED if "run" in self.parts.config else ()
         free = [key for key in sorted(differ) if _note(key) is not None]
         others = [key for key in sorted(differ) if key not in {*free, *apart}]
@@ -162,7 +162,7 @@ class Resumed:
             )
         for record, store in zip(records, stores, strict=True):
             if store.num_episodes < record.episodes or (
-                record.content and _content(store, record.episodes) != record.content
+                record.content and content_digest(store, record.episodes) != record.content
             ):
                 raise ValueError(
                     f"{self._where}, which learns from {record.episodes} episodes of "
@@ -201,7 +201,7 @@ def holds_checkpoints(out: Path) -> bool:
     )
 
 
-def _content(store: EpisodeStore, episodes: int) -> str:
+def content_digest(store: EpisodeStore, episodes: int) -> str:
     """Return a digest of the first episodes: fields, ends, statistics of each, language.
 
     It reads no step and does not change when more episodes are appended.
@@ -227,12 +227,12 @@ def _take_count(config: TrainConfig, was: Mapping[str, Any]) -> None:
         wanted.count = int(before.get("count") or 0)
 
 
-def _differing(old: Any, new: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
+def differing(old: Any, new: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
     """Yield dotted key, old and new value of each setting that both have and that differs."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         for name in old:
             if name in new:
-                yield from _differing(old[name], new[name], f"{key}.{name}" if key else str(name))
+                yield from differing(old[name], new[name], f"{key}.{name}" if key else str(name))
     elif old != new:
         yield key, old, new
 

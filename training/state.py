@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import cast
@@ -11,6 +12,7 @@ from accelerate import Accelerator
 
 from telic.policy.checkpoint import load_train_state, save_checkpoint
 from telic.policy.finetune import copy_language
+from telic.policy.inference.machine import machine
 from telic.policy.layers.tensors import load_exactly
 from telic.policy.policy import Policy
 from telic.training.config import TrainConfig
@@ -19,11 +21,15 @@ from telic.training.resume import Resumed, RunRecord
 
 @dataclass(slots=True)
 class TrainProgress:
-    """Where a run stands: optimizer steps done and the best score so far (lower is better)."""
+    """Where a run stands: optimizer steps done and the best score so far (lower is better).
+
+    seconds: that it took so far, in all sittings, validations and checkpoints included.
+    """
 
     step: int = 0
     best: float = math.inf
     best_step: int = 0
+    seconds: float = 0.0
 
 
 class Training:
@@ -38,6 +44,7 @@ class Training:
         self.averaged = cast(Policy, self.ema.module)
         self.optimizer = config.optimizer.build(policy)
         self.progress = TrainProgress()
+        self._counted_s = time.monotonic()  # up to which `progress.seconds` counts
 
     def resume(self, resumed: Resumed) -> None:
         """Go on from a checkpoint; ValueError where it is of another configuration."""
@@ -58,6 +65,9 @@ class Training:
     def checkpoint(self, name: str) -> None:
         """Write `out`/checkpoints/name, on one process of all."""
         self.accelerator.wait_for_everyone()
+        now_s = time.monotonic()
+        self.progress.seconds += now_s - self._counted_s
+        self._counted_s = now_s
         if self.accelerator.is_main_process:
             save_checkpoint(
                 Path(self.config.out) / "checkpoints" / name,
@@ -68,7 +78,7 @@ class Training:
                     "optimizer": self.optimizer.state_dict(),
                     "progress": asdict(self.progress),
                 },
-                extra={"train": self.config, "run": self.record},
+                extra={"train": self.config, "run": self.record, "machine": machine()},
                 write_language=copy_language(self.policy),
             )
         self.accelerator.wait_for_everyone()

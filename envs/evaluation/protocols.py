@@ -24,6 +24,8 @@ class ProtocolEntry:
 EPISODES = frozenset(["episodes_per_task", "seed"])
 TABLE = frozenset(["env", "scene", "language_file"])
 COMMON = frozenset(["protocol", "max_steps", "instructions", "state"])
+# what says which episodes there are; `state` says what a policy is given in them
+PROTOCOL_KEYS = frozenset(field.name for field in fields(ProtocolSettings)) - {"state"}
 PROTOCOLS: dict[str, ProtocolEntry] = {
     TaskProtocol.name: ProtocolEntry(protocol=TaskProtocol, takes=EPISODES | {"tasks"}),
     SingleProtocol.name: ProtocolEntry(protocol=SingleProtocol, takes=EPISODES | TABLE),

@@ -15,6 +15,7 @@ from telic import recipe
 from telic.build_anchors import BuildAnchorsConfig
 from telic.collect import CollectConfig
 from telic.configs.launch import compose
+from telic.configs.pretrained_arguments import parser as save_pretrained_parser
 from telic.control import ControlConfig
 from telic.datasets.cli import demo_store_parser
 from telic.envs import registry
@@ -22,12 +23,14 @@ from telic.evaluate import EvaluateConfig
 from telic.policy.diffusion.samplers import SAMPLERS
 from telic.policy.encoders.towers import TOWERS
 from telic.policy.exported.arguments import parser as export_policy_parser
+from telic.policy.pretrained import write_keys
 from telic.policy.published.import_arguments import parser as import_checkpoint_parser
 from telic.registry import Registry
 from telic.train import TrainConfig
 from telic.train_baseline import TrainBaselineConfig
 
 CHECKPOINT = REPOSITORY / "tests/fixtures/written_before/checkpoint"
+PRETRAINED: list[str] = []  # the folder that stands for each of pretrained/
 COMPOSED: dict[str, tuple[str, type[Any]]] = {
     "collect-demos": ("collect", CollectConfig),
     "train-policy": ("train", TrainConfig),
@@ -41,6 +44,7 @@ PARSED = {
     "demo-store": demo_store_parser,
     "import-checkpoint": import_checkpoint_parser,
     "export-policy": export_policy_parser,
+    "save-pretrained": save_pretrained_parser,
 }
 BY_MODULE = {f"telic.{name}": script for script, (name, _) in COMPOSED.items()}
 DOCUMENTED = [(*line, page) for page in PAGES for line in command_lines(page)]
@@ -61,6 +65,8 @@ def settings(words: list[str]) -> list[str]:
         key, _, value = word.partition("=")
         if key == "init_from":
             value = str(CHECKPOINT)
+        if key == "checkpoint" and value.startswith("pretrained/"):
+            value = PRETRAINED[0]
         if swept and not value.startswith(("[", "{")):
             value = value.partition(",")[0]
         kept.append(f"{key}={re.sub(r'[$][{]hydra:.*?[}]', 'x', value)}")
@@ -72,6 +78,10 @@ def _parts_of_the_pages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[No
     """Have the task and parts of the documentation where its command lines look for them."""
     folder = tmp_path_factory.mktemp("tasks")
     (folder / "my_tasks.py").write_text(program("docs/how_to/add_a_task.md", "my_tasks.py"))
+    for name in ("config.yaml", "chunks.safetensors"):
+        (folder / name).touch()
+    write_keys(folder, {"protocol": "lh_mtlc", "execute_horizon": 5, "sampling": "2"})
+    PRETRAINED[:] = [str(folder)]
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(folder))
         known = {t: registry.entry(t) for t in registry.task_ids()}
