@@ -221,8 +221,8 @@ def test_a_bad_reading_costs_its_own_tick_and_no_more(reading: str) -> None:
 
 @pytest.mark.filterwarnings("error")
 def test_stamps_of_any_whole_type_are_of_the_same_time() -> None:
-    plain = play([Tick(seed=i) for i in range(30)], Motion.absolute)
-    unsigned = play([Tick(seed=i, reading="unsigned") for i in range(30)], Motion.absolute)
+    plain = play([TickPlan(seed=i) for i in range(30)], Motion.absolute)
+    unsigned = play([TickPlan(seed=i, reading="unsigned") for i in range(30)], Motion.absolute)
     assert len(plain.commands) > 25
     assert [tick for tick, _ in unsigned.commands] == [tick for tick, _ in plain.commands]
 
