@@ -31,7 +31,6 @@ from telic.embodiment import unified_interface
 from telic.policy import digests
 from telic.policy.atomic import existing_directory, replacing_directory
 from telic.policy.auxiliary import OBJECTIVES
-from telic.policy.built_within import built_within
 from telic.policy.checkpoint_files import (
     load_embeddings,
     load_stats,
@@ -44,6 +43,7 @@ from telic.policy.config import PolicyConfig
 from telic.policy.denoisers.kinds import KINDS, require_kind
 from telic.policy.diffusion.formulations import FORMULATIONS
 from telic.policy.inference.device import pick_device
+from telic.policy.layers.built_within import built_within
 from telic.policy.layers.tensors import WeightsToCome, load_exactly, save_tensors
 from telic.policy.policy import Policy
 from telic.policy.pretrained import SHELF, require_card

@@ -42,7 +42,7 @@ RULE: dict[str, tuple[str, ...]] = {
         "policy.inference",
         "policy.auxiliary policy.config policy.presets policy.conditioning policy.batch "
         "policy.noise policy.requests policy.chunk_sampler policy.policy",
-        "policy.atomic policy.built_within policy.checkpoint policy.checkpoint_files "
+        "policy.atomic policy.layers.built_within policy.checkpoint policy.checkpoint_files "
         "policy.pretrained policy.renamed policy.train_state",
         "policy.finetune | policy.inference_config",
         "policy.exported",
