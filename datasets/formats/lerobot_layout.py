@@ -61,7 +61,12 @@ def is_lerobot(path: Path) -> bool:
     return isinstance(info, dict) and "codebase_version" in info
 
 
-LEROBOT = Kind("a LeRobotDataset", is_lerobot)
+LEROBOT = Kind(
+    "a LeRobotDataset",
+    is_lerobot,
+    files=r"meta/(?:info|stats|telic)\.json|meta/(?:episodes|episodes_stats|tasks)\.jsonl"
+    r"|meta/tasks\.parquet|meta/episodes/.+\.parquet|data/.+\.parquet|videos/.+\.mp4",
+)
 
 
 def field_of(key: str) -> str:
