@@ -10,6 +10,7 @@ from typing import Any, Final, TypeVar
 from telic.array_spec import near_misses
 
 Choice = TypeVar("Choice", bound=Enum)
+_FINITE: Final = "a finite number"
 LAST_SEED: Final = 2**31 - 1  # simulators take no larger one
 
 
@@ -37,6 +38,8 @@ def require_range(
             or (above is not None and value <= above)
             or (at_most is not None and value > at_most)
         )
+        if at_most is None and wanted != _FINITE and not _finite(value):
+            wanted += " and finite"
         if outside:
             raise ValueError(f"{prefix}{name}={value!r} must be {wanted}")
 
@@ -71,4 +74,4 @@ def _wanted(at_least: float | None, above: float | None, at_most: float | None) 
         parts.append(f"more than {above:g}")
     if at_most is not None:
         parts.append(f"at most {at_most:g}")
-    return " and ".join(parts) or "a finite number"
+    return " and ".join(parts) or _FINITE

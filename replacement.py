@@ -1,9 +1,9 @@
 """The one place where something that a user named is replaced or deleted.
 
 It goes only if that was asked for, if it is of the kind that takes its place, if nobody is writing
-it, and if nothing that is read meanwhile lies in it. The new one is made beside it, under a name
-that nobody else has, and the two are exchanged in one step: a kill, an error or a full disk leaves
-the old one or the new one.
+it, and if nothing lies in it that is read meanwhile or is no part of it. The new one is made beside
+it, under a name that nobody else has, and the two are exchanged in one step: a kill, an error or a
+full disk leaves the old one or the new one.
 """
 
 from __future__ import annotations
@@ -33,12 +33,26 @@ class Kind:
     """What may give way to what.
 
     noun: "an episode store"; recognises: whether that is what stands at a path; locks: the folders
-    and files that a writer of it would hold.
+    and files that a writer of it would hold. files: a regular expression of the files that a folder
+    of it may hold, by their paths in it; None: `recognises` looks at all of them.
     """
 
     noun: str
     recognises: Callable[[Path], bool]
     locks: Callable[[Path], Sequence[Path]] = lambda path: (path,)
+    files: str | None = None
+
+    def strangers(self, path: Path) -> Iterator[Path]:
+        """Yield the files and links in the folder `path` that are no part of one of this kind."""
+        if self.files is None:
+            return
+        ours = re.compile(self.files)
+        for folder, folders, names in os.walk(path):
+            links = [name for name in folders if Path(folder, name).is_symlink()]
+            for name in sorted([*names, *links]):
+                found = Path(folder, name)
+                if name in links or not ours.fullmatch(found.relative_to(path).as_posix()):
+                    yield found
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +61,8 @@ class Replacement:
 
     overwrite: whether the user asked that what is there be replaced; by: how they ask for it.
     None of `sources`, which are read for it, may be what is written, lie in it or hold it.
-    locked_by_us: the caller holds what a writer of it would hold.
+    locked_by_us: the caller holds what a writer of it would hold. keep_strangers: files in the old
+    one that are no part of it come along; else it is not replaced while they lie there.
     """
 
     path: Path
@@ -57,6 +72,7 @@ class Replacement:
     by: str = "overwrite=true"
     sources: Sequence[Path | str] = ()
     locked_by_us: bool = False
+    keep_strangers: bool = False
 
     def require(self) -> None:
         """Raise ValueError unless it may be written."""
@@ -77,6 +93,11 @@ class Replacement:
             )
         if not self.locked_by_us:
             _require_unlocked(path, kind.locks(place))
+        if not self.keep_strangers and (found := next(kind.strangers(place), None)) is not None:
+            raise ValueError(
+                f"{path}: holds {found.relative_to(place)}, which is no part of {kind.noun}, so it "
+                "is not replaced; move that file elsewhere, or give another path"
+            )
 
     @contextmanager
     def writing(self, *, durable: bool = False) -> Iterator[Path]:
@@ -93,9 +114,11 @@ class Replacement:
             with _folder_beside(place) as folder:
                 fresh = folder / place.name
                 yield fresh
+                self._bring_strangers(fresh)
                 if durable:
                     for file in (fresh, *sorted(fresh.rglob("*"))):
-                        _sync(file)
+                        if not file.is_symlink():
+                            _sync(file)
                 self.require()  # it was long ago
                 _put_in_place(fresh, place, folder)
                 if durable:
@@ -123,6 +146,13 @@ class Replacement:
             raise ValueError(
                 f"{self.path}: cannot be removed ({error.strerror or error})"
             ) from error
+
+    def _bring_strangers(self, fresh: Path) -> None:
+        for found in self.kind.strangers(self._place) if self.keep_strangers else ():
+            brought = fresh / found.relative_to(self._place)
+            if not os.path.lexists(brought):
+                brought.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(found, brought, follow_symlinks=False)
 
     def tidy(self) -> None:
         """Delete what killed processes left beside `path` of what was to stand there."""

@@ -131,6 +131,12 @@ def _prepare(config: TrainConfig, stack: ExitStack) -> Run:
     if resumed is None:  # only now, when nothing is at fault with the input
         remove_checkpoints(config, accelerator)
     step = training.progress.step
+    if resumed is not None and step >= config.steps:
+        messages = [
+            *messages,
+            f"nothing is left to train: {checkpoint} is of step {step} and steps={config.steps}; "
+            "a larger steps= goes on with it",
+        ]
     return Run(
         config=config,
         training=training,

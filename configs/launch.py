@@ -188,6 +188,12 @@ def one_line(error: Exception, schema: type[Any]) -> str:
     if no_list:
         name, value = no_list.groups()
         return f"{name}={value} must be a list: {name}=[{value}]"
+    if absent := re.search(r"Interpolation key '([^']+)' not found", text):
+        name = absent.group(1)
+        return (
+            f"${{{name}}} stands for the key {name}, which is not there"
+            f"{near_misses(name, key_types(schema))}; as text it is \\${{{name}}}"
+        )
     parts = [
         part.strip()
         for part in text.splitlines()

@@ -34,8 +34,9 @@ def as_hydra(arguments: Sequence[str], schema: type[object]) -> list[str]:
     Kept are values in quotes, `null`, interpolations (`${...}`), and with `-m` what is swept
     (`a,b`, `range(1,3)`). Other values of a key that holds text are that text, and so are the
     entries of a list of texts (`[a,b]`). A value given to a group of keys whose config has a
-    `shorthand` is that key's: `sampling=2` is `sampling.preset=2`. A list of texts that its group
-    names as `repeated` may be given an entry at a time: `goal.image=a:1.png goal.image=b:2.png`.
+    `shorthand` is that key's, unless it is a mapping: `sampling=2` is `sampling.preset=2`. A list
+    of texts that its group names as `repeated` may be given an entry at a time:
+    `goal.image=a:1.png goal.image=b:2.png`.
     """
     kinds = key_types(schema)
     sweeping = any(argument in _MULTIRUN for argument in arguments)
@@ -71,11 +72,11 @@ def _as_hydra(argument: str, kinds: Mapping[str, Any], sweeping: bool) -> str:
     head, key, value = assigned.groups()
     kind = _inner(kinds.get(key))
     short = getattr(kind, "shorthand", None)
-    if short is not None and not value.lstrip().startswith("{"):
+    override = _parsed(value)
+    if short is not None and not (override and isinstance(override._value, dict)):
         return _as_hydra(f"{head[:-1]}.{short}={value}", kinds, sweeping)
     if kind is str:
         return head + _text(value, sweeping)
-    override = _parsed(value)
     if sweeping and override is not None and override.is_sweep_override():
         return argument
     body = re.fullmatch(r"\s*\[(.*)\]\s*", value, re.DOTALL)

@@ -19,6 +19,8 @@ LARGEST_CHUNK = 1 << 30  # bytes; a larger declared size is damage
 PARTIAL = re.compile(
     r"(zarr\.json|c[.0-9]*|[0-9]+)\.\d+\.partial|(zarr|[0-9]+)\.[0-9a-f]{32}\.partial"
 )
+# the files of zarr v3's arrays and groups, by their paths
+NODE_FILES = rf"(?:.+/)?(?:zarr\.json|c(?:[./]\d+)*|{PARTIAL.pattern})"
 
 
 def read_meta(path: Path) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import zarr
 
+from telic.datasets.array_metadata import NODE_FILES
 from telic.datasets.arrays import RowArray, create_rows
 from telic.datasets.layout import IMAGE_CHUNK_BYTES
 from telic.datasets.lock import WriterLock
@@ -39,7 +40,7 @@ def _is_features(path: Path) -> bool:
     return not len(array) or array.attributes.get("format") == FORMAT
 
 
-FEATURES = Kind("features of a store", _is_features)
+FEATURES = Kind("features of a store", _is_features, files=NODE_FILES)
 
 
 def features_folder(store: Path, key: Mapping[str, Any]) -> Path:

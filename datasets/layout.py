@@ -26,7 +26,7 @@ import numpy as np
 import zarr
 
 from telic.datasets import statistics
-from telic.datasets.array_metadata import read_meta
+from telic.datasets.array_metadata import NODE_FILES, read_meta
 from telic.datasets.arrays import create_rows
 from telic.datasets.checks import FIELD_NAME
 from telic.datasets.language import Language
@@ -61,7 +61,7 @@ def is_store(path: Path) -> bool:
     return isinstance(attributes, dict) and attributes.get("format") == FORMAT
 
 
-STORE = Kind("an episode store", is_store)
+STORE = Kind("an episode store", is_store, files=rf"zarr\.json|(?:data|meta)/{NODE_FILES}")
 
 
 def read_attributes(path: Path) -> dict[str, Any]:

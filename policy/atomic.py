@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from telic.replacement import Kind, Replacement, restore
 
 _OURS = re.compile(r"^kind: .*^format: \d+$", re.MULTILINE | re.DOTALL)  # of config.yaml
+_LEFTOVER = r"\.\w+\.[a-z0-9_]{8}\.telic"  # what a killed replacement left
 
 
 def is_checkpoint(path: Path) -> bool:
@@ -26,14 +27,25 @@ def is_checkpoint(path: Path) -> bool:
 def is_run(path: Path) -> bool:
     """Return whether `path` is a folder of our checkpoints and nothing else."""
     return path.is_dir() and all(
-        is_checkpoint(entry) or re.fullmatch(r"\.\w+\.[a-z0-9_]{8}\.telic", entry.name)
-        for entry in path.iterdir()
+        is_checkpoint(entry) or re.fullmatch(_LEFTOVER, entry.name) for entry in path.iterdir()
     )
 
 
+_FILES = (  # of a checkpoint, those of language/ as transformers names them
+    r"config\.yaml|(spec|digests)\.json|(model|stats|embeddings)\.safetensors"
+    r"|train_state/(tensors\.safetensors|tree\.json)"
+    r"|language/(.+\.(json|safetensors|model)|(.+/)?(vocab|merges)\.txt)"
+)
 # the trainer of a run holds the run's folder: out/checkpoints/last
-CHECKPOINT = Kind("a checkpoint of ours", is_checkpoint, lambda path: (path, path.parent.parent))
-CHECKPOINTS = Kind("a folder of checkpoints of ours", is_run, lambda path: (path, path.parent))
+CHECKPOINT = Kind(
+    "a checkpoint of ours", is_checkpoint, lambda path: (path, path.parent.parent), _FILES
+)
+CHECKPOINTS = Kind(
+    "a folder of checkpoints of ours",
+    is_run,
+    lambda path: (path, path.parent),
+    rf"[^/]+/({_FILES})|{_LEFTOVER}/.*",
+)
 
 
 @contextmanager
@@ -42,9 +54,11 @@ def replacing_directory(path: Path, overwrite: bool = True) -> Iterator[Path]:
 
     Whoever asks for it holds the run. ValueError if something else than a checkpoint stands there,
     or one that `overwrite` spares, or it cannot be written (disk full, no permission); what stood
-    at `path` stays.
+    at `path` stays. A user's own files in it come along: they end no training.
     """
-    checkpoint = Replacement(path, CHECKPOINT, overwrite=overwrite, locked_by_us=True)
+    checkpoint = Replacement(
+        path, CHECKPOINT, overwrite=overwrite, locked_by_us=True, keep_strangers=True
+    )
     with checkpoint.writing(durable=True) as fresh:
         fresh.mkdir()
         try:

@@ -20,7 +20,16 @@ from telic.real_robot.clock import NS, Clock, MonotonicClock, Pacer
 from telic.real_robot.driver import Driver
 from telic.real_robot.ipc import Ipc, StopKind, decode_text, encode_text
 from telic.real_robot.lease import robot_lease
-from telic.real_robot.loop import Inputs, LoopRules, LoopState, NumberedChunk, Phase, step
+from telic.real_robot.loop import (
+    Cause,
+    Inputs,
+    LoopRules,
+    LoopState,
+    NumberedChunk,
+    Phase,
+    Reason,
+    step,
+)
 from telic.real_robot.realtime import make_prompt
 from telic.real_robot.robot import Reading, Robot, RobotConfig, identity_of, require_facts
 from telic.real_robot.safety import SafetyConfig
@@ -108,10 +117,11 @@ def control_main(
             return "the daemon is gone", None
         return None, stop_requests[0] if stop_requests else None
 
+    def begun() -> None:
+        channel.send({"connected": realtime})
+
     with reporting(channel, starting=False), held_until_the_end:
-        with releasing(robot):
-            channel.send({"connected": realtime})
-            summary = drive(robot, clock, ipc, rules, watch)
+        summary = drive(robot, clock, ipc, rules, watch, begun)
         if stop_requests and summary["ended"]["reason"].endswith(stop_requests[0]):
             summary["ended"]["signal"] = signal.SIGTERM.name
         channel.send({"summary": summary | {"realtime": realtime, "robot": _report(robot)}})
@@ -126,34 +136,59 @@ def _report(robot: Robot) -> dict[str, Any]:
     return report if isinstance(report, dict) else {"report": report}
 
 
-@contextmanager
-def releasing(robot: Robot) -> Iterator[None]:
-    """At the end of the block, however it comes, hold the robot and stop it."""
-    try:
-        yield
-    finally:
-        try:
-            robot.hold()
-        finally:
-            robot.stop()
-
-
 def drive(
     robot: Robot,
     clock: Clock,
     ipc: Ipc,
     rules: LoopRules,
     watch: Callable[[], tuple[str | None, str | None]] = lambda: (None, None),
+    begun: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
-    """Run the connected robot until STOP; return the summary.
+    """Run the connected robot until STOP, let go of it; return the summary.
 
     `watch()` gives what ends the run from outside: (a fault, an order), each a text or None.
+    `begun()` is called before the first tick. What the robot raises is a fault of the run; after
+    what anything else raises it is held and stopped too.
     """
     driver = Driver(robot)
+    with _releasing(driver):
+        begun()
+        summary = _run(driver, clock, ipc, rules, watch, robot.control_hz)
+    return _with_fault(summary, driver.fault)
+
+
+@contextmanager
+def _releasing(driver: Driver) -> Iterator[None]:
+    """At the end of the block, however it comes, hold the robot and stop it."""
+    try:
+        yield
+    finally:
+        driver.hold()
+        driver.stop()
+
+
+def _with_fault(summary: dict[str, Any], fault: str | None) -> dict[str, Any]:
+    """Return the summary of a run in which the robot raised `fault`, some of it at the very end."""
+    if fault is None:
+        return summary
+    reason = summary["ended"]["reason"]
+    whole = str(Reason(Cause.FAULT, fault))
+    text = whole if whole.startswith(reason) else f"{reason}; then {fault}"
+    return summary | {"ended": {"failed": True, "cause": Cause.FAULT.value, "reason": text}}
+
+
+def _run(
+    driver: Driver,
+    clock: Clock,
+    ipc: Ipc,
+    rules: LoopRules,
+    watch: Callable[[], tuple[str | None, str | None]],
+    control_hz: float,
+) -> dict[str, Any]:
     held = driver.hold()
     state = LoopState.begin(clock.now_ns(), held.action)
-    tally = Tally(robot.control_hz, rules.timeline.dt_ns)
-    pacer = Pacer(clock, robot.control_hz)
+    tally = Tally(control_hz, rules.timeline.dt_ns)
+    pacer = Pacer(clock, control_hz)
     next_chunk, changes = ipc.chunks.written, 0
     delays: deque[int] = deque(maxlen=_RECENT)
     text = encode_text(str(state.reason))
@@ -175,17 +210,16 @@ def drive(
             read_ns=clock.now_ns(),
             wall_ns=time.time_ns(),
             held_problem=held.problem,
+            holds=driver.holds,
             chunks=chunks,
-            fault=reading.fault or fault,
+            fault=driver.fault or reading.fault or fault,
             order=order,
         )
         before, (state, command) = state, step(state, inputs, tick.due_ns, rules)
         if command.observed:
             ipc.observations.write(_record(reading))
-        if command.action is None:
+        if command.action is None or not driver.command(command.action):
             held = driver.hold()
-        else:
-            driver.command(command.action)
         if (before.phase, before.reason.cause) != (state.phase, state.reason.cause):
             changes += 1
             text = encode_text(str(state.reason))

@@ -95,7 +95,7 @@ class Ipc:
 
 def encode_text(text: str) -> Array:
     """Return `text` as u8 [TEXT_BYTES], cut off where it is longer."""
-    data = text.encode()[:TEXT_BYTES]
+    data = text.encode(errors="replace")[:TEXT_BYTES]
     return np.frombuffer(data.ljust(TEXT_BYTES, b"\0"), np.uint8)
 
 

@@ -87,8 +87,8 @@ class Inputs:
 
     `t_obs_ns`, `episode` and `problem` are about the newest reading, which came at `read_ns` (None:
     at the time of the tick) and `wall_ns` of the wall clock; `held` [A] is the command that keeps
-    the robot where it is now, unless `held_problem` says what is wrong with it; `fault` and `order`
-    end the run and say why.
+    the robot where it is now, unless `held_problem` says what is wrong with it; a robot that no
+    longer `holds` is let go of at once. `fault` and `order` end the run and say why.
     """
 
     t_obs_ns: int
@@ -98,6 +98,7 @@ class Inputs:
     read_ns: int | None = None
     wall_ns: int | None = None
     held_problem: str | None = None
+    holds: bool = True
     chunks: Sequence[NumberedChunk] = ()
     fault: str | None = None
     order: str | None = None
@@ -230,10 +231,10 @@ def _why_end(state: LoopState, inputs: Inputs, now_ns: int, rules: LoopRules) ->
 def _end(
     state: LoopState, inputs: Inputs, now_ns: int, rules: LoopRules, ending: Reason
 ) -> LoopState:
-    """HOLD for as long as the robot needs to come to rest, then STOP."""
+    """HOLD for as long as the robot needs to come to rest, if it can, then STOP."""
     if state.ending is None:
         state = replace(state, ending=ending, ending_ns=now_ns)
-    if now_ns - state.ending_ns >= rules.stop_hold_ns:
+    if not inputs.holds or now_ns - state.ending_ns >= rules.stop_hold_ns:
         return replace(state, phase=Phase.STOP, reason=ending, since_ns=now_ns)
     return _hold(state, inputs, now_ns, ending)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from telic.real_robot.clock import FakeClock
-from telic.real_robot.control_process import LoopConfig, drive, releasing
+from telic.real_robot.control_process import LoopConfig, drive
 from telic.real_robot.inference_scheduler import Requests, WorkerConfig
 from telic.real_robot.ipc import Ipc
 from telic.real_robot.policy_worker import chunk_record
@@ -119,7 +119,6 @@ def replay(
     clock.meanwhile = _ReplayWorker(policy, requests, ipc, clock, timing).work_until
     clock.oversleep = timing.oversleep_ns
     robot.connect()
-    with releasing(robot):
-        summary = drive(robot, clock, ipc, rules, watch)
+    summary = drive(robot, clock, ipc, rules, watch)
     ipc.close()
     return summary | {"robot": robot.report()}

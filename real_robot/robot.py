@@ -62,6 +62,9 @@ class Reading:
 class Robot(Protocol):
     """A robot under control. No method may block for longer than a control period.
 
+    What a method raises after `connect` is a fault of the run: it ends through HOLD, as far as
+    `hold` works, and `stop`, with the method and the error as its reason.
+
     Arrays that it is given are its own to change, and those that it gives may go on changing: the
     loop has copies (`Driver`). Stamps are `now_ns()` of the clock given to `build`.
     """

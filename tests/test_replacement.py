@@ -219,3 +219,50 @@ def test_a_folder_taken_for_a_leftover_before_it_is_locked_is_made_anew(
     monkeypatch.setattr(tempfile, "mkdtemp", swept)
     put(tmp_path / "a", overwrite=False)
     assert len(made) == 3 and tree(tmp_path) == {"a/box": "new"}
+
+
+FULL = Kind("a box", is_box, files=r"box|lid/\d+")
+
+
+@pytest.mark.parametrize("stranger", ["notes.txt", "lid/notes.txt", "lid/1/2", "other/3"])
+@pytest.mark.parametrize("removed", [False, True])
+def test_what_holds_a_users_own_file_is_not_replaced(
+    tmp_path: Path, stranger: str, removed: bool
+) -> None:
+    path = make_box(tmp_path / "a")
+    own = path / stranger
+    own.parent.mkdir(parents=True, exist_ok=True)
+    own.write_text("mine")
+    asked = Replacement(path, FULL, overwrite=True)
+    with pytest.raises(ValueError, match=rf"^\S*/a: holds {stranger}, which is no part of a box"):
+        if removed:
+            asked.remove()
+        else:
+            with asked.writing() as fresh:
+                make_box(fresh, "new")
+    assert tree(path) == {"box": "old", stranger: "mine"}
+    own.rename(tmp_path / "elsewhere")
+    asked.remove()
+    assert tree(tmp_path) == {"elsewhere": "mine"}
+
+
+def test_links_in_what_is_replaced_are_strangers_too(tmp_path: Path) -> None:
+    path = make_box(tmp_path / "a")
+    (path / "lid").symlink_to(make_box(tmp_path / "b"))
+    with pytest.raises(ValueError, match="holds lid, which is no part"):
+        Replacement(path, FULL, overwrite=True).remove()
+    assert (path / "lid/box").exists()
+
+
+@pytest.mark.usefixtures("any_file_system")
+def test_strangers_come_along_where_they_are_to_be_kept(tmp_path: Path) -> None:
+    path = make_box(tmp_path / "a")
+    (path / "deep").mkdir()
+    (path / "deep/notes.txt").write_text("mine")
+    (path / "link").symlink_to("nowhere")
+    for content in ("second", "third"):
+        kept = Replacement(path, FULL, overwrite=True, keep_strangers=True)
+        with kept.writing(durable=content == "third") as fresh:
+            make_box(fresh, content)
+        assert tree(path) == {"box": content, "deep/notes.txt": "mine"}
+        assert (path / "link").readlink() == Path("nowhere")

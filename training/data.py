@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -30,8 +31,16 @@ from telic.training.stop_signals import leave_stopping_to_parent
 def open_stores(config: TrainConfig) -> tuple[list[EpisodeStore], list[EpisodeStore]]:
     """Return the stores with actions, and those for videos alone.
 
-    ValueError where they are not of one robot, unless the policy is for several.
+    ValueError where one is named twice, or they are not of one robot and the policy is for one.
     """
+    for key, paths in (("stores", config.data.stores), ("video_only", config.data.video_only)):
+        places = [os.path.realpath(path) for path in paths]
+        for number, place in enumerate(places):
+            if place in places[:number]:
+                raise ValueError(
+                    f"data.{key} names {paths[number]} twice, so that its steps would count twice; "
+                    "name it once"
+                )
     acted = [EpisodeStore.open(path) for path in config.data.stores]
     videos = [EpisodeStore.open(path) for path in config.data.video_only]
     if config.policy.space is Space.own:

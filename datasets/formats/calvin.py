@@ -189,15 +189,20 @@ class _Split:
         found = load_object(path)
         try:
             language, windows = found["language"], found["info"]["indx"]
-            rows = zip(language["ann"], language["task"], windows, strict=True)
-            listed = [(int(w[0]), int(w[1]), str(ann), str(task)) for ann, task, w in rows]
+            rows = zip(*map(_entries, (language["ann"], language["task"], windows)), strict=True)
+            listed = [_annotation(path, *row) for row in rows]
         except (KeyError, TypeError, ValueError, IndexError) as error:
+            if str(error).startswith(str(path)):
+                raise
             raise ValueError(
                 f"{path}: has not language.ann, language.task and info.indx of one length"
             ) from error
         for first, last, sentence, _ in listed:
-            if not sentence.strip() or first > last:
-                raise ValueError(f"{path}: frames {first} to {last} have sentence {sentence!r:.40}")
+            if not ((self.ends[:, 0] <= first) & (last <= self.ends[:, 1])).any():
+                raise ValueError(
+                    f"{path}: frames {first} to {last}, {sentence!r:.40}, lie in no episode of "
+                    f"{ENDS}; give the whole split"
+                )
         return sorted(listed)
 
     def _segments(self, start: int, stop: int) -> list[Segment]:
@@ -206,6 +211,26 @@ class _Split:
             for first, last, sentence, task in self.language
             if start <= first and last < stop
         ]
+
+
+def _entries(listed: Any) -> list[Any]:
+    if not isinstance(listed, list | tuple | np.ndarray):
+        raise TypeError(f"{listed!r:.40} is no list")
+    return list(listed)
+
+
+def _annotation(path: Path, sentence: Any, task: Any, window: Any) -> tuple[int, int, str, str]:
+    """First frame, last frame, sentence and task of an annotation; ValueError unless they are."""
+    frames = _entries(window)
+    whole = [isinstance(n, int | np.integer) and not isinstance(n, bool) for n in frames]
+    if whole != [True, True] or frames[0] > frames[1]:
+        raise ValueError(f"{path}: frames {frames!r:.40} are no first and last frame")
+    if not isinstance(sentence, str) or not sentence.strip() or not isinstance(task, str):
+        raise ValueError(
+            f"{path}: frames {frames[0]} to {frames[1]} have the sentence {sentence!r:.40} and the "
+            f"task {task!r:.40}, expected texts"
+        )
+    return int(frames[0]), int(frames[1]), str(sentence), str(task)
 
 
 def _small(folder: Path) -> Path:

@@ -40,7 +40,11 @@ from telic.datasets.store import EpisodeStore
 from telic.replacement import Kind, Replacement
 from telic.spec import Array, ArraySpec
 
-BUFFER = Kind("a replay buffer of diffusion_policy", is_replay_buffer)
+BUFFER = Kind(
+    "a replay buffer of diffusion_policy",
+    is_replay_buffer,
+    files=r"(?:(?:data|meta)/(?:.+/)?)?(?:\.z(?:array|attrs|group|metadata)|\d+(?:[./]\d+)*)",
+)
 CHUNK_BYTES = 2_000_000
 
 

@@ -182,6 +182,8 @@ def joined(where: str, arrays: Mapping[str, Array], keys: Sequence[str]) -> Arra
     if len({len(part) for part in parts}) > 1:
         listed = ", ".join(f"{key} {len(part)}" for key, part in zip(keys, parts, strict=True))
         raise ValueError(f"{where}: arrays differ in their number of steps: {listed}")
+    if parts and not len(parts[0]):
+        raise ValueError(f"{where}: {keys[0]} has no steps")
     with np.errstate(over="ignore"):
         return np.concatenate([p.reshape(len(p), -1).astype(np.float32) for p in parts], 1)
 

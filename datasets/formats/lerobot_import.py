@@ -97,12 +97,11 @@ class LeRobotReader:
         numeric = [key for keys in self._joined.values() for key in keys]
         numeric += [*self.others.values(), *self._index_columns()]
         stored = [k for k in self.cameras.values() if self._feature(k)["dtype"] == "image"]
-        table = self._tables.rows(place.data, place.first, place.length, [*numeric, *stored])
+        table = self._tables.rows(place, [*numeric, *stored])
         data = {
             key: numeric_column(where, table, key, self._feature(key)["shape"]) for key in numeric
         }
-        if (data["episode_index"] != place.index).any():
-            raise ValueError(f"{where}: its rows belong to episode {data['episode_index'].flat[0]}")
+        self._require_indices(where, place.index, data)
         episode = {n: joined(where, data, keys) for n, keys in self._joined.items() if keys}
         for field, key in self.others.items():
             rows = data[key][:, 0] if self._feature(key)["shape"] == [1] else data[key]
@@ -116,28 +115,47 @@ class LeRobotReader:
                 path, start_s = place.videos[key]
                 episode[field] = self._videos.frames(path, start_s, place.length, self.fps, size)
         own = self.own.segments.get(index)
-        segments = own if own is not None else self._segments(where, data)
+        segments = own if own is not None else self._segments(data)
         return self.own.shaped(episode), segments
 
     def _index_columns(self) -> list[str]:
-        wanted = ("timestamp", "episode_index", "task_index")
-        return [key for key in wanted if key != "task_index" or key in self.info["features"]]
+        wanted = ("timestamp", "episode_index", "frame_index", "task_index")
+        return [key for key in wanted if key in self.info["features"]]
 
-    def _segments(self, where: str, data: Mapping[str, Array]) -> list[Segment]:
+    def _require_indices(self, where: str, index: int, data: Mapping[str, Array]) -> None:
+        """Raise ValueError unless each row is of this episode, after the one before, of a task."""
+        numbers = {key: data[key].reshape(-1) for key in layout.INDEX_FEATURES if key in data}
+        others = np.flatnonzero(numbers["episode_index"] != index)
+        if others.size:
+            step = others[0]
+            raise ValueError(
+                f"{where} step {step}: its episode_index is {numbers['episode_index'][step]}; is "
+                "the length in meta/episodes right?"
+            )
+        if "frame_index" in numbers:
+            frames = numbers["frame_index"].astype(np.float64)
+            odd = np.flatnonzero(frames != frames[0] + np.arange(len(frames)))
+            if odd.size:
+                raise ValueError(
+                    f"{where} step {odd[0]}: its frame_index is {frames[odd[0]]:g} after "
+                    f"{frames[odd[0] - 1]:g}, expected one more"
+                )
+        for number in np.unique(numbers.get("task_index", np.empty(0))):
+            if number not in self.tasks:
+                step = np.flatnonzero(numbers["task_index"] == number)[0]
+                raise ValueError(f"{where} step {step}: task_index {number} is not in meta/tasks")
+
+    def _segments(self, data: Mapping[str, Array]) -> list[Segment]:
         """A segment for each run of steps with one task; steps of the empty task have none."""
         if "task_index" not in data:
             return spoken(self.options, len(data["timestamp"]))
-        return list(self._runs(where, data["task_index"][:, 0])) or spoken(
-            self.options, len(data["timestamp"])
-        )
+        tasks = data["task_index"][:, 0]
+        return list(self._runs(tasks)) or spoken(self.options, len(tasks))
 
-    def _runs(self, where: str, tasks: Array) -> Iterator[Segment]:
+    def _runs(self, tasks: Array) -> Iterator[Segment]:
         starts = np.flatnonzero(np.diff(tasks, prepend=tasks[0] - 1))
         for start, end in zip(starts, [*starts[1:], len(tasks)], strict=True):
-            number = int(tasks[start])
-            if number not in self.tasks:
-                raise ValueError(f"{where} step {start}: task_index {number} is not in meta/tasks")
-            if sentence := self.tasks[number].strip():
+            if sentence := self.tasks[int(tasks[start])].strip():
                 yield Segment(
                     start=int(start), end=int(end), instruction=sentence, task=self.options.task
                 )

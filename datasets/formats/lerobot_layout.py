@@ -40,13 +40,14 @@ _IMAGES = "observation.images."
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EpisodePlace:
-    """Where an episode lies: its rows are [first, first + length) of a parquet file, its pictures
-    begin at a time (s) of a video file."""
+    """Where an episode lies: its rows are [first, first + length) of the `file_rows` of a parquet
+    file, its pictures begin at a time (s) of a video file."""
 
     index: int
     length: int
     data: Path
     first: int
+    file_rows: int
     videos: Mapping[str, tuple[Path, float]]
 
 
@@ -60,7 +61,12 @@ def is_lerobot(path: Path) -> bool:
     return isinstance(info, dict) and "codebase_version" in info
 
 
-LEROBOT = Kind("a LeRobotDataset", is_lerobot)
+LEROBOT = Kind(
+    "a LeRobotDataset",
+    is_lerobot,
+    files=r"meta/(?:info|stats|telic)\.json|meta/(?:episodes|episodes_stats|tasks)\.jsonl"
+    r"|meta/tasks\.parquet|meta/episodes/.+\.parquet|data/.+\.parquet|videos/.+\.mp4",
+)
 
 
 def field_of(key: str) -> str:

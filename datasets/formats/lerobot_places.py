@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,22 +22,57 @@ def read_tasks(root: Path) -> dict[int, str]:
         number = row.get("task_index")
         if type(number) is not int or not isinstance(sentence, str):
             raise ValueError(f"{root}/meta/tasks: {row!r:.80} names no task")
+        if tasks.get(number, sentence) != sentence:
+            raise ValueError(f"{root}/meta/tasks: task_index {number} stands for two sentences")
         tasks[number] = sentence
     return tasks
 
 
 def episode_places(root: Path, info: Mapping[str, Any]) -> list[EpisodePlace]:
-    """Where each episode lies, in their order."""
+    """Where each episode lies, in their order; ValueError where the metadata contradict it."""
     videos = [key for key, f in info["features"].items() if f["dtype"] == "video"]
-    if info["codebase_version"].startswith("v2"):
-        return [_place_v2(root, info, row, videos) for row in _episodes_v2(root)]
-    rows = _episodes_v3(root, videos)
-    firsts: dict[Path, int] = {}
-    for row in rows:
-        path = _data_v3(root, info, row)
-        begin = _whole(root, row, "dataset_from_index")
-        firsts[path] = min(firsts.get(path, begin), begin)
-    return [_place_v3(root, info, row, videos, firsts) for row in rows]
+    v2 = info["codebase_version"].startswith("v2")
+    rows = _episodes_v2(root) if v2 else _episodes_v3(root, videos)
+    _require_totals(root, info, rows)
+    if v2:
+        return [_place_v2(root, info, row, videos) for row in rows]
+    spans = _spans_v3(root, info, rows)
+    return [_place_v3(root, info, row, videos, spans) for row in rows]
+
+
+def _require_totals(root: Path, info: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Raise ValueError where an episode is there twice, or info.json counts others."""
+    indices = [_whole(root, row, "episode_index") for row in rows]
+    for index, following in pairwise(indices):
+        if index == following:
+            raise ValueError(f"{root}/meta/episodes: episode {index} is there twice")
+    totals = {"total_episodes": len(rows), "total_frames": sum(_length(root, row) for row in rows)}
+    for key, found in totals.items():
+        if info.get(key, found) != found:
+            raise ValueError(
+                f"{root}/meta/info.json: {key} is {info[key]!r:.40}, by meta/episodes it is {found}"
+            )
+
+
+def _spans_v3(
+    root: Path, info: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]
+) -> dict[Path, tuple[int, int]]:
+    """The rows of the data set that each file holds, by its episodes: which it begins and ends at.
+
+    ValueError unless one episode begins where another one ends.
+    """
+    spans: dict[Path, tuple[int, int]] = {}
+    ordered = sorted(rows, key=lambda row: _whole(root, row, "dataset_from_index"))
+    for row in ordered:
+        path, first = _data_v3(root, info, row), _whole(root, row, "dataset_from_index")
+        begin, end = spans.get(path, (first, first))
+        if first != end:
+            raise ValueError(
+                f"{root}/meta/episodes: episode {row['episode_index']} begins at row {first}, the "
+                f"one before it in {path.name} ends at row {end} by its length"
+            )
+        spans[path] = (begin, first + _length(root, row))
+    return spans
 
 
 def _episodes_v2(root: Path) -> list[dict[str, Any]]:
@@ -57,6 +93,7 @@ def _place_v2(
         length=_length(root, row),
         data=layout.filled(root, info.get("data_path"), **at),
         first=0,
+        file_rows=_length(root, row),
         videos={
             key: (layout.filled(root, info.get("video_path"), video_key=key, **at), 0.0)
             for key in videos
@@ -90,7 +127,7 @@ def _place_v3(
     info: Mapping[str, Any],
     row: Mapping[str, Any],
     videos: list[str],
-    firsts: Mapping[Path, int],
+    spans: Mapping[Path, tuple[int, int]],
 ) -> EpisodePlace:
     found = {}
     for key in videos:
@@ -106,11 +143,13 @@ def _place_v3(
             raise ValueError(f"{root}/meta/episodes: {key} begins at {start_s!r:.40} s")
         found[key] = (path, float(start_s))
     data = _data_v3(root, info, row)
+    begin, end = spans[data]
     return EpisodePlace(
         index=_whole(root, row, "episode_index"),
         length=_length(root, row),
         data=data,
-        first=_whole(root, row, "dataset_from_index") - firsts[data],
+        first=_whole(root, row, "dataset_from_index") - begin,
+        file_rows=end - begin,
         videos=found,
     )
 

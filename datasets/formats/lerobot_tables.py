@@ -12,6 +12,7 @@ import numpy as np
 from telic.datasets.formats.converter import optional
 from telic.datasets.formats.encoded_pictures import picture
 from telic.datasets.formats.into_store import pixel_buffer, require_room
+from telic.datasets.formats.lerobot_layout import EpisodePlace
 from telic.spec import Array
 
 
@@ -42,8 +43,9 @@ class ParquetTables:
         self._group: tuple[int, Any] | None = None
         self._columns: list[str] = []
 
-    def rows(self, path: Path, first: int, count: int, columns: Sequence[str]) -> Any:
-        """Rows [first, first + count) of a file, a pyarrow Table of the columns."""
+    def rows(self, place: EpisodePlace, columns: Sequence[str]) -> Any:
+        """The rows of an episode, a pyarrow Table of the columns."""
+        path, first, count = place.data, place.first, place.length
         with reading(str(path)):
             self._open(path, columns)
             meta, parts, num_rows = self._file.metadata, [], 0
@@ -54,10 +56,10 @@ class ParquetTables:
                     parts.append(self._read_group(index).slice(low, high - low))
                 num_rows += size
             table = optional("pyarrow", "lerobot").concat_tables(parts) if parts else None
-        if table is None or table.num_rows != count:
+        if table is None or table.num_rows != count or num_rows != place.file_rows:
             raise ValueError(
-                f"{path}: has {num_rows} rows, its metadata place the episode at rows {first} to "
-                f"{first + count}"
+                f"{path}: has {num_rows} rows, by the lengths in meta/episodes it is "
+                f"{place.file_rows}"
             )
         return table
 

@@ -58,7 +58,9 @@ def _recordings(source: Path, plan: ReadPlan, demos: Mapping[str, h5py.Group]) -
         episode, segments = plan.read(where, demo), plan.segments(where, demo)
         if plan.digests and digest_of(episode, segments) != plan.digests[name]:
             raise ValueError(f"{where}: is not what was written; {WAY_OUT}")
-        return check_episode(where, plan.fields, episode, segments, plan.rate_hz), segments
+        episode = check_episode(where, plan.fields, episode, segments, plan.rate_hz)
+        _require_count(where, demo, len(episode["action"]))
+        return episode, segments
 
     about = {key: plan.attrs.get(key, "") for key in CARRIED if key != "env_args"}
     return Recordings(
@@ -69,6 +71,17 @@ def _recordings(source: Path, plan: ReadPlan, demos: Mapping[str, h5py.Group]) -
         files=[source],
         about={**about, "env_args": plan.attrs.get("env_args", {})},
     )
+
+
+def _require_count(where: str, demo: h5py.Group, steps: int) -> None:
+    """Raise ValueError where the demo says that it has another number of steps."""
+    with hdf5.reading(f"{where}: attribute num_samples"):
+        found = np.asarray(demo.attrs.get("num_samples", steps))
+    if found.shape != () or found.dtype.kind not in "iuf" or found != steps:
+        raise ValueError(
+            f"{where}: attribute num_samples is {found.tolist()!r:.40}, its arrays have {steps} "
+            "steps; is the file whole?"
+        )
 
 
 def _filtered(

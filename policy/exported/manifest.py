@@ -139,7 +139,12 @@ def is_exported(path: Path) -> bool:
         return False
 
 
-EXPORTED = Kind("an exported policy of ours", is_exported)
+EXPORTED = Kind(
+    "an exported policy of ours",
+    is_exported,
+    files=r"(manifest|digests)\.json|model\.(onnx(\.data)?|xml|bin)"
+    r"|(stats|embeddings)\.safetensors|tensorrt/.*",
+)
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:

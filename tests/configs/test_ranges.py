@@ -32,7 +32,11 @@ def test_what_lies_inside_passes() -> None:
             "loop.steps=9 must be at least 1 and at most 8",
         ),
         (Settings(steps=float("inf")), {}, "loop.steps=inf must be a finite number"),  # type: ignore[arg-type]
-        (Settings(steps=float("nan")), {"at_least": 1}, "loop.steps=nan must be at least 1"),  # type: ignore[arg-type]
+        (
+            Settings(steps=float("nan")),
+            {"at_least": 1},
+            "loop.steps=nan must be at least 1 and finite",
+        ),  # type: ignore[arg-type]
     ],
 )
 def test_what_lies_outside_is_refused(settings: Settings, range_: dict, line: str) -> None:

@@ -116,6 +116,11 @@ def language(content: Any) -> Callable[[Path], None]:
     return lambda root: np.save(root / LANGUAGE, content, allow_pickle=True)
 
 
+def annotated(sentence: Any, frames: tuple[Any, ...]) -> Callable[[Path], None]:
+    """Return what writes one annotation."""
+    return language({"language": {"ann": [sentence], "task": ["t"]}, "info": {"indx": [frames]}})
+
+
 OBJECTS = np.array([{}, {}], dtype=object)
 DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "cut": (cut, "episode_0000005.npz: not readable as .npz"),
@@ -134,7 +139,20 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "language": (language({"language": {"ann": ["x"]}}), "has not language.ann"),
     "no sentence": (
         language({"language": {"ann": [" "], "task": ["t"]}, "info": {"indx": [(0, 1)]}}),
-        "frames 0 to 1 have sentence ' '",
+        "frames 0 to 1 have the sentence ' ' and the task 't', expected texts",
+    ),
+    "bytes": (annotated(b"open it", (0, 1)), "the sentence b'open it' and the task 't'"),
+    "number": (annotated(7, (0, 1)), "the sentence 7 and the task 't', expected texts"),
+    "float frames": (annotated("x", (0.0, 1.5)), r"frames \[0.0, 1.5\] are no first and last"),
+    "three frames": (annotated("x", (0, 1, 2)), r"frames \[0, 1, 2\] are no first and last"),
+    "frames back": (annotated("x", (3, 1)), r"frames \[3, 1\] are no first and last"),
+    "outside": (annotated("x", (9, 99)), "frames 9 to 99, 'x', lie in no episode of ep_start"),
+    "far outside": (annotated("x", (10**30, 10**31)), "'x', lie in no episode"),
+    "before": (annotated("x", (-1, 2)), "frames -1 to 2, 'x', lie in no episode"),
+    "across episodes": (annotated("x", (2, 5)), "frames 2 to 5, 'x', lie in no episode"),
+    "one text for a list": (
+        language({"language": {"ann": "x", "task": ["t"]}, "info": {"indx": [(0, 1)]}}),
+        "has not language.ann",
     ),
 }
 

@@ -175,3 +175,8 @@ def test_arrays_are_joined_or_refused() -> None:
 
 def test_progress_counts_from_where_it_goes_on() -> None:
     assert list(tracked(2, 5, "x")) == [2, 3, 4]
+
+
+def test_arrays_without_steps_are_refused_by_name() -> None:
+    with pytest.raises(ValueError, match=r"^a.hdf5: action has no steps$"):
+        joined("a.hdf5", {"action": np.empty((0, 14))}, ["action"])

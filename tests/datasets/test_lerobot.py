@@ -84,9 +84,11 @@ def test_a_store_comes_back(
     assert list(validate(again, deep=True)) == []
 
 
-def anybodys(store: EpisodeStore, folder: Path, pictures: Pictures = Pictures.png) -> Path:
+def anybodys(
+    store: EpisodeStore, folder: Path, pictures: Pictures = Pictures.png, version: str = "v3.0"
+) -> Path:
     """Export a store to a LeRobotDataset without our notes; return its folder."""
-    export_lerobot(store.path, folder, LeRobotExportOptions(pictures=pictures))
+    export_lerobot(store.path, folder, LeRobotExportOptions(version=version, pictures=pictures))
     (folder / "meta/telic.json").unlink()
     return folder
 
@@ -179,17 +181,50 @@ def edit_info(**changes: object) -> Damage:
     return change
 
 
-def edit_data(column: str, value: object) -> Damage:
+V3_DATA = "data/chunk-000/file-000.parquet"
+V2_DATA = "data/chunk-000/episode_000000.parquet"
+V3_EPISODES = "meta/episodes/chunk-000/file-000.parquet"
+
+
+def edit_data(column: str, value: object, name: str = V3_DATA) -> Damage:
     """Return what sets the fourth row of a column of the data."""
 
     def change(root: Path) -> None:
-        path = root / "data/chunk-000/file-000.parquet"
+        path = root / name
         table = pq.read_table(path)
         values = table.column(column).to_pylist()
         values[3] = value
         at = table.schema.names.index(column)
         table = table.set_column(at, column, pa.array(values, table.schema.field(column).type))
         pq.write_table(table, path)
+
+    return change
+
+
+def edit_rows(name: str, rows: Callable[[int], list[int]]) -> Damage:
+    """Return what puts other rows of a file in the place of its own: their numbers."""
+
+    def change(root: Path) -> None:
+        table = pq.read_table(root / name)
+        pq.write_table(table.take(rows(table.num_rows)), root / name)
+
+    return change
+
+
+def edit_episodes(index: int, **changes: int) -> Damage:
+    """Return what changes entries of an episode's metadata, of either version."""
+
+    def change(root: Path) -> None:
+        lines, table = root / "meta/episodes.jsonl", root / V3_EPISODES
+        if lines.exists():
+            rows = [json.loads(line) for line in lines.read_text().splitlines()]
+            rows[index] |= changes
+            lines.write_text("".join(json.dumps(row) + "\n" for row in rows))
+            return
+        found = pq.read_table(table)
+        rows = found.to_pylist()
+        rows[index] |= changes
+        pq.write_table(pa.Table.from_pylist(rows, found.schema), table)
 
     return change
 
@@ -243,7 +278,11 @@ DAMAGES: dict[str, tuple[Pictures, Damage, str]] = {
     ),
     "time back": (Pictures.png, edit_data("timestamp_ns", 0), "step 3 is 0, not after the one"),
     "unknown task": (Pictures.png, edit_data("task_index", 9), "task_index 9 is not in meta"),
-    "other episode": (Pictures.png, edit_data("episode_index", 5), "belong to episode"),
+    "other episode": (
+        Pictures.png,
+        edit_data("episode_index", 5),
+        "step 3: its episode_index is 5",
+    ),
     "null": (Pictures.png, edit_data("action", None), "action has rows without a value"),
     "no picture": (
         Pictures.png,
@@ -255,15 +294,127 @@ DAMAGES: dict[str, tuple[Pictures, Damage, str]] = {
         edit_data("observation.images.front", {"bytes": large_png(), "path": None}),
         "step 3: observation.images.front is 4000 x 4000, expected 64 x 80",
     ),
+    "episodes": (Pictures.png, edit_info(total_episodes=2), "total_episodes is 2, by .* it is 3"),
+    "frames": (Pictures.png, edit_info(total_frames="20"), "total_frames is '20', by .* it is 20"),
+    "negative task": (Pictures.png, edit_data("task_index", -1), "task_index -1 is not in meta"),
+    "reversed": (
+        Pictures.png,
+        edit_rows(V3_DATA, lambda n: [*range(6, -1, -1), *range(7, n)]),
+        "episode 0 step 1: its frame_index is 5 after 6, expected one more",
+    ),
+    "doubled": (Pictures.png, edit_data("frame_index", 2), "frame_index is 2 after 2"),
+    "rows doubled at the end": (
+        Pictures.png,
+        edit_rows(V3_DATA, lambda n: [*range(n), n - 2, n - 1]),
+        "has 22 rows, by the lengths in meta/episodes it is 20",
+    ),
+    "rows lost": (
+        Pictures.png,
+        edit_rows(V3_DATA, lambda n: [*range(n - 1)]),
+        "has 19 rows, by the lengths in meta/episodes it is 20",
+    ),
+    "length": (
+        Pictures.png,
+        lambda root: [edit_episodes(0, length=9)(root), edit_info(total_frames=22)(root)],
+        "episode 1 begins at row 7, the one before it in file-000.parquet ends at row 9",
+    ),
+    "shifted": (
+        Pictures.png,
+        lambda root: [
+            edit_episodes(0, length=6)(root),
+            edit_episodes(1, length=5, dataset_from_index=6)(root),
+        ],
+        "episode 1 step 0: its episode_index is 0; is the length in meta/episodes right",
+    ),
+    "twice": (Pictures.png, edit_episodes(1, episode_index=0), "episode 0 is there twice"),
+}
+V2_DAMAGES: dict[str, tuple[Pictures, Damage, str]] = {
+    "data cut": (Pictures.png, cut(V2_DATA), "not readable"),
+    "data gone": (
+        Pictures.png,
+        lambda r: (r / V2_DATA).unlink(),
+        "is missing; the data set is not",
+    ),
+    "episodes cut": (
+        Pictures.png,
+        cut("meta/episodes.jsonl"),
+        "is not JSON; is it truncated|by meta",
+    ),
+    "tasks cut": (
+        Pictures.png,
+        cut("meta/tasks.jsonl"),
+        "is not JSON; is it truncated|not in meta",
+    ),
+    "video cut": (
+        Pictures.h264,
+        cut("videos/chunk-000/observation.images.front/episode_000000.mp4"),
+        "not readable as video|ends before frame",
+    ),
+    "episodes": (Pictures.png, edit_info(total_episodes=4), "total_episodes is 4, by .* it is 3"),
+    "length": (Pictures.png, edit_episodes(0, length=8), "total_frames is 20, by .* it is 21"),
+    "length alone": (
+        Pictures.png,
+        lambda root: [edit_episodes(0, length=8)(root), edit_info(total_frames=21)(root)],
+        "has 7 rows, by the lengths in meta/episodes it is 8",
+    ),
+    "huge length": (
+        Pictures.png,
+        lambda root: [
+            edit_episodes(0, length=2**39)(root),
+            edit_info(total_frames=2**39 + 13)(root),
+        ],
+        "has 7 rows, by the lengths in meta/episodes it is 549755813888",
+    ),
+    "rows doubled": (
+        Pictures.png,
+        edit_rows(V2_DATA, lambda n: [*range(n), n - 1]),
+        "has 8 rows, by the lengths in meta/episodes it is 7",
+    ),
+    "nan": (Pictures.png, edit_data("action", [np.nan, 0.0], V2_DATA), "action step 3 entry 0 is"),
+    "nan time": (
+        Pictures.png,
+        edit_data("timestamp", float("nan"), V2_DATA),
+        "a timestamp is not finite",
+    ),
+    "time back": (Pictures.png, edit_data("timestamp_ns", 0, V2_DATA), "step 3 is 0, not after"),
+    "reversed": (Pictures.png, edit_rows(V2_DATA, lambda n: [*range(n)][::-1]), "is 5 after 6"),
+    "task": (Pictures.png, edit_data("task_index", 10**12, V2_DATA), "task_index 1000000000000 is"),
+    "two sentences": (
+        Pictures.png,
+        lambda root: (root / "meta/tasks.jsonl").write_text(
+            "".join(json.dumps({"task_index": 0, "task": text}) + "\n" for text in ("a", "b", ""))
+        ),
+        "task_index 0 stands for two sentences",
+    ),
+    "leaves": (
+        Pictures.png,
+        edit_info(data_path="/etc/{episode_chunk}{episode_index}"),
+        "leaves the data set",
+    ),
+    "chunks": (Pictures.png, edit_info(chunks_size=0), "chunks_size is 0"),
+    "no index": (Pictures.png, edit_episodes(1, episode_index=-1), "episode_index is -1"),
+    "twice": (Pictures.png, edit_episodes(1, episode_index=0), "episode 0 is there twice"),
+    "other episode's file": (
+        Pictures.png,
+        lambda root: shutil.copy(root / V2_DATA, root / V2_DATA.replace("00.p", "02.p")),
+        "has 7 rows, by the lengths in meta/episodes it is 9",
+    ),
+    "picture": (
+        Pictures.png,
+        edit_data("observation.images.front", {"bytes": large_png(), "path": None}, V2_DATA),
+        "is 4000 x 4000, expected 64 x 80",
+    ),
 }
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize(
+    ("version", "damage"), [*(("v3.0", d) for d in DAMAGES), *(("v2.1", d) for d in V2_DAMAGES)]
+)
 def test_what_is_damaged_is_refused_in_a_line(
-    store: EpisodeStore, tmp_path: Path, damage: str
+    store: EpisodeStore, tmp_path: Path, version: str, damage: str
 ) -> None:
-    pictures, change, says = DAMAGES[damage]
-    folder = anybodys(store, tmp_path / "lerobot", pictures)
+    pictures, change, says = (DAMAGES if version == "v3.0" else V2_DAMAGES)[damage]
+    folder = anybodys(store, tmp_path / "lerobot", pictures, version)
     change(folder)
     with pytest.raises(ValueError, match=says) as refused:
         import_lerobot(folder, tmp_path / "a.zarr", ImportOptions())

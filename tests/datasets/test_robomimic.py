@@ -168,6 +168,19 @@ def test_pictures_of_another_dtype_are_refused(foreign: Path, tmp_path: Path, dt
     assert [path.name for path in tmp_path.iterdir()] == [foreign.name]
 
 
+@pytest.mark.parametrize("said", [7, 8.5, "8", [8, 8]])
+def test_a_demo_of_another_number_of_steps_than_it_says_is_refused(
+    foreign: Path, tmp_path: Path, said: Any
+) -> None:
+    with h5py.File(foreign, "r+") as file:
+        file["data/demo_2"].attrs["num_samples"] = said
+    with pytest.raises(
+        ValueError, match=r"demo_2: attribute num_samples is .*, its arrays have 8 steps"
+    ):
+        import_hdf5(foreign, tmp_path / "lift.zarr", Hdf5ImportOptions())
+    assert [path.name for path in tmp_path.iterdir()] == [foreign.name]
+
+
 def test_a_bad_file_leaves_no_store(foreign: Path, tmp_path: Path) -> None:
     target = tmp_path / "lift.zarr"
     with pytest.raises(ValueError, match=r"no vector 'objct', only .*did you mean object"):

@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from telic.policy.atomic import replacing_directory
+from telic.policy.atomic import CHECKPOINT, CHECKPOINTS, replacing_directory
 from telic.policy.checkpoint import load_policy, load_train_state, read_config, save_checkpoint
 from telic.policy.config import PolicyConfig
 from telic.policy.diffusion.sampling import SamplingConfig
@@ -28,6 +28,7 @@ from telic.policy.digests import write_digests
 from telic.policy.encoders.goals import GoalConfig
 from telic.policy.policy import Policy
 from telic.policy.train_state import load_tree, save_tree
+from telic.replacement import Replacement
 from telic.training.ema import EmaConfig
 
 Build = Callable[[PolicyConfig], Policy]
@@ -282,6 +283,23 @@ def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="c: is not a checkpoint"), replacing_directory(path):
         pass
     assert names(path) == ["g"]
+
+
+def test_a_users_own_file_outlives_the_training_that_writes_there(
+    policy: Policy, saved: Path
+) -> None:
+    written = names(saved)
+    (saved / "notes.txt").write_text("mine")
+    save_checkpoint(saved, policy)
+    assert names(saved) == sorted([*written, "notes.txt"])
+    assert (saved / "notes.txt").read_text() == "mine"
+    load_policy(saved)
+    for path, kind in ((saved, CHECKPOINT), (saved.parent, CHECKPOINTS)):
+        with pytest.raises(ValueError, match=r"notes.txt, which is no part of a "):
+            Replacement(path, kind, overwrite=True).remove()
+    (saved / "notes.txt").unlink()
+    Replacement(saved.parent, CHECKPOINTS, overwrite=True).remove()
+    assert not saved.parent.exists()
 
 
 @pytest.mark.parametrize("size", [1000, 50_000])

@@ -65,6 +65,7 @@ class BreakingArm(SimulatedArm):
             raise OSError("no route to the arm")
 
     def read(self) -> Reading:
+        self._raise_in("read")
         reading = super().read()
         if self._config.how == "fault" and self._commands >= self._config.at_command:
             return Reading(state=reading.state, t_obs_ns=reading.t_obs_ns, fault="joint 1 hot")
@@ -78,19 +79,28 @@ class BreakingArm(SimulatedArm):
                 os.kill(os.getpid(), signal.SIGKILL)
             elif self._config.how == "hang":
                 time.sleep(60)
-            elif self._config.how == "raise":
-                raise ValueError("a bug in the driver")
+        self._raise_in("command")
+
+    def hold(self) -> Array:
+        self._raise_in("hold")
+        return super().hold()
 
     def stop(self) -> None:
         super().stop()
         Path(self._config.stopped_file).write_text(str(self.report()["final_speed_rad_s"]))
+        self._raise_in("stop")
+
+    def _raise_in(self, method: str) -> None:
+        if self._commands >= self._config.at_command and method in self._config.raising:
+            raise ValueError(f"a bug in\n{method}")
 
 
 @dataclass(kw_only=True, slots=True)
 class BreakingArmConfig(ArmConfig):
-    """how: nothing, kill, hang, raise, fault, connect."""
+    """how: nothing, kill, hang, fault, connect. `raising`: methods that raise from then on."""
 
     how: str = "nothing"
+    raising: tuple[str, ...] = ()
     at_command: int = 50
     stopped_file: str = "stopped"
 

@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from omegaconf.errors import InterpolationKeyError
 
-from telic.configs.launch import compose
+from telic.configs.launch import compose, one_line
 from telic.control import ControlConfig, run
 from telic.envs.registry import make
 from telic.policy.checkpoint import save_checkpoint
@@ -218,6 +219,24 @@ def test_a_picture_is_not_taken_for_a_sentence(goal: str) -> None:
     complaint = f"^goal={goal} is a file; .*, and a picture is goal.image=CAMERA:{goal}$"
     with pytest.raises(ValueError, match=complaint):
         compose(ControlConfig, "control", ["checkpoint=c", f"goal={goal}"])
+
+
+def test_braces_are_text_and_what_stands_for_no_key_is_said() -> None:
+    for goal in ("{a}", "{a} or {b", "{", "pick {the} cup, then: go"):
+        assert compose(ControlConfig, "control", ["checkpoint=c", f"goal={goal}"]).goal.text == goal
+    typed = compose(ControlConfig, "control", ["checkpoint=c", "goal={text: stack}"])
+    assert typed.goal.text == "stack"
+    with pytest.raises(InterpolationKeyError) as error:
+        compose(ControlConfig, "control", ["checkpoint=c", "goal=put ${duration} there"])
+    line = one_line(error.value, ControlConfig)
+    assert line == (
+        "${duration} stands for the key duration, which is not there; did you mean duration_s?; "
+        "as text it is \\${duration}"
+    )
+    typed = compose(ControlConfig, "control", ["checkpoint=c", r"goal=put \${duration} there"])
+    assert typed.goal.text == "put ${duration} there"
+    # digits may be grouped, as in Python
+    assert compose(ControlConfig, "control", ["checkpoint=c", "seed=1_000"]).seed == 1000
 
 
 def test_a_file_is_not_taken_for_a_sentence_and_a_sentence_not_for_a_file(tmp_path: Path) -> None:

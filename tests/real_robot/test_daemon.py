@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -94,7 +95,6 @@ def test_when_the_policy_breaks_the_arm_is_held_and_stopped(
     [
         ("kill", "fault: the control process was killed by SIGKILL", False),
         ("hang", "fault: the control process had no tick for 0.5 s", False),
-        ("raise", "fault: the control process died with exit status 1: ValueError: a bug", True),
         ("fault", "fault: joint 1 hot", True),
     ],
 )
@@ -108,6 +108,46 @@ def test_when_the_robot_breaks_the_run_ends_and_nothing_is_left(
     assert summary["ended"]["failed"] is True
     assert summary["ended"]["reason"].startswith(reason)
     assert Path(arm.stopped_file).exists() == stopped
+    assert_no_child_is_left()
+
+
+def raised(method: str) -> str:
+    return (
+        rf"the robot's {method}\(\) raised ValueError: a bug in {method} \(breaking.py line \d+\)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("raising", "reason", "held_s"),
+    [
+        (("read",), f"fault: {raised('read')}", 0.4),
+        (("command",), f"fault: {raised('command')}", 0.4),
+        (("hold",), f"(time is up; then|fault:) {raised('hold')}", None),
+        (("command", "hold"), f"fault: {raised('command')}; then {raised('hold')}", 0.0),
+        (("read", "stop"), f"fault: {raised('read')}; then {raised('stop')}", 0.4),
+        (("stop",), f"time is up; then {raised('stop')}", None),
+    ],
+)
+def test_what_a_driver_raises_is_a_fault_after_which_the_arm_is_held_and_stopped(
+    arm: BreakingArmConfig,
+    capfd: pytest.CaptureFixture[str],
+    raising: tuple[str, ...],
+    reason: str,
+    held_s: float | None,
+) -> None:
+    arm.raising = raising
+    summary = supervise(arm, OpenReaching(), daemon(2.0))
+    ended = summary["ended"]
+    assert (ended["failed"], ended["cause"], ended["signal"]) == (True, "fault", None)
+    assert re.fullmatch(reason, ended["reason"]), ended["reason"]
+    assert summary["ticks"] > 50 and summary["chunks"]["used"] > 5
+    assert summary["events"][-1]["phase"] == "STOP"
+    assert summary["robot"]["stopped"] is True
+    if held_s is not None:
+        assert summary["hold_s"].get("fault", 0.0) == pytest.approx(held_s, abs=0.15)
+    if held_s:
+        assert_stopped_at_rest(arm)
+    assert "Traceback" not in capfd.readouterr().err
     assert_no_child_is_left()
 
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from telic.real_robot.clock import NS, FakeClock
-from telic.real_robot.control_process import LoopConfig, drive, releasing
+from telic.real_robot.control_process import LoopConfig, drive
 from telic.real_robot.ipc import Ipc
 from telic.real_robot.robot import Reading
 from telic.real_robot.safety import SafetyConfig
@@ -79,6 +79,7 @@ class WildArm(SimulatedArm):
         self.state = np.zeros(6, np.float32)
         self.before = (np.zeros(2), 0)  # what kept it where it is, and when
         self.commands: list[tuple[int, Array]] = []
+        self.raised = False
 
     def now(self) -> "TickPlan":
         return self.plan[min(max(0, self.tick), len(self.plan) - 1)]
@@ -119,6 +120,7 @@ class WildArm(SimulatedArm):
         if self.now().driver == "slow" and self.tick >= 0:  # the ticks begin on the grid
             self._clock.advance(35 * MS)  # type: ignore[attr-defined]
         elif self.now().driver == "raises":
+            self.raised = True
             raise RuntimeError("a bug in the driver")
 
 
@@ -174,13 +176,10 @@ def play(plan: list[TickPlan], motion: Motion, oversleep_ns: Callable[[], int] =
             )
 
     clock.meanwhile = send
-    try:
-        with releasing(arm):
-            drive(arm, clock, ipc, rules)
-    except RuntimeError as error:
-        assert str(error) == "a bug in the driver"
-    finally:
-        ipc.close()
+    summary = drive(arm, clock, ipc, rules)
+    raised = "the robot's" in summary["ended"]["reason"]
+    assert raised == arm.raised and summary["ended"]["failed"] >= raised
+    ipc.close()
     return arm
 
 

@@ -153,6 +153,24 @@ def test_what_may_change_is_listed(here: Path, capsys: pytest.CaptureFixture[str
     assert f"goes on from {here}/half/checkpoints/last at step 2; reads state of 3" in said
 
 
+@pytest.mark.parametrize("steps", [1, 2])
+def test_where_nothing_is_left_to_train_it_is_said(
+    here: Path, capsys: pytest.CaptureFixture[str], steps: int
+) -> None:
+    assert resume(here, f"steps={steps}")["step"] == 2
+    said = capsys.readouterr()
+    assert f"is of step 2 and steps={steps}; a larger steps= goes on" in " ".join(
+        (said.out + said.err).split()
+    )
+
+
+def test_a_store_that_is_named_twice_is_refused(here: Path) -> None:
+    twice = f"data.stores=[{here / 'demos.zarr'},{here / 'half/../demos.zarr'}]"
+    with pytest.raises(ValueError, match=r"data.stores names .*demos.zarr twice, so that its"):
+        run(config(here / "demos.zarr", here / "new", twice))
+    assert not (here / "new").exists()
+
+
 def test_another_store_is_refused_and_a_moved_one_is_not(
     made: Path, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -150,6 +151,11 @@ def test_what_is_in_the_way_stays(
     line = refused(checkpoint, checkpoint, "--overwrite", capsys=capsys)
     assert "which is read for it" in line
     assert (tmp_path / "notes" / "a.txt").read_text() == "mine"
+    copy = shutil.copytree(exported, tmp_path / "copy")
+    (copy / "a.txt").write_text("mine")
+    line = refused(checkpoint, copy, "--overwrite", capsys=capsys)
+    assert "holds a.txt, which is no part of an exported policy" in line
+    assert (copy / "a.txt").read_text() == "mine" and (copy / "manifest.json").exists()
 
 
 def test_bad_input_is_one_line(
