@@ -6,8 +6,10 @@ its list; what may still be asked for is memory.
 
 from __future__ import annotations
 
+import pickle
 import re
 import resource
+import tarfile
 import zipfile
 from collections import defaultdict
 from collections.abc import Iterator
@@ -25,6 +27,9 @@ _CONFIG_PARTS: list[Any] = [
     *(DictConfig, ListConfig, AnyNode, ContainerMetadata, Metadata),
     *(Any, dict, list, int, defaultdict, PosixPath),
 ]
+# what files of torch.save before its archives begin with, and what the oldest ones are
+_MAGIC = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
+_PROGRAM = 2**20  # bytes of a pickle beside an archive's tensors: some 5000 of them
 _SPARE = 2**29  # bytes that reading may take besides a few times the size of the file
 
 
@@ -83,18 +88,32 @@ def _require_plain(path: Path, data: Any) -> None:
 
 
 def _require_honest(path: Path, size: int) -> None:
-    """Raise ValueError where an archive unpacks to more than it is, which torch's never do."""
+    """Raise ValueError for what torch never writes, before anything in it is run.
+
+    That is an archive that unpacks to more than it is, or whose pickle is large beside its tensors:
+    4 MB of its instructions take 8 s. Another file begins with torch's own mark, or is a tar.
+    """
     if not zipfile.is_zipfile(path):
+        with path.open("rb") as file:
+            marked = file.read(len(_MAGIC)) == _MAGIC
+        if not (marked or tarfile.is_tarfile(path)):
+            raise ValueError(f"{path}: damaged, or none of torch.save's; fetch it again")
         return
     try:
         with zipfile.ZipFile(path) as archive:
             unpacked = sum(entry.file_size for entry in archive.infolist())
+            program = sum(e.file_size for e in archive.infolist() if e.filename.endswith(".pkl"))
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         raise ValueError(f"{path}: a damaged archive ({error}); fetch it again") from error
     if unpacked > size:
         raise ValueError(
             f"{path}: unpacks to {unpacked:,} bytes from {size:,}, and torch.save does not "
             "compress; it is not read"
+        )
+    if program > _PROGRAM + (size - program) // 16:
+        raise ValueError(
+            f"{path}: {program:,} bytes of pickle for {size - program:,} of the rest, which "
+            "torch.save of weights does not write; it is not read"
         )
 
 

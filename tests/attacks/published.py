@@ -15,6 +15,7 @@ import shutil
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from telic.tests.policy.published.imports import test_import_rdt as rdt
 
 NAME = "published"
 BIN = "pytorch_model.bin"
+BOMBS = ["data.pkl", "data/0"]  # members of an archive that unpack to 4 GiB
 
 
 def make(base: Path) -> None:
@@ -58,6 +60,9 @@ def warm(base: Path) -> None:
     arguments = json.loads((base / "arguments.json").read_text())
     imported(base / "artefact" / NAME, base / "warm", arguments)
     shutil.rmtree(base / "warm")
+    whole = (base / "artefact" / NAME / BIN).read_bytes()
+    for end in BOMBS:
+        _zip_bomb(whole, end)
 
 
 def imported(source: Path, target: Path, arguments: list[str]) -> dict[str, str]:
@@ -229,16 +234,8 @@ def _containers(rng: Random, root: Path, outside: Path) -> str:
     how = pick(
         rng, ["bomb", "lost", "cut", "exchanged", "sizes", "escape", "twice", "empty", "tar"]
     )
-    if how == "bomb":  # a few MB that unpack to 4 GiB
-        with zipfile.ZipFile(root / BIN, "w", zipfile.ZIP_DEFLATED) as archive:
-            with archive.open(
-                f"{top}/{pick(rng, ['data.pkl', 'data/0'])}", "w", force_zip64=True
-            ) as out:
-                for _ in range(1024):
-                    out.write(bytes(4 << 20))
-            for name, data in members.items():
-                if name not in archive.namelist():
-                    archive.writestr(name, data)
+    if how == "bomb":
+        (root / BIN).write_bytes(_zip_bomb(whole, pick(rng, BOMBS)))
         return how
     if how == "empty":
         (root / BIN).write_bytes(b"")
@@ -264,6 +261,24 @@ def _containers(rng: Random, root: Path, outside: Path) -> str:
         if how == "twice":
             archive.writestr(pkl.replace("data.pkl", "data/0"), b"again")
     return f"{how}: {one}"
+
+
+@cache
+def _zip_bomb(whole: bytes, end: str) -> bytes:
+    """Return `whole`, an archive, with 4 GiB in a few MB in the place of its member `end`."""
+    out = io.BytesIO()
+    with (
+        zipfile.ZipFile(io.BytesIO(whole)) as archive,
+        zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as bomb,
+    ):
+        for name in archive.namelist():
+            if not name.endswith(f"/{end}"):
+                bomb.writestr(name, archive.read(name))
+                continue
+            with bomb.open(name, "w", force_zip64=True) as file:
+                for _ in range(1024):
+                    file.write(bytes(4 << 20))
+    return out.getvalue()
 
 
 def _reach(rng: Random, data: bytes) -> bytes:

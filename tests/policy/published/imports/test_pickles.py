@@ -128,3 +128,10 @@ def test_tensors_are_their_own_numbers_in_full(whole: Path, tensor: torch.Tensor
 def test_an_archive_that_unpacks_to_more_is_not_read(whole: Path) -> None:
     repacked(whole, b"\0" * 2**26, zipfile.ZIP_DEFLATED)
     refused(whole, r"unpacks to 67,\d+,\d+ bytes")
+
+
+def test_a_pickle_of_millions_of_instructions_is_not_run(whole: Path) -> None:
+    bomb = b"\x80\x02N" + b"\x85" * 4_000_000 + b"."
+    refused(repacked(whole, bomb), r"4,000,004 bytes of pickle for \d+,?\d* of the rest")
+    whole.write_bytes(bomb)
+    refused(whole, "damaged, or none of torch.save's; fetch it again")
