@@ -91,12 +91,13 @@ def _require_honest(path: Path, size: int) -> None:
     """Raise ValueError for what torch never writes, before anything in it is run.
 
     That is an archive that unpacks to more than it is, or whose pickle is large beside its tensors:
-    4 MB of its instructions take 8 s. Another file begins with torch's own mark, or is a tar.
+    4 MB of its instructions take 8 s. Another large file begins with torch's own mark, or is
+    a tar.
     """
     if not zipfile.is_zipfile(path):
         with path.open("rb") as file:
             marked = file.read(len(_MAGIC)) == _MAGIC
-        if not (marked or tarfile.is_tarfile(path)):
+        if size > _PROGRAM and not (marked or tarfile.is_tarfile(path)):
             raise ValueError(f"{path}: damaged, or none of torch.save's; fetch it again")
         return
     try:
