@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import math
 import re
+import struct
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -121,8 +123,39 @@ class ReplayBuffer:
             raise ValueError(
                 f"{where} has chunks of {size} bytes, at most {LARGEST_CHUNK} are read"
             )
+        if codec == "blosc":
+            self._require_whole_chunks(name, size)
         if codec in _PICTURE_CODECS:
             optional("imagecodecs.numcodecs", "umi").register_codecs(verbose=False)
+
+    def _require_whole_chunks(self, name: str, most: int) -> None:
+        """Hold Blosc's chunks against their headers: it decodes one cut short as what lies behind.
+
+        A header, 16 bytes, ends with how many bytes a chunk unpacks to, of a block, and has itself.
+        """
+        for chunk, size, head in self._chunks(name):
+            unpacks, _, held = struct.unpack("<3I", head[4:].ljust(12, b"\0"))
+            if held != size or unpacks > most:
+                raise ValueError(
+                    f"{self.path}: {chunk} has {size} bytes, by its header {held} that unpack to "
+                    f"{unpacks} of at most {most}; it is cut short or damaged"
+                )
+
+    def _chunks(self, name: str) -> Iterator[tuple[str, int, bytes]]:
+        """Yield name, size and first 16 bytes of each chunk of an array."""
+        if self.path.is_dir():
+            for file in sorted((self.path / name).rglob("[0-9]*")):
+                if file.is_file():
+                    with file.open("rb") as opened:
+                        about = file.relative_to(self.path).as_posix(), file.stat().st_size
+                        yield *about, opened.read(16)
+            return
+        with zipfile.ZipFile(self.path) as archive:
+            for member in archive.infolist():
+                key = member.filename.removeprefix(f"{name}/")
+                if key != member.filename and key[:1].isdigit():
+                    with archive.open(member) as opened:
+                        yield member.filename, member.file_size, opened.read(16)
 
     def _metadata(self, name: str) -> dict[str, Any]:
         try:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import zarr
+from numcodecs import Blosc
 
 from telic.datasets.formats.converter import ImportOptions
 from telic.datasets.formats.diffusion_policy import export_buffer, import_buffer
@@ -150,7 +151,10 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "nan": (set_row("action", 5, np.nan), "action step 1 entry 0 is nan"),
     "fractions": (set_row("img", 2, 0.5), "img holds fractions"),
     "range": (set_row("img", 2, 300), "img holds . to 300, expected 0 to 255"),
-    "chunk cut": (lambda r: next((r / "data/state").glob("1.0")).write_bytes(b"x"), "state is not"),
+    "chunk cut": (
+        lambda r: next((r / "data/state").glob("1.0")).write_bytes(b"x"),
+        "1.0 has 1 bytes",
+    ),
     "ends": (
         lambda r: zarr.open_group(r, mode="r+")["meta/episode_ends"].set_basic_selection(1, 4),
         "episode 1 ends at 4, where it begins",
@@ -182,3 +186,22 @@ def test_a_cut_zip_is_refused(pusht: Path, tmp_path: Path) -> None:
     archive.write_bytes(archive.read_bytes()[:-40])
     with pytest.raises(ValueError, match="not readable as zarr"):
         import_buffer(archive, tmp_path / "a.zarr", ImportOptions(rate_hz=10))
+
+
+@pytest.mark.parametrize("as_zip", [False, True])
+def test_a_chunk_of_blosc_that_is_cut_is_not_decoded(tmp_path: Path, as_zip: bool) -> None:
+    root = write_buffer(tmp_path / "whole.zarr", {"action": np.ones((9, 2), np.float32)})
+    group: Any = zarr.open_group(root, mode="r+", zarr_format=2)
+    state = np.random.default_rng(0).normal(size=(9, 500)).astype(np.float32)
+    packed = Blosc("lz4", 5, Blosc.NOSHUFFLE)
+    made = group.create_array(
+        "data/state", shape=(9, 500), chunks=(3, 500), dtype="f4", compressors=packed
+    )
+    made[:] = state
+    options = ImportOptions(rate_hz=10)
+    import_buffer(zipped(root) if as_zip else root, tmp_path / "a.zarr", options)
+    chunk = root / "data/state/1.0"
+    chunk.write_bytes(chunk.read_bytes()[:100])
+    with pytest.raises(ValueError, match=r"data/state/1.0 has 100 bytes, by its header \d+ that"):
+        import_buffer(zipped(root) if as_zip else root, tmp_path / "b.zarr", options)
+    assert not (tmp_path / "b.zarr").exists()
