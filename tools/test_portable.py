@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 APART = [  # of the rooms below: files that compute next to nothing
@@ -24,8 +24,12 @@ APART = [  # of the rooms below: files that compute next to nothing
     "training/test_readers.py",
     "training/test_time_estimate.py",
 ]
-TESTS = [
-    *("tests/policy", "tests/training"),
+TESTS = ["tests/policy", "tests/training"]
+OF_ONEDNN = [  # where there are convolutions, or weights in fewer bits
+    *("tests/policy/encoders", "tests/policy/inference", "tests/policy/exported"),
+    *("tests/policy/layers", "tests/policy/published", "tests/training/test_numbers.py"),
+]
+OPTIONS = [
     *(f"--ignore=tests/{file}" for file in APART),
     *("-k", "not (one_line or refused or kill)"),  # nor those of messages and crashes
 ]
@@ -48,6 +52,7 @@ class Variant:
     needs: str = ""
     environment: dict[str, str] = field(default_factory=dict)
     before: list[str] = field(default_factory=list)
+    tests: list[str] = field(default_factory=lambda: TESTS)
     arguments: list[str] = field(default_factory=list)
 
 
@@ -56,7 +61,7 @@ def variants() -> Iterator[Variant]:
     for name, flag in ATEN.items():
         yield _asking("ATEN_CPU_CAPABILITY", name, flag)
     for name, flag in ISA.items():
-        yield _asking("ONEDNN_MAX_CPU_ISA", name, flag)
+        yield replace(_asking("ONEDNN_MAX_CPU_ISA", name, flag), tests=OF_ONEDNN)
     yield _asking("MKL_CBWR", "COMPATIBLE")
     yield _asking("OMP_NUM_THREADS", "2")
     yield Variant("one core", before=["taskset", "-c", str(min(os.sched_getaffinity(0)))])
@@ -68,7 +73,7 @@ def _asking(variable: str, value: str, flag: str = "") -> Variant:
 
 
 def main(arguments: list[str]) -> int:
-    """Run every variant that is there, on `arguments` or else TESTS, and say how each went."""
+    """Run every variant that is there, on `arguments` or else its tests, and say how each went."""
     flags = set(Path("/proc/cpuinfo").read_text().split())
     rows, failed = [], False
     cores = len(os.sched_getaffinity(0))
@@ -81,7 +86,7 @@ def main(arguments: list[str]) -> int:
         done = subprocess.run(
             [*variant.before, sys.executable, "-m", "pytest", "-m", "not slow"]
             + ["-p", "no:cacheprovider", "-n", str(0 if variant.before else min(4, cores))]
-            + [*variant.arguments, *(arguments or TESTS)],
+            + [*variant.arguments, *(arguments or [*variant.tests, *OPTIONS])],
             env=os.environ | {"OMP_NUM_THREADS": "1"} | variant.environment,
         )
         failed |= done.returncode != 0
