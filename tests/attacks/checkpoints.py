@@ -134,7 +134,8 @@ def settings(path: Path) -> dict[str, str]:
 def state(path: Path) -> dict[str, str]:
     """Return what a training would go on from."""
     found = load_train_state(path)
-    parts = {k: getattr(found, k) for k in ("weights", "ema", "optimizer", "progress")}
+    parts = {k: getattr(found, k) for k in ("weights", "ema", "optimizer")}
+    parts["progress"] = {k: v for k, v in found.progress.items() if k != "seconds"}
     return {name: fingerprint(_plain(part)) for name, part in parts.items()}
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from telic.envs.registry import entry
 from telic.envs.task import StateChoice
@@ -59,6 +60,7 @@ def checkpoint(
     )
     denoiser = ModeConfig(width=16, num_layers=1, num_heads=2, feed_forward=16)
     config = PolicyConfig(denoiser=denoiser, sampling=sampling or SamplingConfig())
+    torch.manual_seed(0)
     policy = Policy(config, interface, {"state": stats})
     rng = np.random.default_rng(0)
     policy.set_embeddings({text: rng.standard_normal(384, np.float32) for text in sentences})

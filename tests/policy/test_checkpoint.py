@@ -330,7 +330,7 @@ def test_kills_never_leave_half_a_checkpoint(saved: Path) -> None:
         "    if os.fork():\n"
         "        os.wait()\n"
         "        continue\n"
-        "    print(os.getpid(), flush=True)\n"
+        "    print('pid', os.getpid(), flush=True)\n"
         f"    policy = load_policy({str(saved)!r})\n"
         "    for n in range(10**6):\n"
         "        [p.data.fill_(n) for p in policy.parameters()]\n"
@@ -342,7 +342,8 @@ def test_kills_never_leave_half_a_checkpoint(saved: Path) -> None:
         assert process.stdin is not None and process.stdout is not None
         for wait_s in (0.011, 0.047, 0.083):
             process.stdin.write("one more\n")
-            writer = int(process.stdout.readline())
+            written = iter(process.stdout.readline, "")  # what the last one wrote comes first
+            writer = int(next(line for line in written if line.startswith("pid ")).split()[1])
             try:
                 while process.stdout.readline() != "0\n":
                     assert process.poll() is None
