@@ -20,7 +20,7 @@ _FENCE = "---"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Section:
+class CardSection:
     """A part of a card: its heading and its lines of Markdown."""
 
     heading: str
@@ -34,7 +34,7 @@ class Card:
     head: dict[str, Any]
     title: str
     opening: str
-    sections: tuple[Section, ...]
+    sections: tuple[CardSection, ...]
 
     def to_text(self) -> str:
         """The card as it stands in README.md."""

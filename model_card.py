@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from telic.cards import Card, Section, command, paragraphs, table
+from telic.cards import Card, CardSection, command, paragraphs, table
 from telic.configs.words import command_line
 from telic.envs.evaluation.results import Evaluation, Score, SuccessRow
 from telic.evaluate import changed_keys
@@ -62,12 +62,12 @@ def model_card(
         DIGEST: digest,
     }
     sections = (
-        Section(heading="How to use", lines=_use(name)),
-        Section(heading="Training", lines=_training(training)),
-        Section(heading="Training data", lines=_data(training)),
-        Section(heading="Evaluation", lines=_evaluation(name, evaluations)),
-        Section(heading="Limits", lines=tuple(_limits(policy, parts, training, evaluations))),
-        Section(heading="Licence", lines=(f"Weights: {licence}.", *_data_licences(training))),
+        CardSection(heading="How to use", lines=_use(name)),
+        CardSection(heading="Training", lines=_training(training)),
+        CardSection(heading="Training data", lines=_data(training)),
+        CardSection(heading="Evaluation", lines=_evaluation(name, evaluations)),
+        CardSection(heading="Limits", lines=tuple(_limits(policy, parts, training, evaluations))),
+        CardSection(heading="Licence", lines=(f"Weights: {licence}.", *_data_licences(training))),
     )
     return Card(head=head, title=name, opening=opening, sections=sections)
 
