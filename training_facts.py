@@ -20,11 +20,14 @@ from telic.training.resume import StoreRecord, content_digest, differing
 from telic.yaml_files import plain
 
 _UNRECORDED = "not recorded"
+_DECIDES = ("steps", "init_from")  # free where a training goes on, and yet part of its result
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingFacts:
     """How a checkpoint came to be; "" and None where nothing says it.
+
+    started_from: the checkpoint whose weights the training began with, "" where they were drawn.
 
     command: of the recipe, or of train-policy. hours: up to this checkpoint, or by the summary of
     the recipe. stores: those that are still there; lost: names of
@@ -36,6 +39,7 @@ class TrainingFacts:
     step: int | None
     steps: int | None
     batch_size: int | None
+    started_from: str
     hours: str
     machine: str
     commit: str
@@ -56,6 +60,7 @@ class TrainingFacts:
             step=progress.get("step"),
             steps=train.get("steps"),
             batch_size=train.get("batch_size"),
+            started_from=str(train.get("init_from") or ""),
             hours=_hours(run_folder(folder), progress),
             machine=machine_line(config.get("machine")),
             commit=str(config.get("git_commit") or ""),
@@ -75,6 +80,7 @@ class TrainingFacts:
             steps += f"; this checkpoint is of step {self.step}"
         return [
             ("seed", _UNRECORDED if self.seed is None else str(self.seed)),
+            ("started from", f"the weights of {self.started_from}" if self.started_from else "new"),
             ("optimizer steps", steps),
             ("hours", self.hours or _UNRECORDED),
             ("machine", self.machine or _UNRECORDED),
@@ -146,7 +152,7 @@ def _training_command(train: Mapping[str, Any]) -> str:
 def _other(train: Mapping[str, Any], config: TrainConfig) -> Iterator[tuple[str, Any]]:
     """Yield what of a training's settings decides its result and differs from `config`."""
     for key, was, _ in differing(train, plain(config)):
-        free = any(key == name or key.startswith(f"{name}.") for name in FREE if name != "steps")
+        free = any(key == n or key.startswith(f"{n}.") for n in FREE if n not in _DECIDES)
         if not free and key not in RECORDED:
             yield key, was
 

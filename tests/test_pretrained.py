@@ -17,13 +17,14 @@ from telic.configs.launch import compose
 from telic.datasets.store import EpisodeStore, Segment
 from telic.evaluate import EvaluateConfig
 from telic.evaluate import run as evaluate
-from telic.policy.checkpoint import load_policy
+from telic.policy.checkpoint import load_policy, read_parts
 from telic.policy.digests import write_digests
 from telic.save_pretrained import LARGEST_DIFFERENCE, NUM_CHUNKS, check, main
 from telic.spec import ArraySpec
 from telic.tests.training.small_runs import ALONE
 from telic.train import run as train
 from telic.training.config import TrainConfig
+from telic.training_facts import TrainingFacts
 
 SHELF = Path(__file__).resolve().parents[1] / "pretrained"
 TOY = "toy_tasks:toy/sum"
@@ -129,6 +130,7 @@ def test_the_card_says_what_was_done(made: Path) -> None:
     counts = f"{overall['successes']} of 2"
     assert f"| all | {overall['success']:.3f} | [{low:.3f}, {high:.3f}] | {counts} |" in card
     assert "policy.denoiser.width=16" in card and "train-policy policy=mode" in card
+    assert "| started from | new |" in card and "init_from" not in card
     assert "| optimizer steps | 2 of 8 windows |" in card and "| seed | 1 |" in card
     assert f"| machine | {config['machine']['cpu']}, " in card and "| hours | 0.0" in card
     assert f"| git commit | {config['git_commit']} |" in card
@@ -137,6 +139,14 @@ def test_the_card_says_what_was_done(made: Path) -> None:
     line = next(line for line in card.splitlines() if line.startswith("collect-demos"))
     assert set(collected.replace("'", "").split()) <= set(line.replace("'", "").split())
     assert str(made) not in card and "Weights: MIT." in card
+
+
+def test_whose_weights_it_began_with_is_said(made: Path) -> None:
+    parts = read_parts(made / "run/checkpoints/best")
+    parts.config["train"]["init_from"] = "runs/first/checkpoints/last"
+    facts = TrainingFacts.of(parts)
+    assert ("started from", "the weights of runs/first/checkpoints/last") in facts.rows()
+    assert "init_from=runs/first/checkpoints/last" in facts.command
 
 
 def test_an_evaluation_of_it_repeats_the_cards_where_nothing_else_is_given(
