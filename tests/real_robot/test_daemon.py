@@ -136,7 +136,8 @@ def test_what_a_driver_raises_is_a_fault_after_which_the_arm_is_held_and_stopped
     held_s: float | None,
 ) -> None:
     arm.raising = raising
-    summary = supervise(arm, OpenReaching(), daemon(2.0))
+    # what breaks does so after half a second, or later where others have the processor
+    summary = supervise(arm, OpenReaching(), daemon(2.0 if held_s is None else 8.0))
     ended = summary["ended"]
     assert (ended["failed"], ended["cause"], ended["signal"]) == (True, "fault", None)
     assert re.fullmatch(reason, ended["reason"]), ended["reason"]
@@ -144,7 +145,8 @@ def test_what_a_driver_raises_is_a_fault_after_which_the_arm_is_held_and_stopped
     assert summary["events"][-1]["phase"] == "STOP"
     assert summary["robot"]["stopped"] is True
     if held_s is not None:
-        assert summary["hold_s"].get("fault", 0.0) == pytest.approx(held_s, abs=0.15)
+        held = summary["hold_s"].get("fault", 0.0)  # how long to the tick: test_loop's fake clock
+        assert held_s - 0.15 <= held <= held_s + 0.6
     if held_s:
         assert_stopped_at_rest(arm)
     assert "Traceback" not in capfd.readouterr().err
