@@ -31,14 +31,14 @@ def require_range(
         value: Any = getattr(config, name)
         if value is None:
             continue
-        wanted = _wanted(at_least, above, at_most)
+        wanted, finite = _wanted(at_least, above, at_most), _finite(value)
         outside = (
-            not _finite(value)
+            not finite
             or (at_least is not None and value < at_least)
             or (above is not None and value <= above)
             or (at_most is not None and value > at_most)
         )
-        if at_most is None and wanted != _FINITE and not _finite(value):
+        if at_most is None and wanted != _FINITE and not finite:
             wanted += " and finite"
         if outside:
             raise ValueError(f"{prefix}{name}={value!r} must be {wanted}")

@@ -18,7 +18,7 @@ from telic.evaluate import evaluated_digest
 from telic.export import store_requests
 from telic.model_card import evaluation_keys, model_card
 from telic.policy import digests
-from telic.policy.checkpoint import Parts, load_policy, read_parts
+from telic.policy.checkpoint import Parts, policy_of, read_parts
 from telic.policy.exported.formats import GraphPrecision
 from telic.policy.exported.parity import TOLERANCE, half_ranges
 from telic.policy.policy import Policy
@@ -116,7 +116,8 @@ def _differences(got: Array, wanted: Array, policy: Policy) -> Array:
 
 def _loaded(folder: Path) -> tuple[Policy, Parts]:
     """The policy of a checkpoint and its parts; ValueError where it is none to hand on."""
-    policy = load_policy(folder)
+    parts = read_parts(folder)
+    policy = policy_of(parts)
     if not isinstance(policy, Policy):
         raise ValueError(f"{folder}: only diffusion policies are handed on, and it is none")
     if policy.robots:
@@ -124,7 +125,7 @@ def _loaded(folder: Path) -> tuple[Policy, Parts]:
             f"{folder}: is for {', '.join(policy.robots)}; a policy for several robots is not "
             "handed on, for its chunks are of one of them"
         )
-    return policy, read_parts(folder)
+    return policy, parts
 
 
 def _evaluation(path: Path, checkpoint: Path) -> Evaluation:

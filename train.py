@@ -225,7 +225,7 @@ def _measure(run: Run) -> dict[str, float]:
 
 
 def _stopped(run: Run, stop: StopSignals, log: RunLog) -> KeyboardInterrupt:
-    """What a stopped run ends with, the place to go on from told."""
+    """Say where a stopped run goes on from; return what it ends with."""
     step = run.training.progress.step
     log.say(f"stopped at step {step}; {run.last} holds it: go on with resume=true")
     return KeyboardInterrupt(int(stop.received or signal.SIGINT))

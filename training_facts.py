@@ -15,8 +15,8 @@ from telic.policy.checkpoint import TRAIN_STATE, Parts, load_train_state
 from telic.recipe import RecipeConfig, stages
 from telic.store_facts import StoreFacts
 from telic.train import TrainConfig
-from telic.training.config import FREE, RECORDED
-from telic.training.resume import StoreRecord, content_digest, differing
+from telic.training.config import RECORDED
+from telic.training.resume import StoreRecord, differing, note_of
 from telic.yaml_files import plain
 
 _UNRECORDED = "not recorded"
@@ -27,11 +27,9 @@ _DECIDES = ("steps", "init_from")  # free where a training goes on, and yet part
 class TrainingFacts:
     """How a checkpoint came to be; "" and None where nothing says it.
 
-    started_from: the checkpoint whose weights the training began with, "" where they were drawn.
-
-    command: of the recipe, or of train-policy. hours: up to this checkpoint, or by the summary of
-    the recipe. stores: those that are still there; lost: names of
-    the others.
+    command: of the recipe, or of train-policy. started_from: the checkpoint whose weights the
+    training began with, "" where they were drawn. hours: up to this checkpoint, or by the summary
+    of the recipe. stores: those that are still there; lost: names of the others.
     """
 
     command: str
@@ -121,9 +119,7 @@ def _stores(parts: Parts) -> tuple[tuple[StoreFacts, ...], tuple[str, ...]]:
             lost.append(Path(record.path).name)
             continue
         store = EpisodeStore.open(path)
-        if store.num_episodes < record.episodes or (
-            record.content and content_digest(store, record.episodes) != record.content
-        ):
+        if not record.begins(store):
             raise ValueError(
                 f"{path}: is not the store of {record.episodes} episodes that {parts.folder} was "
                 "trained on; put that one in its place, or move this one away"
@@ -152,7 +148,7 @@ def _training_command(train: Mapping[str, Any]) -> str:
 def _other(train: Mapping[str, Any], config: TrainConfig) -> Iterator[tuple[str, Any]]:
     """Yield what of a training's settings decides its result and differs from `config`."""
     for key, was, _ in differing(train, plain(config)):
-        free = any(key == n or key.startswith(f"{n}.") for n in FREE if n not in _DECIDES)
+        free = note_of(key) is not None and key not in _DECIDES
         if not free and key not in RECORDED:
             yield key, was
 

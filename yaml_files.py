@@ -23,15 +23,31 @@ _OPENING = (
 _CLOSING = (yaml.FlowSequenceEndToken, yaml.FlowMappingEndToken, yaml.BlockEndToken)
 
 
+def read_yaml(path: Path) -> Any:
+    """Return the data in the YAML file `path`; errors as of `require_bounded`."""
+    return yaml.safe_load(_bounded(path))
+
+
 def require_bounded(path: Path) -> None:
     """Raise ValueError where the YAML file `path` could take far more to read than it looks.
 
-    That is where a part stands for another (`*name`), as a few lines of them grow to any size, and
-    where parts lie more than 100 deep in each other. OSError, ValueError and YAMLError as from
-    reading the file.
+    That is where it is larger than such files are, where a part stands for another (`*name`), as a
+    few lines of them grow to any size, and where parts lie more than 100 deep in each other.
+    OSError, UnicodeDecodeError and YAMLError as from reading the file.
     """
+    _bounded(path)
+
+
+def _bounded(path: Path) -> str:
+    """Return the text of the file, of which `require_bounded` holds."""
+    try:
+        text = read_text(path)
+    except UnicodeDecodeError:
+        raise
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     depth = 0
-    for token in yaml.scan(read_text(path), Loader=_LOADER):
+    for token in yaml.scan(text, Loader=_LOADER):
         line = token.start_mark.line + 1
         if isinstance(token, yaml.AliasToken):
             raise ValueError(
@@ -43,6 +59,7 @@ def require_bounded(path: Path) -> None:
             raise ValueError(
                 f"{path}: line {line}: nested more than {_DEEPEST} deep; it is damaged"
             )
+    return text
 
 
 def plain(value: Any) -> Any:

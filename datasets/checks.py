@@ -115,8 +115,8 @@ def require_segments(where: str, segments: Sequence[Segment], length: int) -> No
         raise ValueError(f"{where}: segments are {segments!r:.60}, expected a list of Segment")
     for segment in segments:
         start, end = segment.start, segment.end
-        numbers = all(isinstance(n, whole) and not isinstance(n, bool) for n in (start, end))
-        if not numbers or not 0 <= start < end <= length:
+        are_whole = all(isinstance(n, whole) and not isinstance(n, bool) for n in (start, end))
+        if not are_whole or not 0 <= start < end <= length:
             raise ValueError(
                 f"{where}: segment from step {start} to {end}, expected whole numbers, "
                 f"0 <= start < end <= {length}"

@@ -15,8 +15,7 @@ from telic.datasets.lock import WriterLock
 from telic.datasets.store import EpisodeStore
 from telic.replacement import Replacement
 from telic.spec import near_misses
-from telic.text_files import read_text
-from telic.yaml_files import require_bounded
+from telic.yaml_files import read_yaml
 
 _TABLES = ("segments", "instructions", "tasks", EMBEDDINGS.rpartition("/")[2])
 
@@ -56,8 +55,7 @@ def relabel(
 def read_sentences(path: Path) -> dict[str, list[str]]:
     """Return task -> sentences of a yaml file; ValueError for another shape."""
     try:
-        require_bounded(path)
-        table: Any = yaml.safe_load(read_text(path))
+        table: Any = read_yaml(path)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ValueError(f"--sentences {path}: {' '.join(str(error).split()):.150}") from error
     if not isinstance(table, dict) or not table:

@@ -165,7 +165,11 @@ def load_policy(path: str | Path, device: str | torch.device = "cpu") -> ChunkPo
 
     ValueError names what is missing or does not fit: a file, a kind, a tensor, a shape.
     """
-    parts = read_parts(path)
+    return policy_of(read_parts(path), device)
+
+
+def policy_of(parts: Parts, device: str | torch.device = "cpu") -> ChunkPolicy:
+    """Return the policy that a checkpoint's parts describe; ValueError as `load_policy`."""
     place = pick_device(str(device))
     size = sum(tensor.nbytes for tensor in parts.weights.values())
     with built_within(size, str(parts.folder)):

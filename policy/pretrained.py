@@ -25,7 +25,7 @@ from telic.policy import digests
 from telic.policy.readable import readable
 from telic.replacement import Kind
 from telic.spec import ActionChunk, ActRequest, Array, Goal, Observation
-from telic.yaml_files import require_bounded
+from telic.yaml_files import read_yaml
 
 SHELF = "pretrained"  # folder of the repository that has them
 KEYS, CHUNKS = "evaluate.yaml", "chunks.safetensors"
@@ -90,8 +90,7 @@ def read_keys(folder: Path) -> dict[str, Any]:
     """The keys that `write_keys` wrote; ValueError for anything else."""
     digests.require_intact(folder, KEYS)
     with readable(folder / KEYS):
-        require_bounded(folder / KEYS)
-        keys = yaml.safe_load((folder / KEYS).read_text(encoding="utf-8"))
+        keys = read_yaml(folder / KEYS)
         if not isinstance(keys, dict) or not all(isinstance(key, str) for key in keys):
             raise ValueError("it holds no keys")
     return keys

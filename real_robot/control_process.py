@@ -117,11 +117,11 @@ def control_main(
             return "the daemon is gone", None
         return None, stop_requests[0] if stop_requests else None
 
-    def begun() -> None:
+    def on_start() -> None:
         channel.send({"connected": realtime})
 
     with reporting(channel, starting=False), held_until_the_end:
-        summary = drive(robot, clock, ipc, rules, watch, begun)
+        summary = drive(robot, clock, ipc, rules, watch, on_start)
         if stop_requests and summary["ended"]["reason"].endswith(stop_requests[0]):
             summary["ended"]["signal"] = signal.SIGTERM.name
         channel.send({"summary": summary | {"realtime": realtime, "robot": _report(robot)}})
@@ -142,17 +142,17 @@ def drive(
     ipc: Ipc,
     rules: LoopRules,
     watch: Callable[[], tuple[str | None, str | None]] = lambda: (None, None),
-    begun: Callable[[], None] = lambda: None,
+    on_start: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """Run the connected robot until STOP, let go of it; return the summary.
 
     `watch()` gives what ends the run from outside: (a fault, an order), each a text or None.
-    `begun()` is called before the first tick. What the robot raises is a fault of the run; after
+    `on_start()` is called before the first tick. What the robot raises is a fault of the run; after
     what anything else raises it is held and stopped too.
     """
     driver = Driver(robot)
     with _releasing(driver):
-        begun()
+        on_start()
         summary = _run(driver, clock, ipc, rules, watch, robot.control_hz)
     return _with_fault(summary, driver.fault)
 

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from telic.datasets.formats.lerobot_layout import is_lerobot
+from telic.datasets.relabel import read_sentences
 from telic.envs.evaluation.results import read_evaluation
+from telic.envs.playtable.instructions import read_language_file
 from telic.text_files import LARGEST_TEXT, read_text
 from telic.yaml_files import require_bounded
 
@@ -30,6 +32,12 @@ def test_text_is_read_up_to_a_size(tmp_path: Path) -> None:
     path.write_bytes(b"\xff\xfe")
     with pytest.raises(ValueError, match="utf-8"):
         read_text(path)
+
+
+@pytest.mark.parametrize("read", [read_sentences, read_language_file])
+def test_sentences_of_holes_are_named(tmp_path: Path, read: Callable[[Path], Any]) -> None:
+    with pytest.raises(ValueError, match=r"sentences.yaml: it has 1,099,511,627,776 bytes"):
+        read(_with_holes(tmp_path / "sentences.yaml"))
 
 
 @pytest.mark.parametrize("read", [require_bounded, read_evaluation])

@@ -1,4 +1,4 @@
-"""The processes that read batches: what died of them is told between two steps alone."""
+"""The processes that read batches: the death of one comes up between two steps alone."""
 
 from __future__ import annotations
 

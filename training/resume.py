@@ -44,6 +44,12 @@ class StoreRecord:
             held_out=[int(episode) for episode in held_out],
         )
 
+    def begins(self, store: EpisodeStore) -> bool:
+        """Whether a store has these episodes, and maybe more after them."""
+        return store.num_episodes >= self.episodes and (
+            not self.content or content_digest(store, self.episodes) == self.content
+        )
+
     @property
     def trained(self) -> list[int]:
         """Return the episodes that are trained on."""
@@ -131,7 +137,7 @@ class Resumed:
         """List what differs and may; raise ValueError for what would make it another run."""
         differ = {key: (old, new) for key, old, new in differing(was, plain(config))}
         apart = RECORDED if "run" in self.parts.config else ()
-        free = [key for key in sorted(differ) if _note(key) is not None]
+        free = [key for key in sorted(differ) if note_of(key) is not None]
         others = [key for key in sorted(differ) if key not in {*free, *apart}]
         if others:
             listed = ", ".join(
@@ -144,7 +150,7 @@ class Resumed:
             )
         for key in free:
             before, now = map(_typed, differ[key])
-            note = _note(key)
+            note = note_of(key)
             if key not in ("resume", "overwrite"):
                 self.changes.append(f"changed: {key}={now} (was {before}){note and f'; {note}'}")
         rollouts = any(key.startswith("rollouts.") for key in free)
@@ -161,9 +167,7 @@ class Resumed:
                 f"{_typed(old)}); leave that as it was, or {self._way_out}"
             )
         for record, store in zip(records, stores, strict=True):
-            if store.num_episodes < record.episodes or (
-                record.content and content_digest(store, record.episodes) != record.content
-            ):
+            if not record.begins(store):
                 raise ValueError(
                     f"{self._where}, which learns from {record.episodes} episodes of "
                     f"{record.path}, and {store.path} ({store.num_episodes} episodes) does not "
@@ -237,7 +241,7 @@ def differing(old: Any, new: Any, key: str = "") -> Iterator[tuple[str, Any, Any
         yield key, old, new
 
 
-def _note(key: str) -> str | None:
+def note_of(key: str) -> str | None:
     """Return what to say of a setting that may change when a run goes on; None for any other."""
     return next((n for k, n in FREE.items() if key == k or key.startswith(f"{k}.")), None)
 

@@ -124,25 +124,25 @@ class LeRobotReader:
 
     def _require_indices(self, where: str, index: int, data: Mapping[str, Array]) -> None:
         """Raise ValueError unless each row is of this episode, after the one before, of a task."""
-        numbers = {key: data[key].reshape(-1) for key in layout.INDEX_FEATURES if key in data}
-        others = np.flatnonzero(numbers["episode_index"] != index)
+        indices = {key: data[key].reshape(-1) for key in layout.INDEX_FEATURES if key in data}
+        others = np.flatnonzero(indices["episode_index"] != index)
         if others.size:
             step = others[0]
             raise ValueError(
-                f"{where} step {step}: its episode_index is {numbers['episode_index'][step]}; is "
+                f"{where} step {step}: its episode_index is {indices['episode_index'][step]}; is "
                 "the length in meta/episodes right?"
             )
-        if "frame_index" in numbers:
-            frames = numbers["frame_index"].astype(np.float64)
+        if "frame_index" in indices:
+            frames = indices["frame_index"].astype(np.float64)
             odd = np.flatnonzero(frames != frames[0] + np.arange(len(frames)))
             if odd.size:
                 raise ValueError(
                     f"{where} step {odd[0]}: its frame_index is {frames[odd[0]]:g} after "
                     f"{frames[odd[0] - 1]:g}, expected one more"
                 )
-        for number in np.unique(numbers.get("task_index", np.empty(0))):
+        for number in np.unique(indices.get("task_index", np.empty(0))):
             if number not in self.tasks:
-                step = np.flatnonzero(numbers["task_index"] == number)[0]
+                step = np.flatnonzero(indices["task_index"] == number)[0]
                 raise ValueError(f"{where} step {step}: task_index {number} is not in meta/tasks")
 
     def _segments(self, data: Mapping[str, Array]) -> list[Segment]:

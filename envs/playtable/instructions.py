@@ -14,8 +14,7 @@ import yaml
 from telic.envs.playtable.grammar import generated
 from telic.envs.playtable.rules import COLOURS, TASK_RULES, task_rules
 from telic.spec import near_misses
-from telic.text_files import read_text
-from telic.yaml_files import require_bounded
+from telic.yaml_files import read_yaml
 
 GENERATED: Final = 48  # sentences of the grammar, for each task, after those written by hand
 Sentences = Mapping[str, tuple[str, ...]]
@@ -71,8 +70,7 @@ def _filled(table: Mapping[str, Mapping[str, list[str]]], part: str) -> Sentence
 def read_language_file(path: Path) -> Sentences:
     """Return task -> sentences of a yaml file with a list of them for each of the 34 tasks."""
     try:
-        require_bounded(path)
-        table = yaml.safe_load(read_text(path))
+        table = read_yaml(path)
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"language_file={path}: cannot be read ({error})") from error
     except yaml.YAMLError as error:

@@ -346,9 +346,8 @@ class _Rollout:
             self._policy.interface.require(report.interface, "the policy", f"task {live.job.task}")
         is_new_goal = live.progress is None or report.goal_steps != live.progress.goal_steps
         if live.progress is not None and is_new_goal:
-            live.number = next(
-                self._episode_numbers
-            )  # a policy's memory begins anew with each goal
+            # a policy's memory begins anew with each goal
+            live.number = next(self._episode_numbers)
             live.rest = None  # it was for the goal before
         if is_new_goal and not report.done:
             self._show_goal(live, report)
